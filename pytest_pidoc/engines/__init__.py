@@ -1,0 +1,1 @@
+"""The engines: what starts a node from an image."""

@@ -1,0 +1,115 @@
+"""What every engine offers, and the plain data that goes in and comes out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from pytest_pidoc.images.image import Image
+from pytest_pidoc.machines import Machine
+
+__all__ = ["CONSOLE_SOCKET", "OVERLAY", "QEMU_LOG", "QMP_SOCKET", "SERIAL_LOG", "Endpoint", "Engine", "Launch"]
+
+# The files of a node's directory. QEMU runs in that directory and takes the bare names: a path to a unix
+# socket must not pass 107 bytes, which pytest's temporary directories do easily.
+OVERLAY = "overlay.qcow2"
+SERIAL_LOG = "serial.log"
+QEMU_LOG = "qemu.log"
+QMP_SOCKET = "qmp.sock"
+CONSOLE_SOCKET = "console.sock"
+
+
+@dataclass(frozen=True)
+class Launch:
+    """All that an engine needs to start one node.
+
+    Attributes
+    ----------
+    name
+        The node's name: ``pi-1``.
+    cluster
+        The name of the cluster it belongs to; unique among all clusters of this machine.
+    directory
+        The node's own directory, mode 0700. It holds the overlay, the serial log and the sockets.
+    machine
+        The model.
+    image
+        What it boots from.
+    memory
+        RAM in bytes.
+    cpus
+        How much of the host's processors it may use, e.g. ``0.5``; ``None`` for no limit.
+    """
+
+    name: str
+    cluster: str
+    directory: Path
+    machine: Machine
+    image: Image
+    memory: int
+    cpus: float | None = None
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a started node is: plain data that another process can use.
+
+    Attributes
+    ----------
+    engine
+        The engine that started it: ``local`` or ``docker``.
+    host, port
+        Where its SSH server is reached from this machine.
+    directory
+        The node's directory, with ``serial.log``, ``qmp.sock`` and ``console.sock``.
+    handle
+        The engine's own name for it: a process id with its start time, or a container id.
+    """
+
+    engine: str
+    host: str
+    port: int
+    directory: Path
+    handle: str
+
+
+class Engine(Protocol):
+    """Starts nodes and ends them. It never downloads, and knows nothing of SSH."""
+
+    @property
+    def name(self) -> str:
+        """``local`` or ``docker``."""
+
+    def qemu_version(self, binary: str) -> tuple[int, ...]:
+        """Return the version of the QEMU program *binary*, e.g. ``(10, 0, 2)``.
+
+        Raises
+        ------
+        EngineUnavailable
+            It is not installed.
+        """
+
+    def run_qemu(self, binary: str, arguments: list[str], *, timeout: float) -> None:
+        """Run a QEMU to its end, as the probe of this host's speed does.
+
+        Raises
+        ------
+        EngineUnavailable
+            It cannot be run, fails, or has not ended after *timeout* seconds.
+        """
+
+    def start(self, launch: Launch) -> Endpoint:
+        """Start a node and return as soon as its QEMU runs; an overlay that is already there is used again.
+
+        Raises
+        ------
+        NodeDied
+            QEMU or the container ended at once; the message has its last words. Nothing is left.
+        """
+
+    def death(self, endpoint: Endpoint) -> str | None:
+        """Return how the node ended, in a few words, or ``None`` while it runs."""
+
+    def stop(self, endpoint: Endpoint) -> None:
+        """End the node at once, as a power cut does. It is no error when it is gone already."""

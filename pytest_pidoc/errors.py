@@ -1,0 +1,115 @@
+"""Every error that pytest-pidoc raises of its own.
+
+::
+
+    PidocError
+    ├── SettingsError          a marker, option or file says something impossible
+    ├── EngineUnavailable      neither QEMU nor Docker can be used here
+    ├── ImageError             an image cannot be built, read or trusted
+    │   ├── ChecksumMismatch   a file is not what its manifest says
+    │   └── DownloadError      a source did not arrive whole
+    ├── BootError              a node did not become ready
+    │   ├── BootTimeout        ... in the time it was given
+    │   ├── NodeDied           ... because its QEMU or container ended
+    │   └── KernelPanic        ... because its kernel gave up
+    ├── ConsoleError           the serial console did not do what was expected
+    └── MonitorError           QEMU refused a command, or is gone
+
+What a user runs on a node and fails is not here: that stays ``invoke.UnexpectedExit``.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BootError",
+    "BootTimeout",
+    "ChecksumMismatch",
+    "ConsoleError",
+    "DownloadError",
+    "EngineUnavailable",
+    "ImageError",
+    "KernelPanic",
+    "MonitorError",
+    "NodeDied",
+    "PidocError",
+    "SettingsError",
+]
+
+
+class PidocError(Exception):
+    """The base of every error of pytest-pidoc.
+
+    ``str(error)`` says what failed, the evidence, where to look and what to try, in that order.
+
+    Parameters
+    ----------
+    what
+        One sentence: what failed, with names and numbers.
+    evidence
+        The last lines of a log, shown indented.
+    look
+        Where more can be read: a path or a command.
+    tip
+        What to do next.
+    """
+
+    def __init__(self, what: str, *, evidence: str = "", look: str = "", tip: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.evidence = evidence
+        self.look = look
+        self.tip = tip
+
+    def __str__(self) -> str:
+        parts = [self.what]
+        if self.evidence.strip():
+            parts += [f"    {line}" for line in self.evidence.strip().splitlines()]
+        if self.look:
+            parts.append(f"More: {self.look}")
+        if self.tip:
+            parts.append(f"Try: {self.tip}")
+        return "\n".join(parts)
+
+
+class SettingsError(PidocError):
+    """A marker, an option, an environment variable or an ini value is not usable."""
+
+
+class EngineUnavailable(PidocError):
+    """The engine asked for cannot be used on this machine."""
+
+
+class ImageError(PidocError):
+    """An image cannot be built, read or trusted."""
+
+
+class ChecksumMismatch(ImageError):
+    """A file is not what its manifest says it is."""
+
+
+class DownloadError(ImageError):
+    """A source did not arrive whole."""
+
+
+class BootError(PidocError):
+    """A node did not become ready."""
+
+
+class BootTimeout(BootError):
+    """A node was not ready in the time it was given."""
+
+
+class NodeDied(BootError):
+    """A node's QEMU process or container ended by itself."""
+
+
+class KernelPanic(BootError):
+    """A node's kernel gave up: a panic, or no root device."""
+
+
+class ConsoleError(PidocError):
+    """The serial console did not show what was expected."""
+
+
+class MonitorError(PidocError):
+    """QEMU refused a monitor command, or is gone."""

@@ -1,0 +1,1 @@
+"""The images: what a node boots from, and where it is kept."""

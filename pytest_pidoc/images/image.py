@@ -1,0 +1,122 @@
+"""What an image is: a directory of files that a node boots from, and the manifest that vouches for them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pytest_pidoc.errors import ImageError
+
+__all__ = ["MANIFEST", "Image", "ImageFile", "Manifest", "Source"]
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """One file of an image: its name in the image's directory, its size in bytes, its SHA-256 in hex."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """Something that an image was made from: a package or a download, its version and its SHA-256 in hex."""
+
+    name: str
+    version: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The contents of ``manifest.json``.
+
+    Attributes
+    ----------
+    recipe
+        What was asked for, as ``--pidoc-image`` takes it: ``debian:bookworm``.
+    architecture
+        Debian's name of the guest's architecture.
+    key
+        The content address: SHA-256 of all that decides what the image holds.
+    files
+        The parts by role: ``kernel``, ``initrd``, ``disk``, ``private_key`` ...
+    user
+        Who logs in over SSH.
+    host_keys
+        The node's public SSH host keys, in ``known_hosts`` form without the host: ``ssh-ed25519 AAAA...``.
+    append
+        Kernel arguments that the guest needs beside those that the model gives.
+    created
+        When it was built, ISO 8601 in UTC.
+    versions
+        Versions of the guest's main programs and of the tools that built it.
+    sources
+        Everything it was made from.
+    """
+
+    recipe: str
+    architecture: str
+    key: str
+    files: dict[str, ImageFile]
+    user: str
+    host_keys: tuple[str, ...]
+    append: str = ""
+    created: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    sources: tuple[Source, ...] = ()
+
+    def to_json(self) -> str:
+        """Return the text of ``manifest.json``."""
+        return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        """Read the text of a ``manifest.json``.
+
+        Raises
+        ------
+        ImageError
+            It is not JSON, of another format, or lacks a field.
+        """
+        try:
+            data: dict[str, Any] = json.loads(text)
+            if data.pop("format") != FORMAT:
+                raise ImageError("The manifest is of a format that this version does not know.")
+            data["files"] = {role: ImageFile(**entry) for role, entry in data["files"].items()}
+            data["host_keys"] = tuple(data["host_keys"])
+            data["sources"] = tuple(Source(**entry) for entry in data["sources"])
+            return cls(**data)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ImageError(f"The manifest cannot be read: {error!r}.") from error
+
+
+@dataclass(frozen=True)
+class Image:
+    """A finished image: never changed, only read. Nodes write to overlays of its disk."""
+
+    path: Path
+    manifest: Manifest
+
+    def file(self, role: str) -> Path:
+        """Return where the part with that *role* is, e.g. ``image.file("kernel")``.
+
+        Raises
+        ------
+        ImageError
+            The image has no such part.
+        """
+        try:
+            return self.path / self.manifest.files[role].name
+        except KeyError:
+            raise ImageError(f"The image {self.manifest.recipe} in {self.path} has no {role}.") from None
+
+    def __str__(self) -> str:
+        return f"{self.manifest.recipe} for {self.manifest.architecture} ({self.manifest.key[:12]})"
