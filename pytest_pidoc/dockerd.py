@@ -1,0 +1,141 @@
+"""The connection to the Docker daemon: the one edge where the docker SDK's exceptions become ours."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from typing import TYPE_CHECKING
+
+from pytest_pidoc.errors import EngineUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import docker
+
+__all__ = ["GUEST_LABEL", "IMAGE_LABEL", "NODE_LABEL", "SESSION_LABEL", "connect", "daemon_errors"]
+
+#: Every container carries the name of its cluster and of its node in these labels.
+SESSION_LABEL = "org.pytest-pidoc.session"
+NODE_LABEL = "org.pytest-pidoc.node"
+
+#: Every container image says what it is (``pidoc-vm``, ``pidoc``, ``base``) and which guest it holds.
+IMAGE_LABEL = "org.pytest-pidoc.image"
+GUEST_LABEL = "org.pytest-pidoc.guest"
+
+OPERATION_TIMEOUT = 60  # seconds that the daemon may be silent during one request, once it is known to answer
+
+
+def connect(timeout: float = 2.0) -> docker.DockerClient:
+    """Connect to the daemon that ``DOCKER_HOST`` or the Docker context names; close the client after use.
+
+    Parameters
+    ----------
+    timeout
+        Seconds that the daemon has for its first answer.
+
+    Raises
+    ------
+    EngineUnavailable
+        No daemon answers in that time; the message says what was found instead.
+    """
+    # The SDK's own timeout is for each read of a socket, and does not hold for name look-ups or ssh:// at
+    # all. Only a second thread bounds the whole.
+    outcome: list[docker.DockerClient | EngineUnavailable] = []
+    lock = threading.Lock()
+    given_up = False
+
+    def attempt() -> None:
+        found: docker.DockerClient | EngineUnavailable
+        try:
+            found = _open(timeout)
+        except EngineUnavailable as error:
+            found = error
+        with lock:
+            if not given_up:
+                outcome.append(found)
+            elif not isinstance(found, EngineUnavailable):
+                found.close()
+
+    thread = threading.Thread(target=attempt, name="pidoc-docker-connect", daemon=True)
+    thread.start()
+    thread.join(timeout + 0.5)  # the SDK's own timeout gives the better message: let it come first
+    with lock:
+        given_up = True
+    if not outcome:
+        raise _silent(timeout)
+    if isinstance(outcome[0], EngineUnavailable):
+        raise outcome[0]
+    return outcome[0]
+
+
+@contextlib.contextmanager
+def daemon_errors(task: str) -> Iterator[None]:
+    """Turn whatever the docker SDK raises inside into `EngineUnavailable`: "Docker could not <task>: ..."."""
+    import docker.errors
+    import requests
+    import urllib3
+
+    try:
+        yield
+    except docker.errors.APIError as error:
+        reason = error.explanation or str(error)
+        raise EngineUnavailable(f"Docker could not {task}: {str(reason).strip().rstrip('.')}.") from error
+    except (docker.errors.DockerException, requests.RequestException, urllib3.exceptions.HTTPError) as error:
+        raise EngineUnavailable(
+            f"Docker could not {task}: {error}.",
+            tip="`docker version` tells whether the daemon still answers",
+        ) from error
+
+
+def _open(timeout: float) -> docker.DockerClient:
+    import docker
+    import docker.errors
+    import requests
+
+    try:
+        client = docker.from_env(timeout=timeout)  # type: ignore[arg-type] # asks the daemon for its version
+    except (docker.errors.DockerException, requests.RequestException, OSError, ValueError) as error:
+        causes = list(_causes(error))
+        if any(isinstance(cause, (TimeoutError, requests.Timeout)) for cause in causes):
+            raise _silent(timeout) from error
+        if any(isinstance(cause, PermissionError) for cause in causes):
+            raise EngineUnavailable(
+                f"This user may not talk to the Docker daemon at {_address()}.",
+                tip="join the group docker, use rootless Docker, or --pidoc-engine=local",
+            ) from error
+        if any(isinstance(cause, (FileNotFoundError, ConnectionRefusedError)) for cause in causes):
+            raise EngineUnavailable(
+                f"No Docker daemon listens at {_address()}.",
+                tip="start Docker, set DOCKER_HOST, or --pidoc-engine=local",
+            ) from error
+        raise EngineUnavailable(
+            f"What listens at {_address()} does not answer as a Docker daemon does: {error}.",
+            tip="set DOCKER_HOST, or --pidoc-engine=local",
+        ) from error
+    client.api.timeout = OPERATION_TIMEOUT
+    return client
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield *error* and all that led to it: the SDK wraps what requests wraps of what urllib3 wraps."""
+    pending: list[object] = [error]
+    seen: set[int] = set()
+    while pending:
+        current = pending.pop()
+        if isinstance(current, BaseException) and id(current) not in seen:
+            seen.add(id(current))
+            yield current
+            pending += [current.__cause__, current.__context__, *current.args]
+
+
+def _silent(timeout: float) -> EngineUnavailable:
+    return EngineUnavailable(
+        f"The Docker daemon at {_address()} has not answered within {timeout:g} s.",
+        tip="restart the daemon if `docker version` does not answer either, or --pidoc-engine=local",
+    )
+
+
+def _address() -> str:
+    return os.environ.get("DOCKER_HOST") or "its usual socket"

@@ -1,0 +1,106 @@
+"""The containers that a daemon runs for us: found by their labels, and removed."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_pidoc.dockerd import NODE_LABEL, SESSION_LABEL, connect, daemon_errors
+
+if TYPE_CHECKING:
+    import docker
+
+__all__ = ["NodeContainer", "node_containers", "remove", "remove_session"]
+
+REMOVE_TIMEOUT = 30  # seconds that somebody else's removal may take
+
+
+@dataclass(frozen=True)
+class NodeContainer:
+    """A container of ours, as the daemon lists it.
+
+    Attributes
+    ----------
+    id
+        The container's id: the handle of the node's endpoint.
+    cluster, node
+        Whose it is. ``node`` is empty for what is not a node, as the probe of the host's speed.
+    status
+        Docker's word for its state: ``running``, ``exited`` ...
+    created
+        When it was made, in seconds since 1970.
+    """
+
+    id: str
+    cluster: str
+    node: str
+    status: str
+    created: int
+
+
+def node_containers(client: docker.DockerClient, cluster: str | None = None) -> list[NodeContainer]:
+    """Return the containers of one cluster, or of all: also those that have ended.
+
+    Raises
+    ------
+    EngineUnavailable
+        The daemon does not answer.
+    """
+    label = SESSION_LABEL if cluster is None else f"{SESSION_LABEL}={cluster}"
+    with daemon_errors("list containers"):
+        found = client.api.containers(all=True, filters={"label": [label]})
+    return [
+        NodeContainer(
+            id=entry["Id"],
+            cluster=entry["Labels"][SESSION_LABEL],
+            node=entry["Labels"].get(NODE_LABEL, ""),
+            status=entry["State"],
+            created=entry["Created"],
+        )
+        for entry in found
+    ]
+
+
+def remove_session(cluster: str, client: docker.DockerClient | None = None) -> int:
+    """Kill and remove every container of *cluster*; return how many there were.
+
+    It looks again until there is none: one may still have been in the making when its owner was killed.
+    Without a *client* it connects for the while.
+
+    Raises
+    ------
+    EngineUnavailable
+        The daemon does not answer, or cannot remove one.
+    """
+    if client is None:
+        with contextlib.closing(connect()) as client:
+            return remove_session(cluster, client)
+    removed = 0
+    while containers := node_containers(client, cluster):
+        for container in containers:
+            remove(client, container.id)
+        removed += len(containers)
+    return removed
+
+
+def remove(client: docker.DockerClient, container: str) -> None:
+    """Kill and remove the container with that id or name; return when it is gone, whoever removes it.
+
+    Raises
+    ------
+    EngineUnavailable
+        The daemon does not answer, or cannot remove it.
+    """
+    import docker.errors
+
+    with daemon_errors("remove a container"):
+        try:
+            client.api.remove_container(container, force=True, v=True)
+        except docker.errors.NotFound:
+            return
+        except docker.errors.APIError as error:
+            if error.status_code != 409:  # "removal is already in progress"
+                raise
+            with contextlib.suppress(docker.errors.NotFound):
+                client.api.wait(container, condition="removed", timeout=REMOVE_TIMEOUT)

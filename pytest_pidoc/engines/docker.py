@@ -1,0 +1,289 @@
+"""The engine ``docker``: one locked-down container per node."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import threading
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from pytest_pidoc import processes, qemu
+from pytest_pidoc.dockerd import GUEST_LABEL, NODE_LABEL, SESSION_LABEL, daemon_errors
+from pytest_pidoc.engines.containers import node_containers, remove, remove_session
+from pytest_pidoc.engines.engine import QEMU_LOG, QMP_SOCKET, Endpoint, Launch
+from pytest_pidoc.errors import EngineUnavailable, ImageError, MonitorError, NodeDied, SettingsError
+from pytest_pidoc.machines import MIB
+from pytest_pidoc.qmp import Monitor
+from pytest_pidoc.waiting import Deadline
+
+if TYPE_CHECKING:
+    import docker
+
+__all__ = ["DockerEngine", "node_containers", "remove_session"]
+
+START_TIMEOUT = 30.0  # seconds until QEMU answers on its monitor; 0.7 s on an idle machine
+DIRECTORY = PurePosixPath("/run/pidoc")  # the node's directory, in the container
+GUEST = PurePosixPath("/guest")
+SSH_PORT = 2222  # where QEMU forwards to the guest's SSH port, in the container
+QEMU_ALLOWANCE = 256 * MIB
+PIDS = 256  # QEMU has a thread per virtual CPU and up to 64 for its disks
+
+
+class DockerEngine:
+    """Starts QEMU in containers of one image. One object per process; any process can end its nodes.
+
+    Parameters
+    ----------
+    client
+        The daemon, from `pytest_pidoc.dockerd.connect`. Whoever connected closes it.
+    reference
+        The container image: with the guest in it, or with QEMU alone, and then the guest's files are mounted.
+    """
+
+    name = "docker"
+
+    def __init__(self, client: docker.DockerClient, reference: str) -> None:
+        self._client = client
+        self._api = client.api
+        self._reference = reference
+        self._versions: dict[str, tuple[int, ...]] = {}
+        self._lock = threading.Lock()
+
+    def qemu_version(self, binary: str) -> tuple[int, ...]:
+        """Return the version of the QEMU program *binary* in the container image."""
+        with self._lock:
+            if binary not in self._versions:
+                text = self._run([binary, "--version"], timeout=START_TIMEOUT)
+                found = re.search(r"version (\d+)\.(\d+)\.(\d+)", text)
+                if found is None:
+                    raise EngineUnavailable(
+                        f"{binary} in {self._reference} does not say its version.", evidence=text
+                    )
+                self._versions[binary] = tuple(int(part) for part in found.groups())
+            return self._versions[binary]
+
+    def run_qemu(self, binary: str, arguments: list[str], *, timeout: float) -> None:
+        """Run a QEMU to its end, in a container of its own."""
+        self._run([binary, *arguments], timeout=timeout)
+
+    def start(self, launch: Launch) -> Endpoint:
+        """Start a node's container and wait until its QEMU answers."""
+        (launch.directory / QMP_SOCKET).unlink(missing_ok=True)  # a former life's, after a power cut
+        name = f"pidoc-{launch.cluster}-{launch.name}"
+        with daemon_errors(f"start {launch.name}"):
+            self._clear(name)
+        started = False
+        try:
+            with daemon_errors(f"start {launch.name}"):
+                container = self._create(launch, name)
+                self._api.start(container)
+                self._wait_for_qemu(launch, container)
+                ports = self._api.inspect_container(container)["NetworkSettings"]["Ports"]
+                port = int(ports[f"{SSH_PORT}/tcp"][0]["HostPort"])
+            started = True
+            return Endpoint(self.name, "127.0.0.1", port, launch.directory, container)
+        finally:
+            if not started:  # also when Ctrl-C came before the daemon had told the container's id
+                remove(self._client, name)
+
+    def death(self, endpoint: Endpoint) -> str | None:
+        """Return how the container ended, or ``None`` while it runs."""
+        import docker.errors
+
+        with daemon_errors("look at a node"):
+            try:
+                state = self._api.inspect_container(endpoint.handle)["State"]
+            except docker.errors.NotFound:
+                return "somebody removed its container"
+        if state["Running"]:
+            return None
+        return _how_it_ended(state)
+
+    def stop(self, endpoint: Endpoint) -> None:
+        """Kill the container and remove it: nothing of a node is kept but its directory."""
+        remove(self._client, endpoint.handle)
+
+    def _clear(self, name: str) -> None:
+        """Remove the container of a node that died by itself and is started again without a stop."""
+        import docker.errors
+
+        try:
+            running = self._api.inspect_container(name)["State"]["Running"]
+        except docker.errors.NotFound:
+            return
+        if running:
+            raise EngineUnavailable(f"The container {name} is running already.", tip=f"docker rm -f {name}")
+        remove(self._client, name)
+
+    def _create(self, launch: Launch, name: str) -> str:
+        """Create the node's container and return its id."""
+        import docker.errors
+
+        disk = GUEST / launch.image.manifest.files["disk"].name
+        forward = f"tcp:0.0.0.0:{SSH_PORT}"
+        memory = launch.memory + QEMU_ALLOWANCE
+        try:
+            container = self._api.create_container(
+                self._reference,
+                name=name,
+                command=[
+                    *qemu.overlay_command(Path(disk)),
+                    "--",
+                    *qemu.arguments(launch, guest=Path(GUEST), forward=forward),
+                ],
+                user=self._user,
+                labels={SESSION_LABEL: launch.cluster, NODE_LABEL: launch.name},
+                environment={processes.CLUSTER_VARIABLE: launch.cluster},
+                ports=[SSH_PORT],
+                working_dir=str(DIRECTORY),
+                host_config=self._host_config(
+                    mounts=[_bind(launch.directory, DIRECTORY), *self._guest_mounts(launch)],
+                    mem_limit=memory,
+                    memswap_limit=memory,  # of memory and swap together: no swap
+                    nano_cpus=None if launch.cpus is None else round(launch.cpus * 1e9),
+                    port_bindings={SSH_PORT: ("127.0.0.1", None)},
+                ),
+            )
+        except docker.errors.APIError as error:
+            reason = str(error.explanation)
+            if "Range of CPUs" in reason:
+                raise SettingsError(f"{launch.name} cannot have cpus={launch.cpus:g}: {reason}.") from error
+            if "bind source path does not exist" in reason:
+                raise EngineUnavailable(
+                    f"The Docker daemon does not see {launch.directory}.",
+                    tip="--pidoc-engine=local: a daemon with other files than this machine's cannot be used",
+                ) from error
+            raise
+        return str(container["Id"])
+
+    def _guest_mounts(self, launch: Launch) -> list[Any]:
+        """Return what mounts the guest's files, one by one: QEMU needs all but the private key."""
+        if self._guest_key == launch.image.manifest.key:
+            return []
+        mounts = []
+        for role, file in launch.image.manifest.files.items():
+            if role == "private_key":
+                continue
+            source = launch.image.file(role)
+            if not source.exists():
+                raise ImageError(
+                    f"Neither does {self._reference} hold the guest {launch.image}, nor is {source} there."
+                )
+            mounts.append(_bind(source, GUEST / file.name, read_only=True))
+        return mounts
+
+    def _wait_for_qemu(self, launch: Launch, container: str) -> None:
+        """Wait until QEMU answers on its monitor, which it does when the machine is made."""
+        deadline = Deadline(START_TIMEOUT)
+        path = launch.directory / QMP_SOCKET
+        log = launch.directory / QEMU_LOG
+        while True:
+            with contextlib.suppress(MonitorError):
+                Monitor.connect(path, timeout=deadline.remaining if path.exists() else 0.0).close()
+                return
+            state = self._api.inspect_container(container)["State"]
+            if not state["Running"]:
+                said = self._api.logs(container, tail=20).decode(errors="replace")
+                raise NodeDied(
+                    f"{launch.name} died at once: {_how_it_ended(state)}.",
+                    evidence=said[-2000:],
+                    look=str(log),
+                )
+            if deadline.expired:
+                raise NodeDied(
+                    f"{launch.name}: QEMU in the container has not answered within {START_TIMEOUT:g} s.",
+                    look=str(log),
+                    tip="is the Docker daemon on this machine? Unix sockets must reach into its containers",
+                )
+            deadline.pause()
+
+    def _run(self, command: list[str], *, timeout: float) -> str:
+        """Run a program to its end in a container of its own and return what it prints."""
+        import requests
+
+        with daemon_errors(f"run {command[0]}"):
+            container = self._api.create_container(
+                self._reference,
+                entrypoint=command[:1],
+                command=command[1:],
+                user=self._user,
+                labels={SESSION_LABEL: f"run-{os.getpid()}"},
+                host_config=self._host_config(network_mode="none", mem_limit=1024 * MIB),
+            )["Id"]
+            try:
+                self._api.start(container)
+                try:
+                    status = self._api.wait(container, timeout=timeout)[  # type: ignore[arg-type] # a float will do
+                        "StatusCode"
+                    ]
+                except (requests.Timeout, requests.ConnectionError) as error:
+                    raise EngineUnavailable(f"{command[0]} has not ended after {timeout:g} s.") from error
+                text = self._api.logs(container).decode(errors="replace")
+            finally:
+                remove(self._client, container)
+        if status != 0:
+            raise EngineUnavailable(f"{' '.join(command)} failed in a container.", evidence=text[-2000:])
+        return text
+
+    def _host_config(self, **more: Any) -> Any:
+        """Return what no container of ours may do, and *more*. Seccomp and AppArmor stay Docker's own."""
+        import docker.types
+
+        return self._api.create_host_config(
+            cap_drop=["ALL"],
+            security_opt=["no-new-privileges:true"],
+            read_only=True,
+            tmpfs={"/tmp": "size=64m,mode=1777"},  # noqa: S108 # the container's own
+            pids_limit=PIDS,
+            log_config=docker.types.LogConfig(type="json-file", config={"max-size": "1m"}),
+            userns_mode="host"
+            if "userns" in self._security_options
+            else None,  # or it may not write to our directory
+            **more,
+        )
+
+    @property
+    def _user(self) -> str:
+        """The calling user, in the container. In rootless Docker that is who is called root there."""
+        return "0:0" if "rootless" in self._security_options else f"{os.getuid()}:{os.getgid()}"
+
+    @cached_property
+    def _security_options(self) -> frozenset[str]:
+        """The names in ``name=seccomp,profile=default`` and the like."""
+        with daemon_errors("describe itself"):
+            options = self._api.info().get("SecurityOptions") or []
+        return frozenset(option.partition(",")[0].removeprefix("name=") for option in options)
+
+    @cached_property
+    def _guest_key(self) -> str | None:
+        """The key of the guest in the container image, if there is one."""
+        import docker.errors
+
+        with daemon_errors(f"inspect {self._reference}"):
+            try:
+                labels = self._client.images.get(self._reference).labels
+            except docker.errors.ImageNotFound as error:
+                raise ImageError(
+                    f"There is no container image {self._reference}.", tip="pidoc build"
+                ) from error
+        return labels.get(GUEST_LABEL) or None
+
+
+def _how_it_ended(state: dict[str, Any]) -> str:
+    """Say what a container's ``State`` means."""
+    if state["OOMKilled"]:
+        return "its container used more memory than it may, and was killed"
+    if state.get("Error"):
+        return f"its container could not run: {state['Error']}"
+    status = state["ExitCode"]
+    return f"QEMU was killed by signal {status - 128}" if status > 128 else f"QEMU ended with status {status}"
+
+
+def _bind(source: Path, target: PurePosixPath, *, read_only: bool = False) -> Any:
+    import docker.types
+
+    # Unlike with -v, a source that the daemon does not see is an error and not a new directory.
+    return docker.types.Mount(str(target), str(source.resolve()), type="bind", read_only=read_only)
