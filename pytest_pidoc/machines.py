@@ -37,6 +37,8 @@ class Machine:
         The root device's name in the guest.
     disk_device, network_device
         QEMU's device names of the disk and of the network card.
+    cold_boot
+        Seconds of a cold boot to a first command on the machine of ``speed.PROBE_REFERENCE``.
     devices
         More ``-device`` arguments.
     """
@@ -53,6 +55,7 @@ class Machine:
     root: str
     disk_device: str
     network_device: str
+    cold_boot: float
     devices: tuple[str, ...] = ()
 
 
@@ -71,7 +74,8 @@ MODELS: dict[str, Machine] = {
             console="ttyAMA0",
             root="/dev/vda",
             disk_device="virtio-blk-pci",
-            network_device="virtio-net-pci,romfile=",
+            network_device="virtio-net-pci,romfile=",  # firmware is not used, so do not ask for its file
+            cold_boot=15.0,
             devices=("virtio-rng-pci",),
         ),
     )

@@ -47,7 +47,10 @@ def arguments(launch: Launch, *, guest: Path, forward: str) -> list[str]:
         *("-device", f"{machine.network_device},netdev=net0,mac={mac_address(launch.cluster, launch.name)}"),
         *(part for device in machine.devices for part in ("-device", device)),
         # The log gets every byte from the first one on, whether or not somebody is connected.
-        *("-chardev", f"socket,id=serial0,path={CONSOLE_SOCKET},server=on,wait=off,logfile={SERIAL_LOG},logappend=on"),
+        *(
+            "-chardev",
+            f"socket,id=serial0,path={CONSOLE_SOCKET},server=on,wait=off,logfile={SERIAL_LOG},logappend=on",
+        ),
         *("-serial", "chardev:serial0"),
         *("-chardev", f"socket,id=qmp0,path={QMP_SOCKET},server=on,wait=off"),
         *("-mon", "chardev=qmp0,mode=control"),

@@ -9,7 +9,16 @@ from typing import Protocol
 from pytest_pidoc.images.image import Image
 from pytest_pidoc.machines import Machine
 
-__all__ = ["CONSOLE_SOCKET", "OVERLAY", "QEMU_LOG", "QMP_SOCKET", "SERIAL_LOG", "Endpoint", "Engine", "Launch"]
+__all__ = [
+    "CONSOLE_SOCKET",
+    "OVERLAY",
+    "QEMU_LOG",
+    "QMP_SOCKET",
+    "SERIAL_LOG",
+    "Endpoint",
+    "Engine",
+    "Launch",
+]
 
 # The files of a node's directory. QEMU runs in that directory and takes the bare names: a path to a unix
 # socket must not pass 107 bytes, which pytest's temporary directories do easily.

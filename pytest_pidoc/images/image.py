@@ -105,6 +105,23 @@ class Image:
     path: Path
     manifest: Manifest
 
+    @classmethod
+    def read(cls, path: Path) -> Image:
+        """Return the image in the directory *path*, without checking its files.
+
+        Raises
+        ------
+        ImageError
+            It has no usable manifest.
+        """
+        try:
+            return cls(path, Manifest.from_json((path / MANIFEST).read_text(encoding="utf-8")))
+        except (OSError, ValueError, ImageError) as error:
+            raise ImageError(
+                f"The image in {path} has no usable manifest: {error}",
+                tip=f"remove {path}; it is built again when needed",
+            ) from error
+
     def file(self, role: str) -> Path:
         """Return where the part with that *role* is, e.g. ``image.file("kernel")``.
 

@@ -1,0 +1,39 @@
+"""What all tests share: pytester, and gates for what a machine lacks."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "qemu: boots emulated machines with this host's QEMU")
+    config.addinivalue_line("markers", "docker: needs a Docker daemon")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    missing = {"qemu": _missing_qemu(items), "docker": _missing_docker(items)}
+    for item in items:
+        for name, reason in missing.items():
+            if reason and item.get_closest_marker(name):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _missing_qemu(items: list[pytest.Item]) -> str | None:
+    return None if shutil.which("qemu-system-aarch64") else "qemu-system-aarch64 is not installed"
+
+
+def _missing_docker(items: list[pytest.Item]) -> str | None:
+    if not any(item.get_closest_marker("docker") for item in items):
+        return None
+    from pytest_pidoc import dockerd
+    from pytest_pidoc.errors import EngineUnavailable
+
+    try:
+        dockerd.connect().close()
+    except EngineUnavailable as error:
+        return error.what
+    return None

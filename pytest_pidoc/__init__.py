@@ -1,0 +1,68 @@
+"""Run tests on emulated Raspberry Pis.
+
+The pytest plugin is `pytest_pidoc.plugin`. Without pytest::
+
+    from pytest_pidoc import Cluster
+
+    with Cluster.up(nodes=3, model="pi3-virt", engine="local") as cluster:
+        print(cluster[0].run("uname -a").stdout)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_pidoc.errors import (
+    BootError,
+    BootTimeout,
+    ChecksumMismatch,
+    ConsoleError,
+    DownloadError,
+    EngineUnavailable,
+    ImageError,
+    KernelPanic,
+    MonitorError,
+    NodeDied,
+    PidocError,
+    SettingsError,
+)
+from pytest_pidoc.machines import MODELS, Machine
+from pytest_pidoc.settings import Settings
+
+if TYPE_CHECKING:
+    from pytest_pidoc.cluster import Cluster
+    from pytest_pidoc.node import Node, Timings
+
+__all__ = [
+    "MODELS",
+    "BootError",
+    "BootTimeout",
+    "ChecksumMismatch",
+    "Cluster",
+    "ConsoleError",
+    "DownloadError",
+    "EngineUnavailable",
+    "ImageError",
+    "KernelPanic",
+    "Machine",
+    "MonitorError",
+    "Node",
+    "NodeDied",
+    "PidocError",
+    "Settings",
+    "SettingsError",
+    "Timings",
+]
+
+__version__ = "0.1.0"
+
+_LAZY = {"Cluster": "cluster", "Node": "node", "Timings": "node"}
+
+
+def __getattr__(name: str) -> object:
+    """Import what is heavy when it is first asked for: the plugin is loaded in every pytest run."""
+    if name in _LAZY:
+        from importlib import import_module
+
+        return getattr(import_module(f"pytest_pidoc.{_LAZY[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

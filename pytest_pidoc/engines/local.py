@@ -1,0 +1,157 @@
+"""The engine ``local``: one QEMU process on this host per node."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import threading
+from pathlib import Path
+
+from pytest_pidoc import processes, qemu
+from pytest_pidoc.engines.engine import OVERLAY, QEMU_LOG, QMP_SOCKET, Endpoint, Launch
+from pytest_pidoc.errors import EngineUnavailable, MonitorError, NodeDied, SettingsError
+from pytest_pidoc.qmp import Monitor
+from pytest_pidoc.waiting import Deadline
+
+__all__ = ["LocalEngine"]
+
+INSTALL = "apt-get install qemu-system-arm qemu-utils"
+START_TIMEOUT = 20.0  # seconds until QEMU answers on its monitor; 0.15 s on an idle machine
+
+
+class LocalEngine:
+    """Starts QEMU on this host. One object per process; what it started, other processes can end."""
+
+    name = "local"
+
+    def __init__(self) -> None:
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._versions: dict[str, tuple[int, ...]] = {}
+        self._lock = threading.Lock()
+
+    def qemu_version(self, binary: str) -> tuple[int, ...]:
+        """Return the version of the QEMU program *binary*."""
+        with self._lock:
+            if binary not in self._versions:
+                self._versions[binary] = _version(binary)
+            return self._versions[binary]
+
+    def run_qemu(self, binary: str, arguments: list[str], *, timeout: float) -> None:
+        """Run a QEMU to its end."""
+        _run([binary, *arguments], timeout=timeout)
+
+    def start(self, launch: Launch) -> Endpoint:
+        """Start a node's QEMU in the node's directory."""
+        if launch.cpus is not None:
+            raise SettingsError(
+                f"{launch.name} cannot be limited to {launch.cpus:g} CPUs on the engine local.",
+                tip="--pidoc-engine=docker, which can; or leave cpus out",
+            )
+        guest = launch.image.path
+        directory = launch.directory
+        if not (directory / OVERLAY).exists():
+            _run(qemu.overlay_command(launch.image.file("disk")), timeout=START_TIMEOUT, cwd=directory)
+        (directory / QMP_SOCKET).unlink(missing_ok=True)  # a former life's, after a power cut
+        with (directory / QEMU_LOG).open("ab") as log:
+            child = subprocess.Popen(
+                qemu.arguments(launch, guest=guest, forward="tcp:127.0.0.1:0"),
+                cwd=directory,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # a Ctrl-C in the terminal is for pytest, which ends the node in order
+                env={**os.environ, processes.CLUSTER_VARIABLE: launch.cluster},
+            )
+        try:
+            port = self._forwarded_port(launch, child)
+            handle = processes.identify(child.pid)
+            if handle is None:
+                raise NodeDied(f"{launch.name} died at once.", look=str(directory / QEMU_LOG))
+        except BaseException:
+            child.kill()
+            child.wait()
+            raise
+        with self._lock:
+            self._children[handle] = child
+        return Endpoint(self.name, "127.0.0.1", port, directory, handle)
+
+    def death(self, endpoint: Endpoint) -> str | None:
+        """Return how QEMU ended, or ``None`` while it runs."""
+        child = self._children.get(endpoint.handle)
+        if child is None:
+            return None if processes.is_alive(endpoint.handle) else "its QEMU process is gone"
+        status = child.poll()
+        if status is None:
+            return None
+        return f"QEMU was killed by signal {-status}" if status < 0 else f"QEMU ended with status {status}"
+
+    def stop(self, endpoint: Endpoint) -> None:
+        """Kill QEMU: nothing of a node is kept but its overlay and its logs."""
+        processes.kill(endpoint.handle)
+        with self._lock:
+            child = self._children.pop(endpoint.handle, None)
+        if child is not None:
+            child.wait()
+        elif not processes.wait(endpoint.handle, timeout=10):
+            raise NodeDied(f"The QEMU process {endpoint.handle} cannot be killed.")  # stuck in the kernel
+
+    def _forwarded_port(self, launch: Launch, child: subprocess.Popen[bytes]) -> int:
+        """Ask QEMU which port the OS gave to its forward."""
+        deadline = Deadline(START_TIMEOUT)
+        path = launch.directory / QMP_SOCKET
+        while True:
+            if child.poll() is not None:
+                raise NodeDied(
+                    f"{launch.name} died at once: QEMU ended with status {child.returncode}.",
+                    evidence=(launch.directory / QEMU_LOG).read_text(encoding="utf-8", errors="replace")[-2000:],
+                    look=str(launch.directory / QEMU_LOG),
+                )
+            try:
+                with Monitor.connect(path, timeout=0.1 if not path.exists() else deadline.remaining) as monitor:
+                    return forwarded_port(monitor.human("info usernet"))
+            except MonitorError:
+                if deadline.expired:
+                    raise
+
+
+def forwarded_port(usernet: str) -> int:
+    """Return the host port of the SSH forward in what ``info usernet`` prints.
+
+    A line of it: ``TCP[HOST_FORWARD]  11       127.0.0.1 42345       10.0.2.15    22     0     0``.
+    """
+    found = re.search(r"TCP\[HOST_FORWARD\]\s+\d+\s+\S+\s+(\d+)\s+\S+\s+22\s", usernet)
+    if found is None:
+        raise MonitorError("QEMU shows no port that is forwarded to the guest's SSH port.", evidence=usernet)
+    return int(found[1])
+
+
+def _version(binary: str) -> tuple[int, ...]:
+    text = _run([binary, "--version"], timeout=START_TIMEOUT)
+    found = re.search(r"version (\d+)\.(\d+)\.(\d+)", text)
+    if found is None:
+        raise EngineUnavailable(f"{binary} does not say its version.", evidence=text)
+    return tuple(int(part) for part in found.groups())
+
+
+def _run(command: list[str], *, timeout: float, cwd: Path | None = None) -> str:
+    """Run a program of QEMU's to its end and return what it prints."""
+    try:
+        done = subprocess.run(
+            command,
+            cwd=cwd,
+            timeout=timeout,
+            check=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+        )
+    except FileNotFoundError as error:
+        raise EngineUnavailable(f"{command[0]} is not installed.", tip=INSTALL) from error
+    except subprocess.TimeoutExpired as error:
+        raise EngineUnavailable(f"{command[0]} has not ended after {timeout:g} s.") from error
+    except subprocess.CalledProcessError as error:
+        raise EngineUnavailable(f"{' '.join(command)} failed.", evidence=error.stdout[-2000:]) from error
+    return done.stdout

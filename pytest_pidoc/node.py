@@ -1,0 +1,347 @@
+"""A node: one emulated Pi, its SSH connection, and how it is found out that it died."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_pidoc import readiness
+from pytest_pidoc.engines.engine import CONSOLE_SOCKET, QMP_SOCKET, SERIAL_LOG, Endpoint, Engine, Launch
+from pytest_pidoc.errors import BootError, BootTimeout, KernelPanic, NodeDied
+from pytest_pidoc.qmp import Monitor
+from pytest_pidoc.serial import SerialLog
+from pytest_pidoc.waiting import Deadline
+
+if TYPE_CHECKING:  # Fabric takes 0.2 s to import: only when a connection is made
+    import fabric
+    from invoke.runners import Result
+
+    from pytest_pidoc.console import Console
+
+__all__ = ["KNOWN_HOSTS", "Node", "Timings"]
+
+KNOWN_HOSTS = "known_hosts"
+DEATH_GRACE = 1.0  # seconds from a broken connection until the engine must know that its node is gone
+
+
+@dataclass(frozen=True)
+class Timings:
+    """How a node started: seconds from the start of ``up``, and in which way.
+
+    Attributes
+    ----------
+    launched
+        QEMU runs.
+    banner
+        The SSH server has sent its banner.
+    ready
+        A command has run over SSH.
+    start
+        ``cold``: the guest was booted.
+    """
+
+    launched: float
+    banner: float
+    ready: float
+    start: str = "cold"
+
+
+class Node:
+    """One emulated Pi, as long as its cluster is up."""
+
+    def __init__(self, launch: Launch, engine: Engine, endpoint: Endpoint, *, timings: Timings | None = None) -> None:
+        self._launch = launch
+        self._engine = engine
+        self._timings = timings
+        self._connection: fabric.Connection | None = None
+        self._console: Console | None = None
+        self._monitor: Monitor | None = None
+        self.endpoint = endpoint
+        """Where the node is, as plain data."""
+
+    @property
+    def name(self) -> str:
+        """The node's name in its cluster, which is its host name too: ``pi-1``."""
+        return self._launch.name
+
+    @property
+    def model(self) -> str:
+        """The model: ``pi3-virt``."""
+        return self._launch.machine.name
+
+    @property
+    def host(self) -> str:
+        """The address of this machine on which the node's SSH server is reached."""
+        return self.endpoint.host
+
+    @property
+    def port(self) -> int:
+        """The port of this machine on which the node's SSH server is reached."""
+        return self.endpoint.port
+
+    @property
+    def user(self) -> str:
+        """Who logs in."""
+        return self._launch.image.manifest.user
+
+    @property
+    def private_key(self) -> Path:
+        """The SSH key that opens the node, a file with mode 0600."""
+        return self._launch.image.file("private_key")
+
+    @property
+    def known_hosts(self) -> Path:
+        """A file with the node's pinned host key, for OpenSSH and Fabric alike."""
+        path = self.directory / KNOWN_HOSTS
+        lines = [f"[{self.host}]:{self.port} {key}\n" for key in self._launch.image.manifest.host_keys]
+        path.write_text("".join(lines), encoding="ascii")
+        return path
+
+    @property
+    def directory(self) -> Path:
+        """The node's directory: logs, sockets, overlay. It is gone when the cluster is."""
+        return self.endpoint.directory
+
+    @property
+    def serial_log(self) -> SerialLog:
+        """What the serial port has printed since power-on."""
+        return SerialLog(self.directory / SERIAL_LOG)
+
+    @property
+    def timings(self) -> Timings:
+        """How the node started.
+
+        Raises
+        ------
+        BootError
+            It is not ready yet.
+        """
+        if self._timings is None:
+            raise BootError(f"{self.name} is not ready yet.")
+        return self._timings
+
+    @property
+    def connection(self) -> fabric.Connection:
+        """The node's ``fabric.Connection``: open from the start, its host key pinned."""
+        if self._connection is None:
+            self._connection = self._make_connection()
+        return self._connection
+
+    @property
+    def console(self) -> Console:
+        """The serial console, for pexpect; opened on first use."""
+        if self._console is None or self._console.closed:
+            from pytest_pidoc.console import Console
+
+            self.raise_if_dead()
+            self._console = Console.connect(self.directory / CONSOLE_SOCKET, name=self.name)
+        return self._console
+
+    @property
+    def monitor(self) -> Monitor:
+        """QEMU's monitor: ``pi.monitor.execute("query-status")``; opened on first use."""
+        if self._monitor is None:
+            self.raise_if_dead()
+            self._monitor = Monitor.connect(self.directory / QMP_SOCKET, name=self.name)
+        return self._monitor
+
+    @property
+    def ssh_command(self) -> str:
+        """The shell command that opens a session on the node."""
+        return shlex.join(self.ssh_arguments())
+
+    def ssh_arguments(self) -> list[str]:
+        """Return the command of `ssh_command` as a list."""
+        return [
+            *("ssh", "-F", "none", "-i", str(self.private_key), "-o", "IdentitiesOnly=yes"),
+            *("-o", f"UserKnownHostsFile={self.known_hosts}", "-o", "StrictHostKeyChecking=yes"),
+            *("-p", str(self.port), f"{self.user}@{self.host}"),
+        ]
+
+    def run(self, command: str, **kwargs: Any) -> Result:
+        """Run a shell command and return Fabric's ``Result``.
+
+        Arguments, result and exceptions are those of ``fabric.Connection.run``; output is not echoed unless
+        ``hide=False``.
+
+        Raises
+        ------
+        NodeDied
+            The node ended before the command did.
+        invoke.UnexpectedExit
+            The command failed, unless ``warn=True``.
+        """
+        with self._naming_death(f"while it ran {command!r}"):
+            result: Result = self.connection.run(command, **kwargs)
+        return result
+
+    def sudo(self, command: str, **kwargs: Any) -> Result:
+        """Run a command as root, or as ``user=``; everything else is as for `run`."""
+        with self._naming_death(f"while it ran {command!r}"):
+            result: Result = self.connection.sudo(command, **kwargs)
+        return result
+
+    def put(self, local: Any, remote: str | None = None, **kwargs: Any) -> Any:
+        """Copy a file to the node; arguments and result are those of ``fabric.Connection.put``."""
+        with self._naming_death(f"while it was sent {local}"):
+            return self.connection.put(_text(local), remote, **kwargs)
+
+    def get(self, remote: str, local: Any = None, **kwargs: Any) -> Any:
+        """Copy a file from the node; arguments and result are those of ``fabric.Connection.get``."""
+        with self._naming_death(f"while it sent {remote}"):
+            return self.connection.get(remote, _text(local), **kwargs)
+
+    def death(self) -> str | None:
+        """Return how the node ended, in a few words, or ``None`` while it runs."""
+        return self._engine.death(self.endpoint)
+
+    def raise_if_dead(self, when: str = "", *, cause: BaseException | None = None) -> None:
+        """Raise `NodeDied` if the node has ended; *when* completes the sentence "pi-1 died ..."."""
+        if reason := self.death():
+            what = " ".join(filter(None, (self.name, "died", when)))
+            raise NodeDied(f"{what}: {reason}.", **self._evidence()) from cause
+
+    def await_ready(self, *, started: float, deadline: Deadline, cancelled: Callable[[], bool]) -> None:
+        """Wait until the SSH server has answered and a command has run.
+
+        Parameters
+        ----------
+        started
+            When ``up`` began, on the clock of ``time.monotonic``.
+        deadline
+            When to give up.
+        cancelled
+            Whether somebody else has given up already.
+
+        Raises
+        ------
+        BootTimeout, NodeDied, KernelPanic
+            With the last serial lines.
+        """
+        launched = time.monotonic() - started
+
+        def check() -> None:
+            if cancelled():
+                raise BootError(f"The start of {self.name} was cancelled.")
+            self.raise_if_dead()
+            if panic := self.serial_log.panic():
+                raise KernelPanic(f"The kernel of {self.name} gave up: {panic}", **self._evidence())
+
+        banner = readiness.await_banner(
+            (self.host, self.port),
+            deadline=deadline,
+            check=check,
+            answers=lambda: readiness.guest_answers(self.endpoint),
+        )
+        if banner is None:
+            raise self._timeout("its SSH server has not answered", deadline)
+        answered = time.monotonic() - started
+        self._open(banner, deadline)
+        self._timings = Timings(launched, answered, time.monotonic() - started)
+
+    def close(self) -> None:
+        """Close the connections to the node; it goes on running."""
+        for opened in (self._connection, self._console, self._monitor):
+            if opened is not None:
+                with contextlib.suppress(OSError):
+                    opened.close()
+        self._connection = self._console = self._monitor = None
+
+    def stop(self) -> None:
+        """Close the connections and end the node at once."""
+        self.close()
+        self._engine.stop(self.endpoint)
+
+    def _open(self, banner: Any, deadline: Deadline) -> None:
+        """Log in on a socket that has shown the banner, and run a first command."""
+        import paramiko
+
+        connection = self.connection
+        # Emulated cryptography on a crowded host takes seconds: what bounds the boot bounds every step of it.
+        limits = dict.fromkeys(("timeout", "banner_timeout", "auth_timeout", "channel_timeout"), deadline.remaining)
+        usual = connection.connect_kwargs
+        connection.connect_kwargs = {**usual, **limits, "sock": banner}
+        try:
+            connection.open()
+            connection.run("true", timeout=max(1, int(deadline.remaining)))
+        except Exception as error:
+            banner.close()
+            self.raise_if_dead(cause=error)
+            if deadline.expired:
+                raise self._timeout("it has answered, but no command has run", deadline) from error
+            if isinstance(error, paramiko.BadHostKeyException):
+                raise BootError(
+                    f"{self.name} has another host key than its image says: who answers on port {self.port}?",
+                    **self._evidence(),
+                ) from error
+            raise BootError(
+                f"{self.name} has answered, but no command can be run: {error}", **self._evidence()
+            ) from error
+        finally:
+            connection.connect_kwargs = usual
+
+    def _make_connection(self) -> fabric.Connection:
+        import fabric
+        import paramiko
+
+        connection = fabric.Connection(
+            self.host,
+            user=self.user,
+            port=self.port,
+            connect_kwargs={
+                "key_filename": str(self.private_key),
+                "look_for_keys": False,
+                "allow_agent": False,
+            },
+            config=fabric.Config(
+                overrides={
+                    "load_ssh_configs": False,  # a user's Host * must not reroute the nodes
+                    # pytest captures stdin, so it must not be read; output is in the result and in the exception
+                    "run": {"hide": True, "in_stream": False},
+                    "sudo": {"hide": True, "in_stream": False},
+                }
+            ),
+        )
+        connection.client.load_host_keys(str(self.known_hosts))
+        connection.client.set_missing_host_key_policy(paramiko.RejectPolicy())
+        return connection
+
+    @contextlib.contextmanager
+    def _naming_death(self, when: str) -> Iterator[None]:
+        """Turn the many ways in which a connection breaks into one error, if it broke because the node died."""
+        from invoke.exceptions import UnexpectedExit
+        from paramiko import SSHException
+
+        try:
+            yield
+        except (OSError, EOFError, SSHException, UnexpectedExit) as error:
+            if not (isinstance(error, UnexpectedExit) and error.result.exited >= 0):  # -1: no status came
+                deadline = Deadline(DEATH_GRACE)
+                while not deadline.expired:
+                    self.raise_if_dead(when, cause=error)
+                    deadline.pause()
+            raise
+
+    def _timeout(self, what: str, deadline: Deadline) -> BootTimeout:
+        return BootTimeout(
+            f"{self.name} was not ready after {deadline.elapsed:.0f} s: {what}.",
+            **self._evidence(),
+            tip=f"--pidoc-boot-timeout={deadline.timeout * 2:.0f} if this host is busy",
+        )
+
+    def _evidence(self) -> dict[str, str]:
+        return {"evidence": self.serial_log.tail(), "look": str(self.serial_log.path)}
+
+    def __repr__(self) -> str:
+        state = "down" if self.death() else "up" if self._timings else "starting"
+        return f"<Node {self.name} {self.model} ssh={self.host}:{self.port} {state}>"
+
+
+def _text(path: Any) -> Any:
+    """Return a path as a string, which is what Fabric takes; leave file objects alone."""
+    return str(path) if isinstance(path, Path) else path

@@ -1,0 +1,88 @@
+"""Names for processes that stay true: a process id alone may be recycled, with its start time it is not."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+__all__ = ["CLUSTER_VARIABLE", "identify", "is_alive", "kill", "of_cluster", "wait"]
+
+#: Every process that belongs to a cluster carries its name in this environment variable, so that it can be
+#: found from the moment it is executed, even if its starter was killed before it could write anything down.
+CLUSTER_VARIABLE = "PIDOC_CLUSTER"
+
+
+def identify(pid: int) -> str | None:
+    """Return ``pid:start:boot`` of a live process, or ``None`` if there is none (a zombie counts as gone).
+
+    *start* is in clock ticks since boot (proc(5), field 22 of ``/proc/PID/stat``), *boot* the kernel's boot id.
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    fields = stat.rpartition(")")[2].split()  # the name before it may hold spaces and brackets
+    if fields[0] in "ZX":
+        return None
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return f"{pid}:{fields[19]}:{boot}"
+
+
+def is_alive(identity: str) -> bool:
+    """Tell whether the process that *identity* names still runs."""
+    return identify(_pid(identity)) == identity
+
+
+def wait(identity: str, timeout: float | None) -> bool:
+    """Wait until the process has ended, at most *timeout* seconds; tell whether it has. It need not be a child."""
+    with _open(identity) as descriptor:
+        if descriptor is None:
+            return True
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        return bool(poll.poll(None if timeout is None else timeout * 1000))
+
+
+def kill(identity: str) -> None:
+    """Send SIGKILL to the process, and only to it; it is no error when it has ended."""
+    with _open(identity) as descriptor:
+        if descriptor is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+
+
+def of_cluster(cluster: str) -> Iterator[str]:
+    """Yield the identity of every process of this user that carries the cluster's name in its environment."""
+    wanted = f"{CLUSTER_VARIABLE}={cluster}".encode()
+    for entry in os.scandir("/proc"):
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            environment = Path(entry.path, "environ").read_bytes()
+        except OSError:  # gone, or another user's
+            continue
+        if wanted in environment.split(b"\0") and (identity := identify(int(entry.name))):
+            yield identity
+
+
+def _pid(identity: str) -> int:
+    return int(identity.partition(":")[0])
+
+
+@contextlib.contextmanager
+def _open(identity: str) -> Iterator[int | None]:
+    """Open a descriptor of the process, or give ``None`` if it has ended."""
+    try:
+        descriptor = os.pidfd_open(_pid(identity))
+    except ProcessLookupError:
+        yield None
+        return
+    try:
+        # The descriptor pins whatever has the id now; the start time tells whether that is who was meant.
+        yield descriptor if is_alive(identity) else None
+    finally:
+        os.close(descriptor)

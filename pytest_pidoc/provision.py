@@ -1,0 +1,129 @@
+"""From what was asked for to what it takes: an engine that can be used here, and an image that it can boot."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pytest_pidoc.engines.choose import choose
+from pytest_pidoc.engines.engine import Engine
+from pytest_pidoc.engines.local import LocalEngine
+from pytest_pidoc.images import debian
+from pytest_pidoc.images.cache import Cache
+from pytest_pidoc.images.image import Image
+from pytest_pidoc.machines import machine
+from pytest_pidoc.progress import Progress
+from pytest_pidoc.settings import ClusterSpec, Settings
+
+__all__ = ["PUBLISHED", "Provision", "build_image", "provision"]
+
+PUBLISHED = "docker://"  # before the name of a container image that holds a guest
+
+
+@dataclass(frozen=True)
+class Provision:
+    """An engine and an image for it; close it when no node needs it any more.
+
+    Attributes
+    ----------
+    image
+        What nodes boot from.
+    engine
+        What starts them.
+    reference
+        The container image that the engine ``docker`` uses.
+    """
+
+    image: Image
+    engine: Engine
+    reference: str = ""
+    _closing: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, compare=False, repr=False)
+
+    def close(self) -> None:
+        """Close the connection to the daemon, if there is one."""
+        self._closing.close()
+
+    def __enter__(self) -> Provision:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def to_record(self) -> dict[str, str]:
+        """Return what another process needs to have the same."""
+        return {"engine": self.engine.name, "image": str(self.image.path), "reference": self.reference}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Provision:
+        """Return the provision that `to_record` described.
+
+        Raises
+        ------
+        EngineUnavailable
+            The daemon does not answer.
+        ImageError
+            The image is gone.
+        """
+        image = Image.read(Path(record["image"]))
+        if record["engine"] == "local":
+            return cls(image, LocalEngine())
+        return _on_docker(image, record["reference"])
+
+
+def provision(spec: ClusterSpec, settings: Settings, progress: Progress) -> Provision:
+    """Return an engine and an image for *spec*, building or pulling what is not there.
+
+    Raises
+    ------
+    EngineUnavailable
+        There is no engine that could be used.
+    ImageError
+        The image cannot be built, pulled or trusted.
+    """
+    engine = choose(spec.engine)
+    if engine == "local":
+        return Provision(build_image(spec, settings, progress), LocalEngine())
+
+    from pytest_pidoc import dockerd
+    from pytest_pidoc.images import container, registry
+
+    with contextlib.closing(dockerd.connect()) as client:
+        if spec.image.startswith(PUBLISHED):
+            reference, image = registry.pull(
+                client, spec.image, directory=settings.cache_dir / "published", progress=progress
+            )
+        else:
+            image = build_image(spec, settings, progress)
+            reference = container.build(client, directory=settings.cache_dir / "containers", progress=progress)
+    return _on_docker(image, reference)
+
+
+def build_image(spec: ClusterSpec, settings: Settings, progress: Progress, *, rebuild: bool = False) -> Image:
+    """Return the image that *spec* asks for, built on this machine if it is not in the cache.
+
+    Raises
+    ------
+    SettingsError
+        There is no such recipe.
+    ImageError
+        It cannot be built or trusted.
+    """
+    return debian.build(
+        Cache(settings.cache_dir),
+        debian.recipe(spec.image),
+        machine(spec.model).architecture,
+        progress=progress,
+        rebuild=rebuild,
+    )
+
+
+def _on_docker(image: Image, reference: str) -> Provision:
+    from pytest_pidoc import dockerd
+    from pytest_pidoc.engines.docker import DockerEngine
+
+    with contextlib.ExitStack() as closing:
+        client = closing.enter_context(contextlib.closing(dockerd.connect()))
+        return Provision(image, DockerEngine(client, reference), reference, closing.pop_all())

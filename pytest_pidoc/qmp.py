@@ -1,0 +1,123 @@
+"""The QEMU monitor: JSON lines over a unix socket.
+
+Protocol: https://www.qemu.org/docs/master/interop/qmp-spec.html
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from pytest_pidoc import unix
+from pytest_pidoc.errors import MonitorError
+from pytest_pidoc.waiting import Deadline
+
+__all__ = ["Monitor"]
+
+
+class Monitor:
+    """A connection to one QEMU's monitor. QEMU serves one connection at a time; close it soon.
+
+    ::
+
+        with Monitor.connect(directory / "qmp.sock") as monitor:
+            monitor.execute("query-status")["running"]
+    """
+
+    def __init__(self, connection: socket.socket, *, name: str = "QEMU") -> None:
+        self._socket = connection
+        self._name = name
+        self._buffer = b""
+        self.events: list[dict[str, Any]] = []
+        """Events seen so far, oldest first; read when commands are executed."""
+
+    @classmethod
+    def connect(cls, path: Path, *, timeout: float = 10.0, name: str = "QEMU") -> Monitor:
+        """Connect and negotiate; *timeout* in seconds bounds this and every later answer.
+
+        Raises
+        ------
+        MonitorError
+            Nobody listens at *path*, or another connection is being served.
+        """
+        deadline = Deadline(timeout)
+        while True:
+            try:
+                connection = unix.connect(path, timeout=timeout)
+                break
+            except OSError as error:
+                if deadline.expired or not path.parent.exists():
+                    raise MonitorError(f"The monitor of {name} cannot be reached: {error}.", look=str(path)) from error
+                deadline.pause()
+        monitor = cls(connection, name=name)
+        try:
+            if "QMP" not in monitor._receive():
+                raise MonitorError(f"What listens at {path} is not a QEMU monitor.")
+            monitor.execute("qmp_capabilities")
+        except BaseException:
+            monitor.close()
+            raise
+        return monitor
+
+    def execute(self, command: str, **arguments: Any) -> Any:
+        """Execute a QMP command and return what it returns.
+
+        Raises
+        ------
+        MonitorError
+            QEMU refused the command, is gone, or did not answer in time.
+        """
+        request = {"execute": command, **({"arguments": arguments} if arguments else {})}
+        try:
+            self._socket.sendall(json.dumps(request).encode() + b"\n")
+        except OSError as error:
+            raise MonitorError(f"{self._name} is gone: {command} could not be sent ({error}).") from error
+        while True:
+            message = self._receive()
+            if "return" in message:
+                return message["return"]
+            if "error" in message:
+                raise MonitorError(f"{self._name} refused {command}: {message['error'].get('desc', message['error'])}")
+            self.events.append(message)
+
+    def human(self, line: str) -> str:
+        """Execute a command of the human monitor and return what it prints."""
+        return str(self.execute("human-monitor-command", **{"command-line": line}))
+
+    def close(self) -> None:
+        """Close the connection; it may be closed already."""
+        with contextlib.suppress(OSError):
+            self._socket.close()
+
+    def _receive(self) -> dict[str, Any]:
+        while b"\n" not in self._buffer:
+            try:
+                data = self._socket.recv(65536)
+            except TimeoutError as error:
+                raise MonitorError(f"{self._name} did not answer on its monitor in time.") from error
+            except OSError as error:
+                raise MonitorError(f"{self._name} is gone: {error}.") from error
+            if not data:  # an empty read is the end, not a reason to read again
+                raise MonitorError(f"{self._name} is gone: its monitor was closed.")
+            self._buffer += data
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        try:
+            message: dict[str, Any] = json.loads(line)
+        except ValueError as error:
+            raise MonitorError(f"{self._name} sent something that is not JSON: {line[:80]!r}.") from error
+        return message
+
+    def __enter__(self) -> Monitor:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Monitor of {self._name}>"

@@ -1,0 +1,123 @@
+"""When a node can be talked to: the wait for the banner of its SSH server."""
+
+from __future__ import annotations
+
+import enum
+import re
+import select
+import socket
+from collections.abc import Callable
+
+from pytest_pidoc.engines.engine import QMP_SOCKET, Endpoint
+from pytest_pidoc.errors import MonitorError
+from pytest_pidoc.qmp import Monitor
+from pytest_pidoc.waiting import Deadline
+
+__all__ = ["await_banner", "guest_answers"]
+
+PATIENCE = 1.0  # seconds after which a silent connection is looked into
+CHECK_INTERVAL = 0.25  # seconds between two looks at the node's health
+
+
+def await_banner(
+    address: tuple[str, int],
+    *,
+    deadline: Deadline,
+    check: Callable[[], None],
+    answers: Callable[[], bool],
+) -> socket.socket | None:
+    """Connect and wait for the text ``SSH-``, which is left unread for the SSH client to be given the socket.
+
+    QEMU and Docker accept a connection long before the guest does, so that it opens proves nothing. A guest
+    that has accepted it forks an SSH server for it, half a second of emulated work: such a connection is kept
+    however long it takes, since giving up and connecting again drowns the guest. A connection that the guest
+    has not seen yet costs nothing and is made again every `PATIENCE` seconds, since QEMU repeats an unanswered
+    SYN ever more slowly.
+
+    Parameters
+    ----------
+    address
+        Host and port.
+    deadline
+        When to give up.
+    check
+        Raises when waiting has become pointless: the node died, or its kernel panicked.
+    answers
+        Tells whether the guest has accepted the connection.
+
+    Returns
+    -------
+    The connected socket, or ``None`` when the deadline has passed.
+    """
+    connection: socket.socket | None = None
+    patient = checked = 0.0
+    try:
+        while not deadline.expired:
+            if deadline.elapsed - checked >= CHECK_INTERVAL:
+                checked = deadline.elapsed
+                check()
+            if connection is None:
+                connection = _connect(address)
+                patient = deadline.elapsed + PATIENCE
+                if connection is None:
+                    deadline.pause()
+                    continue
+            state = _peek(connection, min(deadline.interval, deadline.remaining))
+            if state is _Banner.SEEN:
+                ready, connection = connection, None
+                return ready
+            if state is _Banner.CLOSED:
+                connection.close()
+                connection = None
+                deadline.pause()
+            elif deadline.elapsed >= patient:
+                patient = deadline.elapsed + PATIENCE
+                if not answers():
+                    connection.close()
+                    connection = None
+        return None
+    finally:
+        if connection is not None:
+            connection.close()
+
+
+def guest_answers(endpoint: Endpoint) -> bool:
+    """Ask QEMU whether the guest has accepted a connection to its SSH port.
+
+    ``info usernet`` shows ``TCP[SYN_SENT]`` while it has not, ``TCP[ESTABLISHED]`` and later states when it has.
+    """
+    try:
+        with Monitor.connect(endpoint.directory / QMP_SOCKET, timeout=2) as monitor:
+            usernet = monitor.human("info usernet")
+    except MonitorError:
+        return True  # too busy to tell, or gone: the former wants patience, the latter is found by the check
+    states = re.findall(r"TCP\[(\w+)\]\s+\d+\s+\S+\s+\d+\s+\S+\s+22\s", usernet)
+    return any(state not in {"HOST_FORWARD", "SYN_SENT"} for state in states)
+
+
+class _Banner(enum.Enum):
+    WAITING = enum.auto()
+    SEEN = enum.auto()
+    CLOSED = enum.auto()
+
+
+def _connect(address: tuple[str, int]) -> socket.socket | None:
+    try:
+        return socket.create_connection(address, timeout=5)
+    except OSError:
+        return None
+
+
+def _peek(connection: socket.socket, timeout: float) -> _Banner:
+    """Look, for at most *timeout* seconds, whether the banner has come or the connection was closed."""
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    if not poll.poll(timeout * 1000):
+        return _Banner.WAITING
+    try:
+        start = connection.recv(4, socket.MSG_PEEK)
+    except OSError:
+        return _Banner.CLOSED
+    if not start:
+        return _Banner.CLOSED
+    return _Banner.SEEN if start == b"SSH-" else _Banner.WAITING

@@ -1,0 +1,125 @@
+"""Ends clusters whose owner is gone: a process that waits for the owner's end, and a sweep for what it missed.
+
+Run as ``python -m pytest_pidoc.reaper CLUSTER-DIRECTORY``: one process per cluster, in a session of its own, so
+that neither a Ctrl-C nor the death of the owner's process group reaches it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from pytest_pidoc import processes, runtime
+from pytest_pidoc.errors import EngineUnavailable, PidocError
+
+__all__ = ["end_nodes", "reap", "start", "sweep"]
+
+LOOK_INTERVAL = 1.0  # seconds between two looks whether the cluster still exists
+DAEMON_PATIENCE = 60.0  # seconds to try again when the Docker daemon does not answer
+YOUNG = 60.0  # seconds that a directory without a record may be one that is just being made
+
+
+def start(directory: Path) -> subprocess.Popen[bytes]:
+    """Start the reaper of the cluster in *directory*."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "pytest_pidoc.reaper", str(directory)],
+        cwd="/",
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+
+
+def end_nodes(directory: Path) -> None:
+    """End every process and every container that carries the cluster's name.
+
+    Raises
+    ------
+    EngineUnavailable
+        The cluster ran on Docker, and its daemon does not answer now.
+    """
+    name = directory.name
+    # Twice, since a starter that was killed may have left a process that is just being executed.
+    while found := list(processes.of_cluster(name)):
+        for identity in found:
+            processes.kill(identity)
+        for identity in found:
+            processes.wait(identity, timeout=10)
+    if _engine(directory) != "local":
+        from pytest_pidoc import dockerd
+        from pytest_pidoc.engines.containers import remove_session
+
+        with contextlib.closing(dockerd.connect()) as client:
+            remove_session(name, client)
+
+
+def reap(directory: Path) -> None:
+    """End what `end_nodes` ends, then remove the cluster's directory.
+
+    Raises
+    ------
+    EngineUnavailable
+        As for `end_nodes`; the directory stays, so that the next sweep tries again.
+    """
+    end_nodes(directory)
+    runtime.remove(directory)
+
+
+def sweep() -> list[str]:
+    """Reap every cluster of this user whose owner is gone; return their names."""
+    swept = []
+    for directory in runtime.cluster_directories():
+        if not _is_orphan(directory):
+            continue
+        try:
+            reap(directory)
+        except EngineUnavailable:
+            continue  # the daemon is down: the containers are too, and a later sweep removes them
+        swept.append(directory.name)
+    return swept
+
+
+def _is_orphan(directory: Path) -> bool:
+    try:
+        owner = runtime.read(directory)["owner"]
+    except PidocError:
+        try:
+            return time.time() - directory.stat().st_mtime > YOUNG
+        except FileNotFoundError:
+            return False
+    return owner is not None and not processes.is_alive(owner)
+
+
+def _engine(directory: Path) -> str | None:
+    try:
+        return str(runtime.read(directory)["engine"])
+    except PidocError:
+        return None
+
+
+def _main(directory: Path) -> None:
+    """Wait until the owner is gone or the cluster is, and end what is left."""
+    owner = runtime.read(directory)["owner"]
+    while not processes.wait(owner, timeout=LOOK_INTERVAL):
+        if not directory.exists():
+            return
+    give_up = time.monotonic() + DAEMON_PATIENCE
+    while True:
+        try:
+            reap(directory)
+        except EngineUnavailable:
+            if time.monotonic() > give_up:
+                return
+            time.sleep(1)
+        else:
+            return
+
+
+if __name__ == "__main__":
+    _main(Path(sys.argv[1]))

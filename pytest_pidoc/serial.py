@@ -1,0 +1,53 @@
+"""The serial log: the first witness of whatever goes wrong on a node."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["SerialLog"]
+
+# What a kernel, or the image's own initrd, says when it gives up for good.
+_PANIC = re.compile(
+    rb"Kernel panic - not syncing[^\r\n]*"
+    rb"|VFS: Unable to mount root fs[^\r\n]*"
+    rb"|pidoc: no root device[^\r\n]*"
+    rb"|ALERT!  [^\r\n]* does not exist"  # initramfs-tools
+)
+# Terminal control: CSI and OSC sequences, and what else is not text.
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b.|[\x00-\x08\x0b-\x1f\x7f]")
+
+
+@dataclass(frozen=True)
+class SerialLog:
+    """A node's serial log, a file that QEMU writes from the first byte on."""
+
+    path: Path
+
+    def read(self, *, start: int = 0) -> bytes:
+        """Return the bytes from offset *start* on; none if there is no log yet."""
+        try:
+            with self.path.open("rb") as stream:
+                stream.seek(start)
+                return stream.read()
+        except FileNotFoundError:
+            return b""
+
+    def size(self) -> int:
+        """Return the log's length in bytes."""
+        try:
+            return self.path.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def tail(self, lines: int = 20) -> str:
+        """Return the last *lines* lines as plain text, without terminal control and empty lines."""
+        text = _CONTROL.sub("", self.read(start=max(0, self.size() - 400 * lines)).decode("utf-8", "replace"))
+        kept = [line.rstrip() for line in text.splitlines() if line.strip()]
+        return "\n".join(kept[-lines:])
+
+    def panic(self, *, start: int = 0) -> str | None:
+        """Return the line in which the guest gave up, looking from offset *start* on, or ``None``."""
+        found = _PANIC.search(self.read(start=start))
+        return found[0].decode("utf-8", "replace") if found else None

@@ -1,0 +1,279 @@
+"""The settings: what can be chosen, where a value came from, and what is wrong with a bad one."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from pytest_pidoc.errors import SettingsError
+from pytest_pidoc.machines import DEFAULT_MODEL, MIB, MODELS
+
+__all__ = ["MARKER_SIGNATURE", "OPTIONS", "ClusterSpec", "Option", "Settings", "parse_size"]
+
+MARKER_SIGNATURE = (
+    "pidoc(nodes=1, *, model=None, image=None, memory=None, cpus=None, engine=None, fresh=False, boot_timeout=None)"
+)
+MOST_NODES = 250
+LEAST_MEMORY = 64 * MIB
+
+
+def parse_size(value: object) -> int:
+    """Return a size in bytes from a number of bytes or a text such as ``512M`` or ``1G`` (powers of 1024)."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    found = re.fullmatch(r"(\d{1,12})\s*([KMGT]?)(?:i?B)?", str(value).strip(), re.IGNORECASE | re.ASCII)
+    if found is None:
+        raise ValueError("a size such as 512M or 1G")
+    unit: int = 1024 ** " KMGT".index(found[2].upper() or " ")
+    return int(found[1]) * unit
+
+
+def _engine(value: object) -> str:
+    return _one_of(value, ("auto", "docker", "local"))
+
+
+def _model(value: object) -> str:
+    return _one_of(value, tuple(MODELS))
+
+
+def _one_of(value: object, choices: tuple[str, ...]) -> str:
+    if value not in choices:
+        raise ValueError(f"one of {', '.join(choices)}")
+    return str(value)
+
+
+def _image(value: object) -> str:
+    if not isinstance(value, str) or not value.strip() or not value.isprintable():
+        raise ValueError("an image such as debian:bookworm or docker://host/name:tag")
+    return value.strip()
+
+
+def _nodes(value: object) -> int:
+    return _whole(value, 1, MOST_NODES, f"a whole number from 1 to {MOST_NODES}")
+
+
+def _memory(value: object) -> int:
+    size = parse_size(value)
+    if size < LEAST_MEMORY or size > 1024**4 or size % MIB:
+        raise ValueError("a whole number of MiB from 64M on, such as 512M or 1G")
+    return size
+
+
+def _cpus(value: object) -> float:
+    return _real(value, 0.01, 256, "a number of CPUs from 0.01 to 256")
+
+
+def _seconds(value: object) -> float:
+    return _real(value, 0.001, 86400, "a number of seconds up to 86400")
+
+
+def _whole(value: object, least: int, most: int, wanted: str) -> int:
+    if not (
+        isinstance(value, int) or (isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d{1,20}\s*", value, re.ASCII))
+    ):
+        raise ValueError(wanted)
+    if isinstance(value, bool) or not least <= int(value) <= most:
+        raise ValueError(wanted)
+    return int(value)
+
+
+def _real(value: object, least: float, most: float, wanted: str) -> float:
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not least <= number <= most:  # false for NaN, too
+        raise ValueError(wanted)
+    return number
+
+
+def _directory(value: object) -> Path:
+    if not isinstance(value, (str, os.PathLike)) or not str(value).strip() or "\0" in str(value):
+        raise ValueError("a directory")
+    path = Path(value).expanduser().absolute()
+    if path.exists() and not path.is_dir():
+        raise ValueError("a directory, and this is a file")
+    return path
+
+
+def _flag(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    text = str(value).strip().lower()
+    if text in {"1", "true", "yes", "on"}:
+        return True
+    if text in {"0", "false", "no", "off", ""}:
+        return False
+    raise ValueError("yes or no")
+
+
+def _cache_home() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pytest-pidoc"
+
+
+@dataclass(frozen=True)
+class Option:
+    """One setting: ``--pidoc-NAME`` on the command line, ``pidoc_NAME`` in an ini file, ``PIDOC_NAME`` around.
+
+    Attributes
+    ----------
+    name
+        The field of `Settings`.
+    parse
+        Turns a value into the field's type; its ``ValueError`` says what would be right.
+    help
+        For ``pytest --help`` and the reference.
+    metavar
+        The value's name in the help; empty for a flag.
+    """
+
+    name: str
+    parse: Callable[[object], Any]
+    help: str
+    metavar: str = ""
+
+    @property
+    def option(self) -> str:
+        """The command line option."""
+        return "--pidoc-" + self.name.replace("_", "-")
+
+    @property
+    def ini(self) -> str:
+        """The ini key."""
+        return "pidoc_" + self.name
+
+    @property
+    def variable(self) -> str:
+        """The environment variable."""
+        return "PIDOC_" + self.name.upper()
+
+
+OPTIONS: tuple[Option, ...] = (
+    Option(
+        "engine",
+        _engine,
+        "what runs the nodes: auto (Docker if its daemon answers, else local)",
+        "auto|docker|local",
+    ),
+    Option("model", _model, f"the emulated board: {', '.join(MODELS)}", "MODEL"),
+    Option("image", _image, "what nodes boot from: debian[:RELEASE], or docker://NAME:TAG to pull", "IMAGE"),
+    Option("nodes", _nodes, "how many nodes a marker without a number asks for", "N"),
+    Option("memory", _memory, "RAM per node, such as 512M (default: the model's)", "SIZE"),
+    Option("cpus", _cpus, "host CPUs that a node may use, such as 0.5 (engine docker)", "CPUS"),
+    Option("boot_timeout", _seconds, "seconds a boot may take (default: by this host's speed)", "SECONDS"),
+    Option("cache_dir", _directory, "where images are kept (default: ~/.cache/pytest-pidoc)", "DIR"),
+    Option("artifacts", _directory, "where evidence of failed tests is kept (default: pytest's base temp)", "DIR"),
+    Option("require", _flag, "fail instead of skipping where no engine can be used"),
+)
+
+
+@dataclass(frozen=True)
+class ClusterSpec:
+    """What a cluster is asked to be; two tests with equal specs share one.
+
+    ``memory`` is in bytes, ``boot_timeout`` in seconds; ``None`` means the model's own, no limit and by the host's
+    speed, in this order.
+    """
+
+    nodes: int
+    model: str
+    image: str
+    engine: str
+    memory: int | None
+    cpus: float | None
+    boot_timeout: float | None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of a run, each with where it came from.
+
+    ``memory`` is in bytes, ``boot_timeout`` in seconds.
+    """
+
+    engine: str = "auto"
+    model: str = DEFAULT_MODEL
+    image: str = "debian:bookworm"
+    nodes: int = 1
+    memory: int | None = None
+    cpus: float | None = None
+    boot_timeout: float | None = None
+    cache_dir: Path = field(default_factory=_cache_home)
+    artifacts: Path | None = None
+    require: bool = False
+    sources: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """Where each value that is not the default came from: ``{"engine": "--pidoc-engine"}``."""
+
+    @classmethod
+    def load(
+        cls,
+        options: Mapping[str, object] | None = None,
+        *,
+        environment: Mapping[str, str] | None = None,
+        ini: Mapping[str, object] | None = None,
+    ) -> Settings:
+        """Read the settings; an option is stronger than the environment, which is stronger than the ini file.
+
+        Parameters
+        ----------
+        options, ini
+            Values by the setting's name; ``None`` and ``""`` mean not given.
+        environment
+            The environment; by default this process's.
+
+        Raises
+        ------
+        SettingsError
+            A value is not usable; the message names where it came from and what would be right.
+        """
+        environment = os.environ if environment is None else environment
+        values: dict[str, Any] = {}
+        sources: dict[str, str] = {}
+        for option in OPTIONS:
+            for source, value in (
+                (option.option, (options or {}).get(option.name)),
+                (option.variable, environment.get(option.variable)),
+                (f"{option.ini} in the ini file", (ini or {}).get(option.name)),
+            ):
+                if value is not None and value != "":
+                    values[option.name] = _parse(option, value, source)
+                    sources[option.name] = source
+                    break
+        return cls(**values, sources=sources)
+
+    def source(self, name: str) -> str:
+        """Return where the value of *name* came from: an option, a variable, an ini key or ``default``."""
+        return self.sources.get(name, "default")
+
+    def spec(self, marker: Mapping[str, object] | None = None, *, where: str = "the marker pidoc") -> ClusterSpec:
+        """Return the cluster that a marker's arguments ask for, filled up from these settings.
+
+        Raises
+        ------
+        SettingsError
+            An argument is unknown or bad; the tip prints the marker's signature.
+        """
+        names = [each.name for each in fields(ClusterSpec)]
+        values = {name: getattr(self, name) for name in names}
+        parsers = {option.name: option for option in OPTIONS}
+        for name, value in (marker or {}).items():
+            if name not in names:
+                raise SettingsError(f"{where} has no argument {name!r}.", tip=MARKER_SIGNATURE)
+            if value is not None:
+                try:
+                    values[name] = _parse(parsers[name], value, f"{name} of {where}")
+                except SettingsError as error:
+                    raise SettingsError(error.what, tip=MARKER_SIGNATURE) from None
+        return ClusterSpec(**values)
+
+
+def _parse(option: Option, value: object, source: str) -> Any:
+    try:
+        return option.parse(value)
+    except ValueError as error:
+        raise SettingsError(f"{source}: {value!r} is not {error}.") from None

@@ -1,0 +1,88 @@
+"""How fast this host emulates ARM, and so how long a boot may take here."""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+from collections.abc import Iterator
+
+from pytest_pidoc.engines.engine import Engine
+from pytest_pidoc.machines import Machine
+
+__all__ = ["PROBE_REFERENCE", "boot_timeout", "probe"]
+
+#: Seconds that the probe takes on the machine on which ``Machine.cold_boot`` was measured.
+PROBE_REFERENCE = 0.35
+
+#: A boot gets this many times the time that it should take: CI machines are shared and uneven.
+MARGIN = 6.0
+LEAST = 60.0
+
+_RAM = 0x40100000  # in the memory of the machine virt, past the device tree at its start
+
+# A bare arm64 program: 65,536,000 times add one to a word in memory, then the semihosting call SYS_EXIT.
+# The word is 7 MiB above the code: a store beside the code would make QEMU translate it again each time.
+_PROGRAM = struct.pack(
+    "<10I2Q",
+    0xD2A00000 | (1000 << 5),  # mov  x0, #(1000 << 16)
+    0xD2A00002 | (0x4080 << 5),  # mov  x2, #0x40800000
+    0xF9400041,  # ldr  x1, [x2]
+    0x91000421,  # add  x1, x1, #1
+    0xF9000041,  # str  x1, [x2]
+    0xF1000400,  # subs x0, x0, #1
+    0x54FFFF81,  # b.ne -16
+    0x52800300,  # mov  w0, #0x18 (SYS_EXIT)
+    0x10000041,  # adr  x1, +8
+    0xD45E0000,  # hlt  #0xf000
+    0x20026,  # ADP_Stopped_ApplicationExit
+    0,  # exit status
+)
+
+
+def probe(engine: Engine) -> float:
+    """Return the seconds that this host needs for a fixed piece of emulated work (0.3 to 0.6 on a recent x86-64 core).
+
+    Raises
+    ------
+    EngineUnavailable
+        QEMU is missing or fails, or the host is so slow that the probe takes over a minute.
+    """
+    start = time.monotonic()
+    engine.run_qemu(
+        "qemu-system-aarch64",
+        [
+            *("-machine", "virt", "-cpu", "cortex-a53", "-m", "16M", "-nodefaults", "-display", "none"),
+            *("-semihosting-config", "enable=on,target=native"),
+            *(part for words in _loaders() for part in ("-device", words)),
+        ],
+        timeout=60,
+    )
+    return time.monotonic() - start
+
+
+def _loaders() -> Iterator[str]:
+    """Yield the devices that put the program into memory: it needs no file, which a container would not see."""
+    for offset in range(0, len(_PROGRAM), 8):
+        data = int.from_bytes(_PROGRAM[offset : offset + 8], "little")
+        yield f"loader,addr={_RAM + offset:#x},data={data:#x},data-len=8"
+    yield f"loader,addr={_RAM:#x},cpu-num=0"
+
+
+def boot_timeout(machine: Machine, nodes: int, probed: float, *, processors: int | None = None) -> float:
+    """Return how many seconds *nodes* nodes that boot side by side may take on this host.
+
+    Parameters
+    ----------
+    machine
+        The model.
+    nodes
+        How many boot at a time.
+    probed
+        What `probe` said.
+    processors
+        Processors of this host; counted if not given.
+    """
+    processors = processors or len(os.sched_getaffinity(0))
+    crowding = max(1.0, nodes * machine.cores / processors)
+    return max(LEAST, MARGIN * machine.cold_boot * probed / PROBE_REFERENCE * crowding)

@@ -1,0 +1,30 @@
+"""Unix sockets whose path may be long: sockaddr_un ends at 107 bytes, a temporary directory does not."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+__all__ = ["connect"]
+
+
+def connect(path: Path, timeout: float | None = None) -> socket.socket:
+    """Connect to the stream socket at *path*; *timeout* in seconds then holds for every operation.
+
+    Raises
+    ------
+    OSError
+        There is no such socket, or nobody listens.
+    """
+    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.settimeout(timeout)
+        connection.connect(f"/proc/self/fd/{directory}/{path.name}")
+    except BaseException:
+        connection.close()
+        raise
+    finally:
+        os.close(directory)
+    return connection
