@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import threading
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,8 @@ def connect(timeout: float = 2.0) -> docker.DockerClient:
     EngineUnavailable
         No daemon answers in that time; the message says what was found instead.
     """
+    import docker.errors  # noqa: F401 # a slow import is not the daemon's fault
+
     # The SDK's own timeout is for each read of a socket, and does not hold for name look-ups or ssh:// at
     # all. Only a second thread bounds the whole.
     outcome: list[docker.DockerClient | EngineUnavailable] = []
@@ -82,7 +85,12 @@ def daemon_errors(task: str) -> Iterator[None]:
     except docker.errors.APIError as error:
         reason = error.explanation or str(error)
         raise EngineUnavailable(f"Docker could not {task}: {str(reason).strip().rstrip('.')}.") from error
-    except (docker.errors.DockerException, requests.RequestException, urllib3.exceptions.HTTPError) as error:
+    except (
+        docker.errors.DockerException,
+        docker.errors.StreamParseError,
+        requests.RequestException,
+        urllib3.exceptions.HTTPError,
+    ) as error:
         raise EngineUnavailable(
             f"Docker could not {task}: {error}.",
             tip="`docker version` tells whether the daemon still answers",
@@ -93,9 +101,16 @@ def _open(timeout: float) -> docker.DockerClient:
     import docker
     import docker.errors
     import requests
+    from docker.constants import MINIMUM_DOCKER_API_VERSION as MINIMUM
 
     try:
-        client = docker.from_env(timeout=timeout)  # type: ignore[arg-type] # asks the daemon for its version
+        # A client that asks for the version while it is made leaves its socket open if that fails: ask with one
+        # that does not, and can be closed.
+        with contextlib.closing(docker.from_env(timeout=timeout, version=MINIMUM)) as probe:  # type: ignore[arg-type]
+            _touch(getattr(probe.api.get_adapter(probe.api.base_url), "socket_path", None), timeout)
+            if "ApiVersion" not in probe.version(api_version=False):
+                raise ValueError("it has no API version")
+        return docker.from_env(timeout=OPERATION_TIMEOUT)
     except (docker.errors.DockerException, requests.RequestException, OSError, ValueError) as error:
         causes = list(_causes(error))
         if any(isinstance(cause, (TimeoutError, requests.Timeout)) for cause in causes):
@@ -114,8 +129,14 @@ def _open(timeout: float) -> docker.DockerClient:
             f"What listens at {_address()} does not answer as a Docker daemon does: {error}.",
             tip="set DOCKER_HOST, or --pidoc-engine=local",
         ) from error
-    client.api.timeout = OPERATION_TIMEOUT
-    return client
+
+
+def _touch(path: str | None, timeout: float) -> None:
+    """Connect to the daemon's unix socket, if it has one: the SDK leaves a socket open that cannot connect."""
+    if path is not None:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(timeout)
+            connection.connect(path)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
