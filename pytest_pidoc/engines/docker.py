@@ -59,9 +59,7 @@ class DockerEngine:
                 text = self._run([binary, "--version"], timeout=START_TIMEOUT)
                 found = re.search(r"version (\d+)\.(\d+)\.(\d+)", text)
                 if found is None:
-                    raise EngineUnavailable(
-                        f"{binary} in {self._reference} does not say its version.", evidence=text
-                    )
+                    raise EngineUnavailable(f"{binary} in {self._reference} does not say its version.", evidence=text)
                 self._versions[binary] = tuple(int(part) for part in found.groups())
             return self._versions[binary]
 
@@ -71,10 +69,10 @@ class DockerEngine:
 
     def start(self, launch: Launch) -> Endpoint:
         """Start a node's container and wait until its QEMU answers."""
-        (launch.directory / QMP_SOCKET).unlink(missing_ok=True)  # a former life's, after a power cut
         name = f"pidoc-{launch.cluster}-{launch.name}"
         with daemon_errors(f"start {launch.name}"):
             self._clear(name)
+        (launch.directory / QMP_SOCKET).unlink(missing_ok=True)  # a former life's, after a power cut
         started = False
         try:
             with daemon_errors(f"start {launch.name}"):
@@ -239,9 +237,7 @@ class DockerEngine:
             tmpfs={"/tmp": "size=64m,mode=1777"},  # noqa: S108 # the container's own
             pids_limit=PIDS,
             log_config=docker.types.LogConfig(type="json-file", config={"max-size": "1m"}),
-            userns_mode="host"
-            if "userns" in self._security_options
-            else None,  # or it may not write to our directory
+            userns_mode="host" if "userns" in self._security_options else None,  # or it may not write to our directory
             **more,
         )
 
@@ -266,9 +262,7 @@ class DockerEngine:
             try:
                 labels = self._client.images.get(self._reference).labels
             except docker.errors.ImageNotFound as error:
-                raise ImageError(
-                    f"There is no container image {self._reference}.", tip="pidoc build"
-                ) from error
+                raise ImageError(f"There is no container image {self._reference}.", tip="pidoc build") from error
         return labels.get(GUEST_LABEL) or None
 
 

@@ -29,6 +29,18 @@ PROGRAM = struct.pack(
     0x17FFFFFF,  # b    end
 )
 
+GREEDY = struct.pack(
+    "<7I",
+    0xD2A20003,  # movz x3, #0x1000, lsl #16   wait for a second or two
+    0xD1000463,  # wait: sub x3, x3, #1
+    0xB5FFFFE3,  # cbnz x3, wait
+    0xD2A82000,  # movz x0, #0x4100, lsl #16   then write to every page of the RAM
+    0xF9000000,  # next: str x0, [x0]
+    0x91400400,  # add  x0, x0, #4096
+    0x17FFFFFE,  # b    next
+)
+"""A program that uses all the memory that it has."""
+
 
 def make_image(directory: Path, *, greeting: bytes = GREETING, kernel: bytes | None = None) -> Image:
     """Make an image of it in *directory*, with a disk of 1 MB, a nominal initrd and a nominal key."""
@@ -37,9 +49,7 @@ def make_image(directory: Path, *, greeting: bytes = GREETING, kernel: bytes | N
     (directory / "initrd").write_bytes(b"nothing")
     (directory / "id_ed25519").write_bytes(b"no key, but secret\n")
     (directory / "id_ed25519").chmod(0o600)
-    subprocess.run(
-        ["qemu-img", "create", "-q", "-f", "qcow2", str(directory / "disk.qcow2"), "1M"], check=True
-    )
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(directory / "disk.qcow2"), "1M"], check=True)
     roles = {"kernel": "kernel", "initrd": "initrd", "disk": "disk.qcow2", "private_key": "id_ed25519"}
     files = {role: _entry(directory / name) for role, name in roles.items()}
     key = hashlib.sha256("".join(entry.sha256 for entry in files.values()).encode()).hexdigest()
