@@ -15,14 +15,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    missing = {"qemu": _missing_qemu(items), "docker": _missing_docker(items)}
+    missing = {"qemu": _missing_qemu(), "docker": _missing_docker(items)}
     for item in items:
         for name, reason in missing.items():
             if reason and item.get_closest_marker(name):
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
-def _missing_qemu(items: list[pytest.Item]) -> str | None:
+def _missing_qemu() -> str | None:
     return None if shutil.which("qemu-system-aarch64") else "qemu-system-aarch64 is not installed"
 
 

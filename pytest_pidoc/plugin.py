@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_pidoc.artifacts import folder_name, keep
 from pytest_pidoc.errors import EngineUnavailable, SettingsError
 from pytest_pidoc.settings import MARKER_SIGNATURE, OPTIONS, ClusterSpec, Settings
 
@@ -84,7 +83,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     report = yield
     clusters = item.stash.get(_clusters, [])
     if report.failed and clusters:
-        _add_evidence(report, clusters, item.config.stash[_pool].artifacts / folder_name(item.nodeid))
+        _add_evidence(report, clusters, item.config.stash[_pool].artifacts)
     return report
 
 
@@ -235,7 +234,10 @@ def _progress(config: pytest.Config) -> Progress:
     return PytestProgress(config)
 
 
-def _add_evidence(report: pytest.TestReport, clusters: Sequence[Cluster], folder: Path) -> None:
+def _add_evidence(report: pytest.TestReport, clusters: Sequence[Cluster], base: Path) -> None:
+    from pytest_pidoc.artifacts import folder_name, keep
+
+    folder = base / folder_name(report.nodeid)
     for cluster in clusters:
         target = folder if len(clusters) == 1 else folder / cluster.name
         try:

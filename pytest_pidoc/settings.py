@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pytest_pidoc.errors import SettingsError
 from pytest_pidoc.machines import DEFAULT_MODEL, MIB, MODELS
@@ -116,8 +116,7 @@ def _cache_home() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pytest-pidoc"
 
 
-@dataclass(frozen=True)
-class Option:
+class Option(NamedTuple):
     """One setting: ``--pidoc-NAME`` on the command line, ``pidoc_NAME`` in an ini file, ``PIDOC_NAME`` around.
 
     Attributes
@@ -216,6 +215,7 @@ class Settings:
         *,
         environment: Mapping[str, str] | None = None,
         ini: Mapping[str, object] | None = None,
+        prefix: str = "--pidoc-",
     ) -> Settings:
         """Read the settings; an option is stronger than the environment, which is stronger than the ini file.
 
@@ -225,6 +225,8 @@ class Settings:
             Values by the setting's name; ``None`` and ``""`` mean not given.
         environment
             The environment; by default this process's.
+        prefix
+            What the options' names start with, for messages: ``--`` on the command line of ``pidoc``.
 
         Raises
         ------
@@ -236,7 +238,7 @@ class Settings:
         sources: dict[str, str] = {}
         for option in OPTIONS:
             for source, value in (
-                (option.option, (options or {}).get(option.name)),
+                (option.option.replace("--pidoc-", prefix), (options or {}).get(option.name)),
                 (option.variable, environment.get(option.variable)),
                 (f"{option.ini} in the ini file", (ini or {}).get(option.name)),
             ):

@@ -1,0 +1,109 @@
+"""``pidoc bench``: figures, not verdicts; ratios come from one run on one machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from pytest_pidoc.cluster import Cluster
+from pytest_pidoc.progress import Progress
+from pytest_pidoc.settings import Settings
+from pytest_pidoc.tables import table
+
+__all__ = ["BootReport", "BootRow", "boot"]
+
+PLAIN = "debian:bookworm,plain"
+
+
+@dataclass(frozen=True)
+class BootRow:
+    """Cold boots of one kind.
+
+    Attributes
+    ----------
+    what
+        What was booted.
+    nodes
+        How many at a time.
+    banner, ready, down
+        Seconds, one per run: until the slowest node's SSH banner, until a command had run on every node, and
+        how long it took to take all of it down.
+    """
+
+    what: str
+    nodes: int
+    banner: tuple[float, ...]
+    ready: tuple[float, ...]
+    down: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class BootReport:
+    """What ``pidoc bench boot`` measured."""
+
+    host: str
+    engine: str
+    qemu: str
+    rows: tuple[BootRow, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain data: every run, and the ratios of the medians."""
+        return {**asdict(self), "ratios": self.ratios()}
+
+    def ratios(self) -> dict[str, float]:
+        """Return the median banner against the untuned guest's, and three nodes' against one's."""
+        plain, one, three = (statistics.median(row.banner) for row in self.rows)
+        return {"tuned / plain": one / plain, "three / one": three / one}
+
+    def __str__(self) -> str:
+        rows = [
+            (row.what, row.nodes, *(_spread(times) for times in (row.banner, row.ready, row.down))) for row in self.rows
+        ]
+        head = ("what", "nodes", "banner s", "ready s", "down s")
+        ratios = ", ".join(f"{name} {value:.2f}" for name, value in self.ratios().items())
+        notes = f"{self.host}; engine {self.engine}, {self.qemu}\nmedian (least to most); banner ratios: {ratios}"
+        return f"{table(head, rows)}\n{notes}"
+
+
+def boot(settings: Settings, *, runs: int, progress: Progress) -> BootReport:
+    """Boot the untuned guest, the tuned one, and three of it, in turn *runs* times.
+
+    Raises
+    ------
+    PidocError
+        A boot failed.
+    """
+    kinds = (
+        ("untuned Debian", replace(settings, image=PLAIN, nodes=1)),
+        (settings.image, replace(settings, nodes=1)),
+        (settings.image, replace(settings, nodes=3)),
+    )
+    times: list[list[tuple[float, float, float]]] = [[] for _ in kinds]
+    engine = qemu = ""
+    for number in range(1, runs + 1):
+        for (what, kind), measured in zip(kinds, times, strict=True):
+            progress.step(f"run {number} of {runs}: {kind.nodes} x {what}")
+            cluster = Cluster.from_spec(kind.spec(), kind)
+            with cluster:
+                engine = cluster.engine.name
+                qemu = "QEMU " + ".".join(map(str, cluster.engine.qemu_version("qemu-system-aarch64")))
+                banner, ready = cluster.timings.banner, cluster.timings.ready
+                start = time.monotonic()
+            measured.append((banner, ready, time.monotonic() - start))
+    rows = tuple(
+        BootRow(what, kind.nodes, *(tuple(column) for column in zip(*measured, strict=True)))
+        for (what, kind), measured in zip(kinds, times, strict=True)
+    )
+    return BootReport(_host(), engine, qemu, rows)
+
+
+def _host() -> str:
+    return f"{len(os.sched_getaffinity(0))} CPUs, {platform.machine()}, Linux {platform.release()}"
+
+
+def _spread(times: tuple[float, ...]) -> str:
+    return f"{statistics.median(times):.2f} ({min(times):.2f} to {max(times):.2f})"

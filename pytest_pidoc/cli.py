@@ -1,0 +1,131 @@
+"""The command ``pidoc``.
+
+Exit status: 0 when it was done, 1 when it failed, 2 when the command line is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from pytest_pidoc import __version__, commands
+from pytest_pidoc.errors import PidocError, SettingsError
+from pytest_pidoc.settings import OPTIONS, Settings
+
+__all__ = ["main", "make_parser"]
+
+FAILED, USAGE = 1, 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status."""
+    options = make_parser().parse_args(arguments)
+    run: Callable[[argparse.Namespace, Settings], int] = options.run
+    try:
+        given = {option.name: getattr(options, option.name, None) for option in OPTIONS}
+        return run(options, Settings.load(given, prefix="--"))
+    except SettingsError as error:
+        print(f"pidoc: {error}", file=sys.stderr)
+        return USAGE
+    except PidocError as error:
+        print(f"pidoc: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("pidoc: interrupted; nothing is left", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has seen enough
+        sys.stderr.close()
+        return FAILED
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="pidoc",
+        description="Emulated Raspberry Pis for tests.",
+        epilog="pidoc COMMAND --help has an example of each command.",
+    )
+    parser.add_argument("--version", action="version", version=f"pytest-pidoc {__version__}")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(
+        name: str, run: Callable[[argparse.Namespace, Settings], int], summary: str, example: str, *settings: str
+    ) -> argparse.ArgumentParser:
+        added = subparsers.add_parser(
+            name,
+            help=summary,
+            description=summary[0].upper() + summary[1:] + ".",
+            epilog=f"example:\n  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        added.set_defaults(run=run)
+        for option in OPTIONS:
+            if option.name in (*settings, "cache_dir"):
+                flag = "--" + option.name.replace("_", "-")
+                added.add_argument(flag, dest=option.name, metavar=option.metavar, help=option.help)
+        return added
+
+    def with_json(added: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        added.add_argument("--json", action="store_true", help="print JSON for scripts")
+        return added
+
+    start = ("engine", "model", "image", "nodes", "memory", "cpus", "boot_timeout")
+    command("demo", commands.demo, "boot three Pis and run a small test file on them", "pidoc demo", "engine")
+    with_json(command("doctor", commands.doctor, "say what this machine has and lacks", "pidoc doctor"))
+
+    build = command(
+        "build", commands.build, "build an image, if it is not there", "pidoc build --model pi3-virt", "model", "image"
+    )
+    build.add_argument("--rebuild", action="store_true", help="build it even if it is there, e.g. if it is damaged")
+    build.add_argument(
+        "--container",
+        choices=("pidoc-vm", "pidoc"),
+        help="build a container image too: with QEMU alone, or with the guest in it, to be published",
+    )
+    build.add_argument("--base-image", metavar="IMAGE", help="what the container image is built on")
+    build.add_argument("--tag", metavar="NAME:TAG", help="name the container image so, beside its own name")
+
+    pull = command("pull", commands.pull, "pull a published image", "pidoc pull docker://registry.example.org/pidoc:1")
+    pull.add_argument("image", metavar="docker://NAME:TAG")
+    with_json(command("images", commands.images, "list the images in the cache", "pidoc images --json"))
+    prune = command("prune", commands.prune, "remove images that no cluster uses", "pidoc prune --days 30")
+    prune.add_argument("--days", type=float, default=0.0, metavar="N", help="only those older than that (default: 0)")
+
+    with_json(command("up", commands.up, "start nodes that run until pidoc down", "pidoc up --nodes 3", *start))
+    with_json(command("ps", commands.ps, "list the clusters that run, and their nodes", "pidoc ps"))
+    ssh = command("ssh", commands.ssh, "open a shell on a node, or run a command", "pidoc ssh pi-2 -- uname -a")
+    _add_node(ssh)
+    ssh.add_argument("words", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="the command to run")
+    console = command("console", commands.console, "use a node's serial console (Ctrl-] leaves)", "pidoc console pi-1")
+    _add_node(console)
+    down = command("down", commands.down, "end clusters", "pidoc down c-1f2e3d4c")
+    down.add_argument("names", nargs="*", metavar="CLUSTER", help="which (default: those that pidoc up started)")
+    down.add_argument("--all", action="store_true", help="all of this user's, those of running tests too")
+
+    bench = with_json(
+        command(
+            "bench",
+            commands.bench,
+            "measure this machine's boots",
+            "pidoc bench boot --runs 3",
+            "engine",
+            "model",
+            "boot_timeout",
+        )
+    )
+    bench.add_argument(
+        "subject", choices=("boot",), help="boot: cold boots, against an untuned Debian and of three nodes"
+    )
+    bench.add_argument("--runs", type=int, default=3, metavar="N", help="boots per row (default: 3)")
+    return parser
+
+
+def _add_node(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "node",
+        nargs="?",
+        default="pi-1",
+        metavar="[CLUSTER/]NODE",
+        help="the node (default: pi-1); the cluster may be left out when only one runs",
+    )

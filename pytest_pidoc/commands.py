@@ -1,0 +1,310 @@
+"""What each command of ``pidoc`` does."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_pidoc import processes, reaper, runtime
+from pytest_pidoc.errors import PidocError, SettingsError
+from pytest_pidoc.progress import TerminalProgress
+from pytest_pidoc.settings import Settings
+from pytest_pidoc.tables import table
+
+if TYPE_CHECKING:
+    from pytest_pidoc.cluster import Cluster
+    from pytest_pidoc.node import Node
+
+__all__ = ["bench", "build", "console", "demo", "doctor", "down", "images", "prune", "ps", "pull", "ssh", "up"]
+
+
+def demo(options: argparse.Namespace, settings: Settings) -> int:
+    """Run the demonstration."""
+    from pytest_pidoc import demo as demonstration
+
+    return 1 if demonstration.run(settings, _progress()) else 0
+
+
+def doctor(options: argparse.Namespace, settings: Settings) -> int:
+    """Print what is there and what is not; fail if no engine can be used."""
+    from pytest_pidoc.doctor import examine
+
+    checks = examine(settings)
+    if options.json:
+        _print_json([dataclasses.asdict(check) for check in checks])
+    else:
+        for check in checks:
+            print(f"{'ok     ' if check.ok else 'missing'}  {check.name:<16} {check.found}")
+            if check.remedy:
+                print(f"{'':26}try: {check.remedy}")
+    return 0 if any(check.ok for check in checks if check.name.startswith("engine")) else 1
+
+
+def build(options: argparse.Namespace, settings: Settings) -> int:
+    """Build an image, and a container image if asked to."""
+    from pytest_pidoc.provision import build_image
+
+    progress = _progress()
+    if (options.base_image or options.tag) and not options.container:
+        raise SettingsError("--base-image and --tag are for a container image.", tip="--container pidoc")
+    image = build_image(settings.spec(), settings, progress, rebuild=options.rebuild)
+    print(image.path)
+    if options.container:
+        from pytest_pidoc import dockerd
+        from pytest_pidoc.images import container
+
+        with contextlib.closing(dockerd.connect()) as client:
+            reference = container.build(
+                client,
+                image if options.container == "pidoc" else None,
+                directory=settings.cache_dir / "containers",
+                progress=progress,
+                base_image=options.base_image or container.BASE_IMAGE,
+            )
+            if options.tag:
+                container.tag(client, reference, options.tag)
+        print(options.tag or reference)
+    return 0
+
+
+def pull(options: argparse.Namespace, settings: Settings) -> int:
+    """Pull a published image."""
+    from pytest_pidoc import dockerd
+    from pytest_pidoc.images import registry
+
+    with contextlib.closing(dockerd.connect()) as client:
+        reference, image = registry.pull(
+            client, options.image, directory=settings.cache_dir / "published", progress=_progress(), again=True
+        )
+    print(f"{reference}: {image}")
+    return 0
+
+
+def images(options: argparse.Namespace, settings: Settings) -> int:
+    """List the images in the cache."""
+    from pytest_pidoc.images.cache import Cache
+
+    found = [
+        {
+            "recipe": image.manifest.recipe,
+            "architecture": image.manifest.architecture,
+            "key": image.manifest.key,
+            "created": image.manifest.created,
+            "bytes": sum(file.size for file in image.manifest.files.values()),
+            "path": str(image.path),
+        }
+        for image in Cache(settings.cache_dir).images()
+    ]
+    if options.json:
+        _print_json(found)
+    else:
+        rows = [
+            (each["recipe"], each["architecture"], str(each["key"])[:12], each["created"], _megabytes(each["bytes"]))
+            for each in found
+        ]
+        print(table(("recipe", "architecture", "key", "created", "size"), rows))
+    return 0
+
+
+def prune(options: argparse.Namespace, settings: Settings) -> int:
+    """Remove images that no cluster uses."""
+    from datetime import datetime, timezone
+
+    from pytest_pidoc.images.cache import Cache
+
+    reaper.sweep()
+    used = {record["provision"]["image"] for _, record in _records()}
+    cache = Cache(settings.cache_dir)
+    for image in cache.images():
+        age = datetime.now(timezone.utc) - datetime.fromisoformat(image.manifest.created)
+        if str(image.path) in used:
+            print(f"kept     {image}: a cluster uses it")
+        elif age.total_seconds() < options.days * 86400:
+            print(f"kept     {image}: {age.days} days old")
+        else:
+            cache.remove(image)
+            print(f"removed  {image}")
+    return 0
+
+
+def up(options: argparse.Namespace, settings: Settings) -> int:
+    """Start nodes that outlive this command."""
+    from pytest_pidoc.cluster import Cluster
+
+    cluster = Cluster.from_spec(settings.spec(), settings, progress=_progress(), keep=True)
+    if options.json:
+        _print_json(_describe(cluster))
+    else:
+        for node in cluster:
+            print(f"{cluster.name}/{node.name}  {node.ssh_command}")
+    cluster.close()
+    return 0
+
+
+def ps(options: argparse.Namespace, settings: Settings) -> int:
+    """List clusters and nodes."""
+    from pytest_pidoc.cluster import Cluster
+
+    found = []
+    for directory, record in _records():
+        owner = record["owner"]
+        alive = owner is not None and processes.is_alive(owner)
+        entry = {
+            "cluster": directory.name,
+            "engine": record["engine"],
+            "model": record["spec"]["model"],
+            "age": time.time() - record["created"],
+            "owner": None if owner is None else int(owner.partition(":")[0]) if alive else "gone",
+            "nodes": [],
+        }
+        if record["nodes"]:
+            cluster = Cluster.attach(directory)
+            entry["nodes"] = _describe(cluster)["nodes"]
+            cluster.close()
+        found.append(entry)
+    if options.json:
+        _print_json(found)
+        return 0
+    rows = [
+        (
+            f"{entry['cluster']}/{node['name']}",
+            entry["engine"],
+            entry["model"],
+            f"{entry['age']:.0f} s",
+            "pidoc down" if entry["owner"] is None else f"process {entry['owner']}",
+            f"{node['host']}:{node['port']}",
+            node["state"],
+        )
+        for entry in found
+        for node in entry["nodes"] or [{"name": "*", "host": "", "port": "", "state": "starting"}]
+    ]
+    print(table(("node", "engine", "model", "age", "ended by", "ssh", "state"), rows))
+    return 0
+
+
+def ssh(options: argparse.Namespace, settings: Settings) -> int:
+    """Become an ssh to a node."""
+    node = _node(options.node)
+    words = options.words[1:] if options.words[:1] == ["--"] else options.words
+    command = [*node.ssh_arguments(), *words]
+    sys.stdout.flush()
+    try:
+        os.execvp(command[0], command)  # noqa: S606 # to become it, terminal and all, is the point
+    except FileNotFoundError:
+        raise PidocError("ssh is not installed.", tip="apt-get install openssh-client") from None
+
+
+def console(options: argparse.Namespace, settings: Settings) -> int:
+    """Connect the terminal to a node's serial console."""
+    from pytest_pidoc import unix
+    from pytest_pidoc.engines.engine import CONSOLE_SOCKET
+    from pytest_pidoc.passthrough import pass_through
+
+    node = _node(options.node)
+    try:
+        connection = unix.connect(node.directory / CONSOLE_SOCKET)
+    except OSError as error:
+        raise PidocError(f"The console of {node.name} cannot be reached: {error}.", tip="pidoc ps") from error
+    with connection:
+        print(f"Connected to {node.name}; Ctrl-] leaves, Enter shows the prompt.", file=sys.stderr)
+        pass_through(connection)
+    return 0
+
+
+def down(options: argparse.Namespace, settings: Settings) -> int:
+    """End clusters."""
+    records = dict(_records())
+    known = {directory.name: directory for directory in runtime.cluster_directories()}
+    for name in options.names:
+        if name not in known:
+            raise SettingsError(f"There is no cluster {name!r}.", tip="pidoc ps")
+    if options.names:
+        chosen = [known[name] for name in options.names]
+    else:
+        chosen = [
+            path for path in known.values() if options.all or (records.get(path) or {"owner": 0})["owner"] is None
+        ]
+    for directory in chosen:
+        reaper.reap(directory)
+        print(f"{directory.name} is down")
+    for name in reaper.sweep():
+        print(f"{name} is down: its owner was gone")
+    return 0
+
+
+def bench(options: argparse.Namespace, settings: Settings) -> int:
+    """Measure."""
+    from pytest_pidoc import bench as benchmarks
+
+    if options.runs < 1:
+        raise SettingsError("--runs must be at least 1.")
+    report = benchmarks.boot(settings, runs=options.runs, progress=_progress())
+    if options.json:
+        _print_json(report.to_dict())
+    else:
+        print(report)
+    return 0
+
+
+def _records() -> list[tuple[Path, dict[str, Any]]]:
+    """Return every cluster's directory and record, oldest first."""
+    found = []
+    for directory in runtime.cluster_directories():
+        with contextlib.suppress(PidocError):  # it is just being made, or just ended
+            found.append((directory, runtime.read(directory)))
+    return found
+
+
+def _node(name: str) -> Node:
+    """Return the node that ``[CLUSTER/]NODE`` names."""
+    from pytest_pidoc.cluster import Cluster
+
+    wanted, _, node_name = name.rpartition("/")
+    candidates = [
+        directory
+        for directory, record in _records()
+        if wanted in ("", directory.name) and node_name in [node["name"] for node in record["nodes"]]
+    ]
+    if not candidates:
+        raise SettingsError(f"There is no node {name!r}.", tip="pidoc ps; pidoc up starts one")
+    if len(candidates) > 1:
+        names = ", ".join(f"{directory.name}/{node_name}" for directory in candidates)
+        raise SettingsError(f"There are several nodes {name!r}.", tip=f"one of {names}")
+    return next(node for node in Cluster.attach(candidates[0]) if node.name == node_name)
+
+
+def _describe(cluster: Cluster) -> dict[str, Any]:
+    return {
+        "cluster": cluster.name,
+        "directory": str(cluster.directory),
+        "nodes": [
+            {
+                "name": node.name,
+                "host": node.host,
+                "port": node.port,
+                "state": node.death() or "up",
+                "ssh": node.ssh_command,
+                "timings": dataclasses.asdict(node.timings),
+            }
+            for node in cluster
+        ],
+    }
+
+
+def _progress() -> TerminalProgress:
+    return TerminalProgress(sys.stderr)
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value, indent=2))
+
+
+def _megabytes(size: Any) -> str:
+    return f"{size / 1e6:.0f} MB"

@@ -1,0 +1,168 @@
+"""What this machine has, what it lacks, and how to get that."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_pidoc import runtime, speed
+from pytest_pidoc.engines.choose import INSTALL_DOCKER
+from pytest_pidoc.engines.local import LocalEngine
+from pytest_pidoc.errors import EngineUnavailable, PidocError
+from pytest_pidoc.images import debian
+from pytest_pidoc.settings import Settings
+
+__all__ = ["Check", "examine", "has_tool", "install", "missing_packages"]
+
+ROOM = 4 * 1024**3  # bytes that building an image takes in the cache directory, at its peak
+
+#: Programs that a node or ``pidoc ssh`` runs on this host, and the Debian packages that have them.
+RUN_TOOLS = {
+    "qemu-system-aarch64": "qemu-system-arm",
+    "qemu-img": "qemu-utils",
+    "ssh": "openssh-client",
+}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes
+    ----------
+    name
+        What was looked at.
+    ok
+        Whether it is as it should be.
+    found
+        What was found.
+    remedy
+        What to do if it is not ok.
+    """
+
+    name: str
+    ok: bool
+    found: str
+    remedy: str = ""
+
+
+def examine(settings: Settings) -> list[Check]:
+    """Look at everything that pytest-pidoc needs; a check that is not ok may still not matter to everybody."""
+    checks: tuple[Callable[[Settings], Check], ...] = (_local, _docker, _build_tools, _speed, _memory, _cache, _runtime)
+    return [check(settings) for check in checks]
+
+
+def missing_packages(*, docker: bool) -> list[str]:
+    """Return the Debian packages that have to be installed before an image can be built and nodes be run."""
+    tools = {**debian.TOOLS, **({} if docker else RUN_TOOLS)}
+    return sorted({package for tool, package in tools.items() if not has_tool(tool)})
+
+
+def has_tool(tool: str) -> bool:
+    """Tell whether a program is installed, also where only root looks for programs."""
+    return shutil.which(tool, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin") is not None
+
+
+def install(packages: list[str], log: Path) -> None:
+    """Install Debian packages, if this is Debian or one of its family and this user is root.
+
+    Raises
+    ------
+    PidocError
+        It is not, or apt-get failed; the message has the command to run.
+    """
+    command = ["apt-get", "install", "--yes", "--no-install-recommends", *packages]
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+        raise PidocError(
+            f"This machine lacks what is in Debian's packages {', '.join(packages)}.",
+            tip=f"sudo {' '.join(command)}" if shutil.which("apt-get") else "the same from your distribution",
+        )
+    log.parent.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    with log.open("wb") as stream:
+        for step in (["apt-get", "update"], command):
+            done = subprocess.run(
+                step, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env=environment, check=False
+            )
+            if done.returncode:
+                last = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-10:])
+                raise PidocError(f"{' '.join(step)} failed.", evidence=last, look=str(log))
+
+
+def _local(settings: Settings) -> Check:
+    try:
+        version = LocalEngine().qemu_version("qemu-system-aarch64")
+        if not shutil.which("qemu-img"):
+            raise EngineUnavailable("qemu-img is not installed.")
+    except EngineUnavailable as error:
+        return Check("engine local", False, error.what, "apt-get install qemu-system-arm qemu-utils")
+    return Check("engine local", True, f"QEMU {'.'.join(map(str, version))}")
+
+
+def _docker(settings: Settings) -> Check:
+    from pytest_pidoc import dockerd
+
+    try:
+        with contextlib.closing(dockerd.connect()) as client:
+            return Check("engine docker", True, f"Docker {client.version()['Version']}")
+    except EngineUnavailable as error:
+        return Check("engine docker", False, error.what, INSTALL_DOCKER)
+
+
+def _build_tools(settings: Settings) -> Check:
+    missing = sorted({package for tool, package in debian.TOOLS.items() if not has_tool(tool)})
+    if missing:
+        remedy = f"apt-get install {' '.join(missing)}, or pull an image"
+        return Check("building images", False, f"not installed: {', '.join(missing)}", remedy)
+    return Check("building images", True, ", ".join(sorted(debian.TOOLS)))
+
+
+def _speed(settings: Settings) -> Check:
+    try:
+        seconds = speed.probe(LocalEngine())
+    except EngineUnavailable as error:
+        return Check("speed", False, error.what)
+    ratio = speed.PROBE_REFERENCE / seconds
+    slow = "" if ratio > 0.25 else "boots take long here: expect it, or use a faster host"
+    return Check("speed", ratio > 0.25, f"{ratio:.2f} times the reference host's emulation", slow)
+
+
+def _memory(settings: Settings) -> Check:
+    fields = dict(_meminfo())
+    available = fields.get("MemAvailable", 0)
+    nodes = available // (640 * 1024**2)
+    return Check(
+        "memory",
+        nodes >= 1,
+        f"{available / 1024**3:.1f} GiB available: {nodes} nodes of pi3-virt",
+        "free some memory, or smaller nodes with --pidoc-memory" if nodes < 1 else "",
+    )
+
+
+def _meminfo() -> Iterator[tuple[str, int]]:
+    """Yield names and bytes of ``/proc/meminfo``, whose numbers are in KiB."""
+    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        name, _, rest = line.partition(":")
+        yield name, int(rest.split()[0]) * 1024
+
+
+def _cache(settings: Settings) -> Check:
+    directory = settings.cache_dir
+    existing = next(path for path in (directory, *directory.parents) if path.exists())
+    if not os.access(existing, os.W_OK):
+        return Check("cache", False, f"{directory} is not writable", "--pidoc-cache-dir DIR or PIDOC_CACHE_DIR")
+    free = shutil.disk_usage(existing).free
+    found = f"{directory}, {free / 1024**3:.1f} GiB free"
+    return Check("cache", free >= ROOM, found, "" if free >= ROOM else "make room, or --pidoc-cache-dir DIR")
+
+
+def _runtime(settings: Settings) -> Check:
+    try:
+        return Check("clusters", True, f"{runtime.root()}, {len(list(runtime.cluster_directories()))} there")
+    except PidocError as error:
+        return Check("clusters", False, error.what, error.tip)
