@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 import subprocess
 import tarfile
 import tempfile
@@ -87,9 +88,7 @@ def build(
             progress.step(f"building the container image {reference}")
             if guest is not None:
                 arguments["GUEST_KEY"] = guest.manifest.key
-            _build(
-                client, target, reference, context(guest), arguments, directory / f"{target}.log", progress
-            )
+            _build(client, target, reference, context(guest), arguments, directory / f"{target}.log", progress)
     return reference
 
 
@@ -152,9 +151,7 @@ def _base(client: docker.DockerClient, wanted: str, log: Path, progress: Progres
             f"The base image {wanted} is not there: {refusal.what}",
             tip=f"docker pull {wanted}, or another base image",
         ) from refusal
-    progress.step(
-        f"making {OWN_BASE} from Debian's packages with mmdebstrap, since {wanted} cannot be pulled"
-    )
+    progress.step(f"making {OWN_BASE} from Debian's packages with mmdebstrap, since {wanted} cannot be pulled")
     with tempfile.TemporaryDirectory(dir=log.parent) as folder:
         archive = Path(folder, "base.tar")
         command = ["mmdebstrap", "--variant=minbase", *SLIM, "trixie", str(archive)]
@@ -170,9 +167,7 @@ def _base(client: docker.DockerClient, wanted: str, log: Path, progress: Progres
             raise ImageError("mmdebstrap failed.", evidence=_tail(log), look=str(log)) from error
         with daemon_errors(f"import {OWN_BASE}"), archive.open("rb") as stream:
             repository, _, tag = OWN_BASE.partition(":")
-            client.api.import_image(
-                stream, repository=repository, tag=tag, changes=[f"LABEL {IMAGE_LABEL}=base"]
-            )
+            client.api.import_image(stream, repository=repository, tag=tag, changes=[f"LABEL {IMAGE_LABEL}=base"])
     made = _id(client, OWN_BASE)
     if made is None:
         raise ImageError(f"Docker did not import {OWN_BASE}.", look=str(log))
@@ -188,8 +183,12 @@ def _build(
     log: Path,
     progress: Progress,
 ) -> None:
-    """Run the daemon's builder and follow what it says."""
-    with daemon_errors(f"build {reference}"), log.open("w", encoding="utf-8") as output:
+    """Run the daemon's builder and follow what it says; closing the connection makes it give up."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(daemon_errors(f"build {reference}"))
+        output = stack.enter_context(log.open("w", encoding="utf-8"))
+        stages = _Stages(client)
+        stack.callback(stages.discard)
         messages = client.api.build(
             fileobj=context,  # type: ignore[arg-type] # handed to requests, which takes an iterator
             custom_context=True,
@@ -201,20 +200,42 @@ def _build(
             decode=True,
             timeout=None,  # apt may be silent for long
         )
-        with contextlib.closing(messages):
-            for message in messages:
-                text = str(message.get("stream") or message.get("error") or "")
-                output.write(text)
-                output.flush()
-                if text.startswith("Step ") and " : RUN " in text:  # the others take no time
-                    progress.step(f"docker build: {text.strip()[:70]} ...")
-                if "error" in message:
-                    output.close()
-                    raise ImageError(
-                        f"The container image {reference} could not be built.",
-                        evidence=_tail(log),
-                        look=str(log),
-                    )
+        stack.callback(messages.close)
+        for message in messages:
+            text = str(message.get("stream") or message.get("error") or "")
+            output.write(text)
+            output.flush()
+            stages.hear(text)
+            if text.startswith("Step ") and " : RUN " in text:  # the others take no time
+                progress.step(f"docker build: {text.strip()[:70]} ...")
+            if "error" in message:
+                what = f"The container image {reference} could not be built."
+                raise ImageError(what, evidence=_tail(log), look=str(log))
+
+
+class _Stages:
+    """The images without a name that a build leaves: of the stages before the last, or of a build that failed."""
+
+    def __init__(self, client: docker.DockerClient) -> None:
+        self._client = client
+        self._last = ""
+        self._images: list[str] = []
+
+    def hear(self, text: str) -> None:
+        """Note the image ids in what the builder says: " ---> 0123456789ab" after each step."""
+        if found := re.match(r" ---> ([0-9a-f]{12})\s*$", text):
+            self._last = found[1]
+        elif re.match(r"Step \S+ : FROM ", text) and self._last:
+            self._images.append(self._last)
+
+    def discard(self) -> None:
+        """Remove them. They are a cache that is asked again only if the finished image is removed."""
+        import docker.errors
+
+        for image in [*self._images, self._last]:
+            with contextlib.suppress(docker.errors.APIError):
+                if image and not self._client.images.get(image).tags:
+                    self._client.api.remove_image(image)
 
 
 def _id(client: docker.DockerClient, reference: str) -> str | None:

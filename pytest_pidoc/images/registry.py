@@ -136,6 +136,10 @@ def _labels(client: docker.DockerClient, reference: str) -> Mapping[str, str] | 
             return dict(client.images.get(reference).labels)
         except docker.errors.ImageNotFound:
             return None
+        except docker.errors.APIError as error:
+            if error.status_code != 400:
+                raise
+            raise _refusal(reference, str(error.explanation)) from error
 
 
 def _extract(client: docker.DockerClient, reference: str, directory: Path, key: str) -> None:
