@@ -1,0 +1,145 @@
+"""Directives that write the reference from the code, so that it cannot go stale.
+
+``pidoc-options``, ``pidoc-marker``, ``pidoc-models`` and ``pidoc-commands``; none takes an argument.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterable, Sequence
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+from pytest_pidoc.cli import make_parser
+from pytest_pidoc.machines import DEFAULT_MODEL, MIB, MODELS
+from pytest_pidoc.settings import MARKER_SIGNATURE, OPTIONS, Settings
+
+HELP_WIDTH = 96  # columns
+
+
+def options_table() -> str:
+    """Return a Markdown table of all settings."""
+    rows = [
+        (
+            f"`{option.option}`" + (f" `{option.metavar}`" if option.metavar else ""),
+            f"`{option.ini}`",
+            f"`{option.variable}`",
+            _default(option.name),
+            option.help,
+        )
+        for option in OPTIONS
+    ]
+    return _table(("option", "ini key", "environment", "default", "meaning"), rows)
+
+
+def models_table() -> str:
+    """Return a Markdown table of all models."""
+    rows = [
+        (
+            f"`{row.name}`" + (" (default)" if row.name == DEFAULT_MODEL else ""),
+            f"`{row.machine}`",
+            f"`{row.cpu}`",
+            row.cores,
+            f"{row.memory // MIB} MiB",
+            row.architecture,
+            f"`{row.console}`",
+            row.summary,
+        )
+        for row in MODELS.values()
+    ]
+    head = ("model", "QEMU machine", "CPU", "cores", "memory", "guest", "serial port", "what it is for")
+    return _table(head, rows)
+
+
+class OptionsDirective(SphinxDirective):
+    """The table of settings."""
+
+    def run(self) -> list[nodes.Node]:
+        return self.parse_text_to_nodes(options_table())
+
+
+class ModelsDirective(SphinxDirective):
+    """The table of models."""
+
+    def run(self) -> list[nodes.Node]:
+        return self.parse_text_to_nodes(models_table())
+
+
+class MarkerDirective(SphinxDirective):
+    """The marker's signature."""
+
+    def run(self) -> list[nodes.Node]:
+        return [_literal(f"@pytest.mark.{MARKER_SIGNATURE}", "python")]
+
+
+class CommandsDirective(SphinxDirective):
+    """A section per command, with its help text."""
+
+    def run(self) -> list[nodes.Node]:
+        parser = make_parser()
+        found: list[nodes.Node] = [_help(parser)]
+        for name, command in _commands(parser).items():
+            title = f"pidoc {name}"
+            section = nodes.section(ids=[nodes.make_id(title)], names=[title])
+            section += nodes.title(text=title)
+            section += _help(command)
+            self.state.document.note_implicit_target(section, section)
+            found.append(section)
+        return found
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register the directives."""
+    app.add_directive("pidoc-options", OptionsDirective)
+    app.add_directive("pidoc-models", ModelsDirective)
+    app.add_directive("pidoc-marker", MarkerDirective)
+    app.add_directive("pidoc-commands", CommandsDirective)
+    app.connect("env-before-read-docs", _read_again)
+    return {"parallel_read_safe": True}
+
+
+def _read_again(app: Sphinx, env: object, names: list[str]) -> None:
+    """Read the pages that are written from code each time: Sphinx does not see when the code has changed."""
+    for name in ("reference/options", "reference/models", "reference/command-line", "reference/marker"):
+        if name not in names and name in app.project.docnames:
+            names.append(name)
+
+
+def _default(name: str) -> str:
+    if name == "cache_dir":
+        return "`~/.cache/pytest-pidoc`"
+    value = getattr(Settings(), name)
+    if value is None:
+        return ""
+    return f"`{value}`" if not isinstance(value, bool) else "on" if value else "off"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", r"\|") for cell in line) + " |" for line in lines)
+
+
+def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """Return the sub-commands; argparse has no public way to ask for them."""
+    (action,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    return dict(action.choices)
+
+
+def _help(parser: argparse.ArgumentParser) -> nodes.literal_block:
+    saved = {name: os.environ.get(name) for name in ("COLUMNS", "NO_COLOR")}
+    os.environ.update(COLUMNS=str(HELP_WIDTH + 2), NO_COLOR="1")  # argparse leaves two columns free
+    try:
+        return _literal(parser.format_help(), "text")
+    finally:
+        for name, value in saved.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _literal(text: str, language: str) -> nodes.literal_block:
+    return nodes.literal_block(text, text, language=language)

@@ -1,0 +1,42 @@
+"""Sphinx configuration. Build: ``sphinx-build -W -n docs docs/_build/html``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+
+import pytest_pidoc
+
+project = "pytest-pidoc"
+author = "The pytest-pidoc developers"
+copyright = author  # noqa: A001 # Sphinx's name
+release = version = pytest_pidoc.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.doctest", "sphinx.ext.napoleon"]
+extensions += ["pidoc_docstrings", "pidoc_reference"]  # in _ext
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = f"pytest-pidoc {version}"
+
+myst_enable_extensions = ["colon_fence", "deflist", "fieldlist"]
+myst_heading_anchors = 3
+
+default_role = "py:obj"
+autodoc_class_signature = "separated"  # most classes are made by the package, so their constructor is of no interest
+autodoc_default_options = {"members": True, "member-order": "bysource"}
+autodoc_typehints_format = "short"
+napoleon_google_docstring = False
+napoleon_use_ivar = True
+
+# Names of other projects, and of modules here that are not part of the public interface. No inventory of another
+# project is downloaded: the documentation builds without a network.
+nitpick_ignore_regex = [
+    (r"py:.*", r"(fabric|Result|GroupResult|invoke|paramiko|pexpect|SocketSpawn|SocketSpawn\[str\])(\..*)?"),
+    (r"py:.*", r"(pathlib|collections|subprocess|socket|threading|argparse|typing|types|abc|builtins|dataclasses)\..*"),
+    (r"py:.*", r"(Any|Path|Mapping|Sequence|Iterable|Iterator|Callable|socket)"),
+    (r"py:.*", r"(str|int|float|bool|bytes|dict|list|tuple|object|None|Exception|OSError|TracebackType|BaseException)"),
+    (r"py:.*", r"(pytest_pidoc\.(engines|progress|provision|waiting|dockerd|readiness|speed)\..*)"),
+    (r"py:.*", r"(Deadline|Endpoint|Engine|Launch|Progress|Provision|provision\..*)"),
+]

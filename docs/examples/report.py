@@ -1,0 +1,8 @@
+"""The program under test: prints who and how this machine is, as JSON."""
+
+import json
+import platform
+from pathlib import Path
+
+uptime = float(Path("/proc/uptime").read_text().split()[0])
+print(json.dumps({"host": platform.node(), "machine": platform.machine(), "uptime": uptime}))
