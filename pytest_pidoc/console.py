@@ -51,6 +51,22 @@ class Console(_Spawn):
         except OSError as error:
             raise ConsoleError(f"The console of {name} cannot be reached: {error}.", look=str(path)) from error
 
+    def read_nonblocking(self, size: int = 1, timeout: float | None = -1) -> str:
+        """Read what is there as text; pexpect calls this.
+
+        Its own (4.9) returns bytes whatever the encoding, logs nothing, and with a timeout of 0 it raises
+        ``BlockingIOError``.
+        """
+        try:
+            data: Any = super().read_nonblocking(size, timeout)
+        except BlockingIOError as error:
+            raise pexpect.TIMEOUT("Timeout exceeded.") from error
+        if isinstance(data, bytes):
+            spawn: Any = self  # its stubs leave these two out
+            data = spawn._decoder.decode(data, final=False)
+            spawn._log(data, "read")
+        return str(data)
+
     def expect_list(self, *args: Any, **kwargs: Any) -> Any:
         """Wait for one of some compiled patterns; ``expect`` ends here too."""
         return self._bounded(super().expect_list, *args, **kwargs)

@@ -106,9 +106,11 @@ class Monitor:
             self._buffer += data
         line, _, self._buffer = self._buffer.partition(b"\n")
         try:
-            message: dict[str, Any] = json.loads(line)
+            message: object = json.loads(line)
         except ValueError as error:
             raise MonitorError(f"{self._name} sent something that is not JSON: {line[:80]!r}.") from error
+        if not isinstance(message, dict):
+            raise MonitorError(f"{self._name} sent something that is not a message: {line[:80]!r}.")
         return message
 
     def __enter__(self) -> Monitor:

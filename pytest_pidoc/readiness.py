@@ -70,7 +70,10 @@ def await_banner(
                 connection.close()
                 connection = None
                 deadline.pause()
-            elif deadline.elapsed >= patient:
+                continue
+            if state is _Banner.BEGUN:
+                deadline.pause()  # polling would return at once, again and again
+            if deadline.elapsed >= patient:
                 patient = deadline.elapsed + PATIENCE
                 if not answers():
                     connection.close()
@@ -97,6 +100,7 @@ def guest_answers(endpoint: Endpoint) -> bool:
 
 class _Banner(enum.Enum):
     WAITING = enum.auto()
+    BEGUN = enum.auto()
     SEEN = enum.auto()
     CLOSED = enum.auto()
 
@@ -111,13 +115,14 @@ def _connect(address: tuple[str, int]) -> socket.socket | None:
 def _peek(connection: socket.socket, timeout: float) -> _Banner:
     """Look, for at most *timeout* seconds, whether the banner has come or the connection was closed."""
     poll = select.poll()
-    poll.register(connection, select.POLLIN)
-    if not poll.poll(timeout * 1000):
+    poll.register(connection, select.POLLIN | select.POLLRDHUP)
+    events = poll.poll(timeout * 1000)
+    if not events:
         return _Banner.WAITING
     try:
         start = connection.recv(4, socket.MSG_PEEK)
     except OSError:
         return _Banner.CLOSED
-    if not start:
-        return _Banner.CLOSED
-    return _Banner.SEEN if start == b"SSH-" else _Banner.WAITING
+    if start == b"SSH-":
+        return _Banner.SEEN
+    return _Banner.BEGUN if start and not events[0][1] & select.POLLRDHUP else _Banner.CLOSED

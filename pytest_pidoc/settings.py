@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -95,8 +96,15 @@ def _real(value: object, least: float, most: float, wanted: str) -> float:
 def _directory(value: object) -> Path:
     if not isinstance(value, (str, os.PathLike)) or not str(value).strip() or "\0" in str(value):
         raise ValueError("a directory")
-    path = Path(value).expanduser().absolute()
-    if path.exists() and not path.is_dir():
+    try:
+        path = Path(value).expanduser().absolute()
+        found = path.stat()
+    except FileNotFoundError:
+        return path  # it is made when it is needed
+    except (OSError, RuntimeError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it cannot be made out"
+        raise ValueError(f"a directory that can be used: {reason}") from error
+    if not stat.S_ISDIR(found.st_mode):
         raise ValueError("a directory, and this is a file")
     return path
 

@@ -1,0 +1,75 @@
+"""The table of models."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import subprocess
+
+import pytest
+
+from pytest_pidoc.errors import SettingsError
+from pytest_pidoc.images.debian import ARCHITECTURES
+from pytest_pidoc.machines import DEFAULT_MODEL, MIB, MODELS, Machine, machine
+
+every_model = pytest.mark.parametrize("row", MODELS.values(), ids=list(MODELS))
+
+
+def test_default_model_is_in_the_table() -> None:
+    """The model that is taken when none is named exists."""
+    assert machine(DEFAULT_MODEL) is MODELS[DEFAULT_MODEL]
+
+
+@every_model
+def test_row_is_found_under_its_name(row: Machine) -> None:
+    """A row's key and its name agree."""
+    assert machine(row.name) is row
+
+
+@every_model
+def test_row_is_possible(row: Machine) -> None:
+    """Memory is whole MiB, and cores and boot time are positive."""
+    assert row.memory % MIB == 0
+    assert row.memory > 0
+    assert row.cores >= 1
+    assert row.cold_boot > 0
+
+
+@every_model
+def test_default_recipe_knows_the_architecture(row: Machine) -> None:
+    """The default image can be built for every model."""
+    assert row.architecture in ARCHITECTURES
+
+
+@pytest.mark.qemu
+@every_model
+def test_qemu_knows_the_machine(row: Machine) -> None:
+    """QEMU has the machine, the CPU and the devices that the row names."""
+    if shutil.which(row.binary) is None:
+        pytest.skip(f"{row.binary} is not installed")
+    devices = [device.partition(",")[0] for device in (row.disk_device, row.network_device, *row.devices)]
+
+    def listed(*arguments: str) -> str:
+        done = subprocess.run([row.binary, *arguments], capture_output=True, text=True, check=True, timeout=30)
+        return done.stdout + done.stderr
+
+    assert f"\n{row.machine} " in listed("-machine", "help")
+    assert row.cpu in listed("-machine", row.machine, "-cpu", "help").split()
+    known = listed("-device", "help")
+    assert [device for device in devices if f'name "{device}"' not in known] == []
+
+
+def test_rows_cannot_be_changed() -> None:
+    """A row is a value."""
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        machine(DEFAULT_MODEL).cores = 8
+
+
+@pytest.mark.parametrize("name", ["", "pi9", "PI3-VIRT", " pi3-virt"])
+def test_unknown_model_is_refused_with_those_that_exist(name: str) -> None:
+    """The error names what was asked for and every model that there is."""
+    with pytest.raises(SettingsError) as caught:
+        machine(name)
+
+    assert repr(name) in caught.value.what
+    assert all(known in caught.value.tip for known in MODELS)

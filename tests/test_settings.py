@@ -1,0 +1,367 @@
+"""Settings: what is taken, where it came from, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from pytest_pidoc.errors import SettingsError
+from pytest_pidoc.machines import MIB, MODELS
+from pytest_pidoc.settings import MARKER_SIGNATURE, OPTIONS, ClusterSpec, Option, Settings, parse_size
+
+every_option = pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
+
+# A usable value of each setting, as text and as what it becomes.
+GOOD: dict[str, tuple[str, Any]] = {
+    "engine": ("local", "local"),
+    "model": ("pi3-virt", "pi3-virt"),
+    "image": (" debian:bookworm ", "debian:bookworm"),
+    "nodes": ("3", 3),
+    "memory": ("256M", 256 * MIB),
+    "cpus": ("0.5", 0.5),
+    "boot_timeout": ("90", 90.0),
+    "cache_dir": ("/somewhere/cache", Path("/somewhere/cache")),
+    "artifacts": ("/somewhere/evidence", Path("/somewhere/evidence")),
+    "require": ("yes", True),
+}
+
+BAD: list[tuple[str, object]] = [
+    *(("engine", value) for value in ("podman", "Docker", "auto ", 3)),
+    *(("model", value) for value in ("pi9", "PI3-VIRT", ["pi3-virt"], 3)),
+    *(("image", value) for value in (" ", "a\nb", "a\0b", 7)),
+    *(("nodes", value) for value in (0, -1, "three", 10_000, 251, 1.5, True, "1.0", "0x3", "٣", [1])),
+    *(("memory", value) for value in ("lots", "0", "63M", "512.5M", -1, 64 * MIB + 1, "2000G", True, "M")),
+    *(("cpus", value) for value in ("0", "-1", "nan", "inf", "many", True, 1000, [1])),
+    *(("boot_timeout", value) for value in (0, "-5", "nan", "inf", "soon", False, 90_000)),
+    *(("cache_dir", value) for value in (" ", "a\0b", 3, "~nobody-has-this-name/x", "/" + "x" * 300)),
+    *(("require", value) for value in ("maybe", 2)),
+]
+
+
+def load(
+    options: dict[str, object] | None = None,
+    environment: dict[str, str] | None = None,
+    ini: dict[str, object] | None = None,
+) -> Settings:
+    return Settings.load(options, environment=environment or {}, ini=ini)
+
+
+def test_every_option_is_a_field() -> None:
+    """Each setting has one option, and the other way round."""
+    fields = [field.name for field in dataclasses.fields(Settings) if field.name != "sources"]
+
+    assert sorted(option.name for option in OPTIONS) == sorted(fields)
+
+
+@pytest.mark.parametrize(
+    ("name", "spellings"),
+    [
+        ("engine", ("--pidoc-engine", "pidoc_engine", "PIDOC_ENGINE")),
+        ("boot_timeout", ("--pidoc-boot-timeout", "pidoc_boot_timeout", "PIDOC_BOOT_TIMEOUT")),
+    ],
+)
+def test_option_ini_and_variable_are_spelt_alike(name: str, spellings: tuple[str, str, str]) -> None:
+    """A setting has the same name in its three places."""
+    option = next(option for option in OPTIONS if option.name == name)
+
+    assert (option.option, option.ini, option.variable) == spellings
+
+
+@every_option
+def test_value_of_an_option(option: Option) -> None:
+    """Each setting is taken from an option, and says so."""
+    text, value = GOOD[option.name]
+    settings = load(options={option.name: text})
+
+    assert getattr(settings, option.name) == value
+    assert settings.source(option.name) == option.option
+
+
+@every_option
+def test_value_of_the_environment(option: Option) -> None:
+    """Each setting is taken from the environment, and says so."""
+    text, value = GOOD[option.name]
+    settings = load(environment={option.variable: text})
+
+    assert getattr(settings, option.name) == value
+    assert settings.source(option.name) == option.variable
+
+
+@every_option
+def test_value_of_the_ini_file(option: Option) -> None:
+    """Each setting is taken from the ini file, and says so."""
+    text, value = GOOD[option.name]
+    settings = load(ini={option.name: text})
+
+    assert getattr(settings, option.name) == value
+    assert settings.source(option.name) == f"{option.ini} in the ini file"
+
+
+@every_option
+def test_default(option: Option) -> None:
+    """What nobody chose is the default, and says so."""
+    settings = load()
+
+    assert getattr(settings, option.name) == getattr(Settings(), option.name)
+    assert settings.source(option.name) == "default"
+
+
+def test_option_is_stronger_than_the_environment() -> None:
+    """What was typed last wins."""
+    settings = load(options={"nodes": "2"}, environment={"PIDOC_NODES": "3"}, ini={"nodes": "4"})
+
+    assert (settings.nodes, settings.source("nodes")) == (2, "--pidoc-nodes")
+
+
+def test_environment_is_stronger_than_the_ini_file() -> None:
+    """A CI job can change what a project says."""
+    settings = load(environment={"PIDOC_NODES": "3"}, ini={"nodes": "4"})
+
+    assert (settings.nodes, settings.source("nodes")) == (3, "PIDOC_NODES")
+
+
+def test_empty_value_is_not_given() -> None:
+    """An empty variable, as CI systems set them, leaves the choice to the next source."""
+    assert load(environment={"PIDOC_NODES": ""}, ini={"nodes": "4"}).nodes == 4
+
+
+def test_bad_value_is_refused_even_where_a_weaker_one_is_good() -> None:
+    """A mistake is not papered over."""
+    with pytest.raises(SettingsError, match="PIDOC_NODES"):
+        load(environment={"PIDOC_NODES": "three"}, ini={"nodes": "4"})
+
+
+def test_this_process_environment_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without an environment of its own, ``load`` reads that of the process."""
+    monkeypatch.setenv("PIDOC_NODES", "7")
+
+    assert Settings.load().nodes == 7
+
+
+@pytest.mark.parametrize(("name", "value"), BAD)
+def test_bad_value_is_refused(name: str, value: object) -> None:
+    """What is no value of a setting is a SettingsError that names the option and the value."""
+    option = "--pidoc-" + name.replace("_", "-")
+    with pytest.raises(SettingsError) as caught:
+        load(options={name: value})
+
+    assert caught.value.what.startswith(f"{option}: {value!r} is not ")
+
+
+def test_prefix_names_the_command_lines_option() -> None:
+    """The command ``pidoc`` has no ``pidoc`` in its options, and its messages neither."""
+    with pytest.raises(SettingsError, match=r"^--boot-timeout: 'soon' is not"):
+        Settings.load({"boot_timeout": "soon"}, environment={}, prefix="--")
+
+
+def test_directory_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    """A file where a directory should be is found when the settings are read."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingsError, match="is not a directory, and this is a file"):
+        load(options={"cache_dir": str(tmp_path / "file")})
+
+
+def test_directory_below_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tilde is the home directory, as ini files have no shell to expand it."""
+    monkeypatch.setenv("HOME", "/home/someone")
+
+    assert load(ini={"cache_dir": "~/cache"}).cache_dir == Path("/home/someone/cache")
+
+
+def test_relative_directory_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative directory means the same after a change of directory."""
+    monkeypatch.chdir(tmp_path)
+
+    assert load(options={"artifacts": "evidence"}).artifacts == tmp_path / "evidence"
+
+
+def test_cache_follows_xdg(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The default cache directory is below XDG_CACHE_HOME."""
+    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
+
+    assert load().cache_dir == Path("/xdg/pytest-pidoc")
+
+
+def test_cache_is_below_home_without_xdg(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The default cache directory is in the home directory's .cache, also where XDG_CACHE_HOME is empty."""
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.setenv("HOME", "/home/someone")
+
+    assert load().cache_dir == Path("/home/someone/.cache/pytest-pidoc")
+
+
+def test_settings_cannot_be_changed() -> None:
+    """Settings are a value."""
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        load().nodes = 2
+
+
+@pytest.mark.parametrize(("text", "value"), [("1", True), ("TRUE", True), (" on ", True), ("off", False), ("0", False)])
+def test_flag(text: str, value: bool) -> None:
+    """A flag is spelt as people spell it."""
+    assert load(environment={"PIDOC_REQUIRE": text}).require is value
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("0", 0),
+        ("65536", 65536),
+        ("1K", 1024),
+        ("512M", 512 * MIB),
+        ("512m", 512 * MIB),
+        ("512 MiB", 512 * MIB),
+        ("512MB", 512 * MIB),
+        (" 1G ", 1024 * MIB),
+        ("2TiB", 2 * 1024**4),
+        (7, 7),
+    ],
+)
+def test_size(text: object, size: int) -> None:
+    """A size is a number of bytes, or a number with a unit; units are powers of 1024."""
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "M", "1.5G", "-1M", "1 G B", "1X", "1GG", "٣M", True, None, 1.0])
+def test_what_is_no_size(text: object) -> None:
+    """Anything else is refused, and the error shows what a size is."""
+    with pytest.raises(ValueError, match="a size such as 512M"):
+        parse_size(text)
+
+
+@given(st.integers(0, 10**9), st.sampled_from(["", "K", "M", "G", "T"]), st.sampled_from(["", "B", "iB"]))
+def test_size_is_number_times_unit(number: int, unit: str, suffix: str) -> None:
+    """A size is its number times its unit, in either case."""
+    expected = number * 1024 ** ["", "K", "M", "G", "T"].index(unit)
+
+    assert parse_size(f"{number}{unit}{suffix}") == expected
+    assert parse_size(f"{number}{unit}{suffix}".lower()) == expected
+
+
+@given(st.integers(1, 250))
+def test_every_possible_number_of_nodes(number: int) -> None:
+    """A number of nodes is taken as a number and as text."""
+    assert load(options={"nodes": number}).nodes == load(environment={"PIDOC_NODES": f" {number} "}).nodes == number
+
+
+@given(st.integers().filter(lambda number: not 1 <= number <= 250))
+def test_every_impossible_number_of_nodes(number: int) -> None:
+    """A number of nodes that is not from 1 to 250 is refused."""
+    with pytest.raises(SettingsError, match="is not a whole number from 1 to 250"):
+        load(options={"nodes": number})
+
+
+@given(st.floats(allow_nan=True, allow_infinity=True))
+def test_every_number_of_seconds(number: float) -> None:
+    """A timeout is taken if it is positive, finite and at most a day, else it is refused."""
+    if 0.001 <= number <= 86400:
+        assert load(options={"boot_timeout": number}).boot_timeout == number
+    else:
+        with pytest.raises(SettingsError, match="is not a number of seconds"):
+            load(options={"boot_timeout": number})
+
+
+ANYTHING = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.binary(), st.lists(st.integers()), st.tuples()
+)
+
+
+@example("nodes", "9" * 20)
+@example("memory", "9" * 12 + "T")
+@example("cpus", 10**400)
+@example("cache_dir", "~root\ud800/x")
+@given(st.sampled_from([option.name for option in OPTIONS]), ANYTHING)
+def test_whatever_is_given_is_taken_or_refused(name: str, value: object) -> None:
+    """No value of any kind ends in another exception than SettingsError, nor in a field of another type."""
+    try:
+        settings = load(options={name: value})
+    except SettingsError:
+        return
+    taken, default = getattr(settings, name), getattr(Settings(), name)
+    expected = {
+        "memory": (int, type(None)),
+        "cpus": (float, type(None)),
+        "boot_timeout": (float, type(None)),
+        "artifacts": (Path, type(None)),
+    }.get(name, type(default))
+    assert isinstance(taken, expected)
+    assert not isinstance(taken, float) or math.isfinite(taken)
+
+
+def test_spec_without_a_marker_is_the_settings() -> None:
+    """A test without a marker gets what the settings say."""
+    settings = load(options={"nodes": 2, "memory": "1G", "engine": "local", "cpus": 0.5, "boot_timeout": 9})
+
+    assert settings.spec() == ClusterSpec(2, "pi3-virt", "debian:bookworm", "local", 1024 * MIB, 0.5, 9.0)
+
+
+@pytest.mark.parametrize("name", ["engine", "model", "image", "nodes", "memory", "cpus", "boot_timeout"])
+def test_marker_is_stronger_than_an_option(name: str) -> None:
+    """What a test asks for is what it gets."""
+    text, value = GOOD[name]
+    other = {"engine": "docker", "model": "pi3-virt", "image": "debian", "nodes": 9, "memory": "1G", "cpus": 2}
+    settings = load(options={name: other.get(name, 33)})
+
+    assert getattr(settings.spec({name: text}), name) == value
+
+
+def test_none_in_a_marker_is_not_given() -> None:
+    """``None``, the signature's default, leaves the choice to the settings."""
+    assert load(options={"nodes": 4}).spec({"nodes": None, "memory": None}).nodes == 4
+
+
+@pytest.mark.parametrize("value", [0, -1, "three", 10_000, 1.5, True])
+def test_bad_number_in_a_marker(value: object) -> None:
+    """The error names the marker's argument and prints the marker's signature."""
+    with pytest.raises(SettingsError, match="nodes of the marker pidoc") as caught:
+        load().spec({"nodes": value})
+
+    assert caught.value.tip == MARKER_SIGNATURE
+
+
+@pytest.mark.parametrize("name", ["node", "cache_dir", "require", "artifacts", "sources", ""])
+def test_unknown_name_in_a_marker(name: str) -> None:
+    """A name that is no argument of the marker is refused with the marker's signature."""
+    with pytest.raises(SettingsError, match=f"the marker pidoc has no argument {name!r}") as caught:
+        load().spec({name: 1})
+
+    assert caught.value.tip == MARKER_SIGNATURE
+
+
+def test_spec_says_where_its_arguments_stood() -> None:
+    """The error of another caller names that caller."""
+    with pytest.raises(SettingsError, match=r"model of Cluster\.up: 'pi9' is not one of"):
+        load().spec({"model": "pi9"}, where="Cluster.up")
+
+
+def test_equal_specs_are_one_key() -> None:
+    """Two markers that mean the same share a cluster, however they are spelt."""
+    first, second = load().spec({"memory": "1G", "nodes": "2"}), load().spec({"memory": 1024 * MIB, "nodes": 2})
+
+    assert first == second
+    assert hash(first) == hash(second)
+
+
+@given(st.fixed_dictionaries({}, optional={name: st.just(GOOD[name][0]) for name in ("nodes", "memory", "cpus")}))
+def test_reading_a_spec_again_changes_nothing(marker: dict[str, object]) -> None:
+    """A spec's own values are a marker for the same spec."""
+    spec = load().spec(marker)
+
+    assert load().spec(dataclasses.asdict(spec)) == spec
+
+
+def test_every_model_can_be_chosen() -> None:
+    """Every row of the table of models is a value of ``model``."""
+    assert [load(options={"model": name}).model for name in MODELS] == list(MODELS)
+
+
+def test_signature_has_every_argument() -> None:
+    """The signature that errors print has every argument that a marker takes."""
+    for field in dataclasses.fields(ClusterSpec):
+        assert f"{field.name}=" in MARKER_SIGNATURE
