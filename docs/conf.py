@@ -24,11 +24,11 @@ myst_enable_extensions = ["colon_fence", "deflist", "fieldlist"]
 myst_heading_anchors = 3
 
 default_role = "py:obj"
-autodoc_class_signature = "separated"  # most classes are made by the package, so their constructor is of no interest
 autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_typehints_format = "short"
 napoleon_google_docstring = False
 napoleon_use_ivar = True
+napoleon_use_param = False  # keeps "nodes, model, image" together, which share a description
 
 # Names of other projects, and of modules here that are not part of the public interface. No inventory of another
 # project is downloaded: the documentation builds without a network.

@@ -3,6 +3,7 @@
 - The text of a property may hold a colon: napoleon would take what is before it for a type.
 - A class may describe two attributes at once: ``host, port``.
 - A docstring names a class of the package without its module.
+- Users do not make objects of most classes themselves, so how that is done is left out.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Stand around napoleon, whose own priority is 500."""
     app.connect("autodoc-process-docstring", _before, priority=100)
     app.connect("autodoc-process-docstring", _after, priority=900)
+    app.connect("autodoc-process-signature", _without_constructor)
     app.connect("missing-reference", _find)
     return {"parallel_read_safe": True}
 
@@ -39,6 +41,12 @@ def _after(app: Sphinx, what: str, name: str, obj: object, options: Any, lines: 
     original = _originals.pop(name, None)
     if what in ("attribute", "property") and original is not None:
         lines[:] = NumpyDocstring(original, app.config, app, "method", name, obj, options).lines()
+
+
+def _without_constructor(
+    app: Sphinx, what: str, name: str, obj: object, options: Any, arguments: str, returned: str
+) -> tuple[str, str] | None:
+    return ("", "") if what == "class" else None
 
 
 def _split(lines: list[str]) -> list[str]:
