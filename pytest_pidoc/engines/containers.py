@@ -6,7 +6,7 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_pidoc.dockerd import NODE_LABEL, SESSION_LABEL, connect, daemon_errors
+from pytest_pidoc.dockerd import NODE_LABEL, SESSION_LABEL, daemon_errors
 
 if TYPE_CHECKING:
     import docker
@@ -62,20 +62,16 @@ def node_containers(client: docker.DockerClient, cluster: str | None = None) -> 
     ]
 
 
-def remove_session(cluster: str, client: docker.DockerClient | None = None) -> int:
+def remove_session(cluster: str, client: docker.DockerClient) -> int:
     """Kill and remove every container of *cluster*; return how many there were.
 
     It looks again until there is none: one may still have been in the making when its owner was killed.
-    Without a *client* it connects for the while.
 
     Raises
     ------
     EngineUnavailable
         The daemon does not answer, or cannot remove one.
     """
-    if client is None:
-        with contextlib.closing(connect()) as client:
-            return remove_session(cluster, client)
     removed = 0
     while containers := node_containers(client, cluster):
         for container in containers:

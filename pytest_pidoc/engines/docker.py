@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_pidoc import processes, qemu
 from pytest_pidoc.dockerd import GUEST_LABEL, NODE_LABEL, SESSION_LABEL, daemon_errors
-from pytest_pidoc.engines.containers import node_containers, remove, remove_session
+from pytest_pidoc.engines.containers import remove
 from pytest_pidoc.engines.engine import QEMU_LOG, QMP_SOCKET, Endpoint, Launch
 from pytest_pidoc.errors import EngineUnavailable, ImageError, MonitorError, NodeDied, SettingsError
 from pytest_pidoc.machines import MIB
@@ -22,7 +22,7 @@ from pytest_pidoc.waiting import Deadline
 if TYPE_CHECKING:
     import docker
 
-__all__ = ["DockerEngine", "node_containers", "remove_session"]
+__all__ = ["DockerEngine"]
 
 START_TIMEOUT = 30.0  # seconds until QEMU answers on its monitor; 0.7 s on an idle machine
 DIRECTORY = PurePosixPath("/run/pidoc")  # the node's directory, in the container

@@ -17,7 +17,8 @@ from bare_metal import GREEDY, GREETING, make_image
 
 from pytest_pidoc import unix
 from pytest_pidoc.dockerd import NODE_LABEL, SESSION_LABEL, connect
-from pytest_pidoc.engines.docker import PIDS, QEMU_ALLOWANCE, DockerEngine, node_containers, remove_session
+from pytest_pidoc.engines.containers import node_containers, remove_session
+from pytest_pidoc.engines.docker import PIDS, QEMU_ALLOWANCE, DockerEngine
 from pytest_pidoc.engines.engine import CONSOLE_SOCKET, OVERLAY, QMP_SOCKET, SERIAL_LOG, Endpoint, Launch
 from pytest_pidoc.errors import EngineUnavailable, ImageError, NodeDied, SettingsError
 from pytest_pidoc.images.container import build
@@ -302,7 +303,7 @@ def test_a_qemu_that_does_not_end(engine: DockerEngine, client: docker.DockerCli
 
 
 def test_a_session_is_removed_whole(engine: DockerEngine, client: docker.DockerClient, launch: Launch) -> None:
-    """The label finds every node of a cluster, and no other; the reaper needs no client for it."""
+    """The label finds every node of a cluster, and no other."""
     second = replace(launch, name="pi-2", directory=launch.directory.with_name("pi-2"))
     second.directory.mkdir(mode=0o700)
     other = replace(launch, cluster=f"{launch.cluster}-other", directory=launch.directory.with_name("pi-3"))
@@ -313,7 +314,7 @@ def test_a_session_is_removed_whole(engine: DockerEngine, client: docker.DockerC
             ("pi-1", "running"),
             ("pi-2", "running"),
         }
-        assert remove_session(launch.cluster) == 2
+        assert remove_session(launch.cluster, client) == 2
         assert [engine.death(endpoint) for endpoint in ours] == ["somebody removed its container"] * 2
         assert engine.death(theirs) is None
     finally:
