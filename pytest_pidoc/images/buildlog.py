@@ -1,0 +1,118 @@
+"""The log of a build: every command's output goes there, and an error shows how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from pytest_pidoc.errors import ImageError
+
+__all__ = ["BuildLog"]
+
+
+class BuildLog:
+    """Runs the commands of one build and collects what they print in one file.
+
+    Parameters
+    ----------
+    path
+        The log; begun anew.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.write_bytes(b"")
+
+    def run(
+        self,
+        command: Sequence[str | Path],
+        *,
+        what: str,
+        timeout: float,
+        directory: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Run a command to its end.
+
+        Parameters
+        ----------
+        command
+            Program and arguments; found on ``PATH``.
+        what
+            What it is for, for the error: ``downloading Debian's packages``.
+        timeout
+            Seconds that it may take.
+        directory, environment
+            Its working directory, and variables beside this process's own.
+
+        Raises
+        ------
+        ImageError
+            It cannot be started, fails or takes too long; the message shows its last lines.
+        """
+        with self.start(command, what=what, directory=directory, environment=environment) as process:
+            try:
+                status = process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                raise self.error(f"It took more than {timeout:.0f} s: {what}.") from None
+        if status != 0:
+            raise self.error(f"{what[0].upper()}{what[1:]} failed: {command[0]} ended with status {status}.")
+
+    @contextlib.contextmanager
+    def start(
+        self,
+        command: Sequence[str | Path],
+        *,
+        what: str,
+        directory: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        """Run a command for the length of a ``with`` block; at its end it is ended, with all its children.
+
+        Raises
+        ------
+        ImageError
+            It cannot be started.
+        """
+        words = [os.fspath(word) for word in command]
+        with self.path.open("ab") as log:
+            log.write(f"$ {shlex.join(words)}\n".encode())
+            log.flush()
+            try:
+                # A build that is killed takes its commands along: setpriv is part of every Debian.
+                process = subprocess.Popen(
+                    ["setpriv", "--pdeathsig", "TERM", "--", *words],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    cwd=directory,
+                    env={**os.environ, **(environment or {})},
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise ImageError(f"Cannot start {words[0]} for {what}: {error.strerror}.") from error
+        try:
+            yield process
+        finally:
+            _end(process)
+
+    def error(self, text: str, *, tip: str = "") -> ImageError:
+        """Return an error that shows the log's last lines and names it."""
+        lines = self.path.read_bytes()[-8000:].decode("utf-8", "replace").replace("\r", "\n").splitlines()
+        kept = [line for line in lines if line.strip()]
+        return ImageError(text, evidence="\n".join(kept[-15:]), look=str(self.path), tip=tip)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    for number, patience in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0)):
+        if process.poll() is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(patience)

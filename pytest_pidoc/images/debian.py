@@ -1,0 +1,425 @@
+"""The ``debian`` recipe: a guest from Debian's own packages, made to boot fast and be quiet.
+
+Three steps, on any host, with or without binfmt_misc and with or without root:
+
+1. mmdebstrap downloads and unpacks the packages, and its hook makes the disk (``guest/build/extract.sh``);
+2. the kernel and an initrd made here boot that disk in an emulated machine, which installs the packages and sets
+   the guest up (``guest/build/second-stage``);
+3. the disk is written anew, without the room that was used in between.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import stat
+import subprocess
+import urllib.parse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_pidoc.errors import ImageError, SettingsError
+from pytest_pidoc.images import disks, second_stage
+from pytest_pidoc.images.buildlog import BuildLog
+from pytest_pidoc.images.cache import Cache, image_file
+from pytest_pidoc.images.image import Image, ImageFile, Manifest, Source
+from pytest_pidoc.machines import MIB, MODELS
+from pytest_pidoc.progress import Progress
+
+__all__ = ["ARCHITECTURES", "VARIANTS", "Recipe", "build", "key", "recipe"]
+
+GUEST = Path(__file__).resolve().parent.parent / "guest"
+
+#: Raised when code changes what an image holds without a change of a file in ``guest/``.
+VERSION = 1
+
+DISK_SIZE = 4096 * MIB  # a power of two, as SD cards have
+
+RELEASES = ("bookworm",)
+
+#: Programs that a build runs, and the Debian packages that have them.
+TOOLS = {
+    "mmdebstrap": "mmdebstrap",
+    "mke2fs": "e2fsprogs",
+    "qemu-img": "qemu-utils",
+    "qemu-system-aarch64": "qemu-system-arm",
+    "ssh-keygen": "openssh-client",
+    "setpriv": "util-linux",
+}
+
+
+#: Where Debian keeps mke2fs, and an ordinary user's PATH does not look.
+SYSTEM_PATH = "/usr/sbin:/sbin"
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What differs between Debian's architectures.
+
+    Attributes
+    ----------
+    kernel
+        The metapackage that depends on the current kernel.
+    builder
+        The model whose machine runs the second stage.
+    modules
+        What the initrd loads, beside what these modules need.
+    """
+
+    kernel: str
+    builder: str
+    modules: tuple[str, ...]
+
+
+ARCHITECTURES = {
+    "arm64": Architecture(
+        kernel="linux-image-arm64",
+        builder="pi3-virt",
+        modules=("virtio_pci", "virtio_blk", "virtio_net", "crc32c_generic", "ext4"),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to furnish the guest: the folder of ``guest/`` with its files and its ``setup`` script.
+
+    Attributes
+    ----------
+    packages
+        What is installed beside the packages marked essential.
+    append
+        Kernel arguments that belong to it.
+    """
+
+    folder: str
+    packages: tuple[str, ...]
+    append: str = ""
+
+
+VARIANTS = {
+    "": Variant(
+        folder="tuned",
+        packages=(
+            # the system
+            *(
+                "apt",
+                "ca-certificates",
+                "dbus",
+                "kmod",
+                "libnss-myhostname",
+                "netbase",
+                "systemd-sysv",
+                "udev",
+            ),
+            # its network
+            *("curl", "iproute2", "iputils-ping", "openssh-server"),
+            # what tests, Ansible and benchmarks need
+            *("less", "procps", "python3", "python3-apt", "sudo", "sysbench"),
+        ),
+        append="quiet",
+    ),
+    # Debian as it comes, for comparison: what mmdebstrap's variant minbase has, SSH, and DHCP through ifupdown.
+    "plain": Variant(
+        folder="plain",
+        packages=(
+            *("?priority(required)", "apt", "openssh-server", "sudo", "systemd-sysv", "udev"),
+            "usr-is-merged",
+            *("ifupdown", "isc-dhcp-client", "dbus"),
+        ),
+        append="quiet",
+    ),
+}
+
+# Drivers and file systems of hardware that no machine of QEMU has: three quarters of the kernel's modules.
+MODULES_WITHOUT = (
+    *(f"*/kernel/drivers/{name}" for name in ("gpu", "media", "infiniband", "staging", "iio", "isdn", "ata", "scsi")),
+    *(f"*/kernel/drivers/net/{name}" for name in ("ethernet", "wireless", "can", "dsa", "wwan", "ieee802154")),
+    *(f"*/kernel/drivers/{name}" for name in ("crypto", "hwmon", "nvme", "target", "firewire", "thunderbolt")),
+    *(f"*/kernel/fs/{name}" for name in ("ocfs2", "gfs2", "ceph", "jfs", "reiserfs", "orangefs", "afs", "coda")),
+    *("*/kernel/sound", "*/kernel/net/bluetooth", "*/kernel/net/mac80211", "*/kernel/net/wireless"),
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A ``debian`` recipe, taken apart: ``debian:RELEASE`` or, for comparisons, ``debian:RELEASE,VARIANT``."""
+
+    release: str
+    variant: str = ""
+
+    def __str__(self) -> str:
+        return f"debian:{self.release}" + (f",{self.variant}" if self.variant else "")
+
+
+def recipe(text: str) -> Recipe:
+    """Return the recipe that *text* names: ``debian``, ``debian:bookworm``, ``debian:bookworm,plain``.
+
+    Raises
+    ------
+    SettingsError
+        It names no recipe of this family, no known release, or no known variant.
+    """
+    family, _, rest = text.partition(":")
+    release, _, variant = rest.partition(",")
+    parsed = Recipe(release or RELEASES[0], variant)
+    if family != "debian" or parsed.release not in RELEASES or parsed.variant not in VARIANTS:
+        known = ", ".join(f"debian:{release}" for release in RELEASES)
+        raise SettingsError(f"There is no recipe {text!r}.", tip=f"one of debian, {known}")
+    return parsed
+
+
+def key(recipe: Recipe, architecture: str) -> str:
+    """Return the content address: SHA-256 over the recipe and everything of this package that goes into the image.
+
+    Raises
+    ------
+    SettingsError
+        The recipe does not know that architecture.
+    """
+    variant = VARIANTS[recipe.variant]
+    digest = hashlib.sha256()
+    parts = (VERSION, recipe, architecture, _architecture(architecture), variant, MODULES_WITHOUT, DISK_SIZE)
+    digest.update(repr(parts).encode())
+    for folder in ("build", "initrd", variant.folder):
+        for path in sorted((GUEST / folder).rglob("*")):
+            if path.is_file():
+                content = path.read_bytes()
+                digest.update(f"{path.relative_to(GUEST)}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()
+
+
+def build(
+    cache: Cache,
+    recipe: Recipe,
+    architecture: str,
+    *,
+    progress: Progress | None = None,
+    rebuild: bool = False,
+) -> Image:
+    """Return the image of *recipe* for *architecture*, building it if the cache does not have it.
+
+    Raises
+    ------
+    SettingsError
+        The recipe does not know that architecture.
+    ImageError
+        A tool is missing, a step failed (the message names the log), or the cache cannot be used.
+    """
+    progress = progress or Progress()
+
+    def make(directory: Path, log: BuildLog) -> Manifest:
+        return _Build(recipe, architecture, directory, log, progress).run()
+
+    return cache.build(
+        key(recipe, architecture),
+        make,
+        what=f"{recipe} for {architecture}",
+        progress=progress,
+        rebuild=rebuild,
+    )
+
+
+def _architecture(name: str) -> Architecture:
+    try:
+        return ARCHITECTURES[name]
+    except KeyError:
+        raise SettingsError(
+            f"The recipe debian does not know the architecture {name!r}.",
+            tip=f"one of {', '.join(ARCHITECTURES)}",
+        ) from None
+
+
+class _Build:
+    """One build of one image in *directory*, which is empty at first and holds the finished files at the end."""
+
+    def __init__(self, recipe: Recipe, architecture: str, directory: Path, log: BuildLog, progress: Progress) -> None:
+        self.recipe = recipe
+        self.variant = VARIANTS[recipe.variant]
+        self.name = architecture
+        self.architecture = _architecture(architecture)
+        self.machine = MODELS[self.architecture.builder]
+        self.directory = directory
+        self.work = directory / "work"
+        self.log = log
+        self.progress = progress
+
+    def run(self) -> Manifest:
+        _require_tools()
+        self.work.mkdir()
+        host_key = self.make_keys()
+        self.bootstrap()
+        files = self.take_kernel()
+        self.progress.step("starting an emulated machine to install the packages")
+        second_stage.finish(
+            self.machine,
+            disk=self.work / "disk.qcow2",
+            kernel=self.directory / "kernel",
+            initrd=self.directory / "initrd",
+            log=self.log,
+            progress=self.progress,
+        )
+        self.progress.step("writing the disk")
+        self.log.run(
+            ["qemu-img", "convert", "-O", "qcow2", self.work / "disk.qcow2", self.directory / "disk.qcow2"],
+            what="writing the disk",
+            timeout=600,
+        )
+        sources = tuple(self.sources())
+        shutil.rmtree(self.work)
+        return Manifest(
+            recipe=str(self.recipe),
+            architecture=self.name,
+            key="",  # the cache knows it
+            files={**files, **{role: self.file(name) for role, name in _FILES.items()}},
+            user="pi",
+            host_keys=(host_key,),
+            append=self.variant.append,
+            versions=self.versions(sources),
+            sources=sources,
+        )
+
+    def make_keys(self) -> str:
+        """Make the user's and the host's SSH keys; return the host's public one."""
+        for path in (self.directory / "id_ed25519", self.work / "ssh_host_ed25519_key"):
+            self.log.run(
+                ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "pidoc", "-f", path],
+                what="making SSH keys",
+                timeout=60,
+            )
+        return " ".join((self.work / "ssh_host_ed25519_key.pub").read_text("ascii").split()[:2])
+
+    def bootstrap(self) -> None:
+        """Download and unpack the packages; leave the disk and the kernel's package in the work directory."""
+        (self.work / "guest.tar").write_bytes(disks.tar(self.guest_files()))
+        self.progress.step(f"downloading and unpacking Debian {self.recipe.release} for {self.name}")
+        self.log.run(
+            [
+                "mmdebstrap",
+                "--variant=extract",
+                f"--architectures={self.name}",
+                *("--skip=cleanup/apt", "--skip=chroot/mount", "--format=null"),
+                # Merged /usr: the packages of this release expect it, and the variant "extract" does not make it.
+                '--setup-hook=for name in bin lib sbin; do mkdir -p "$1/usr/$name"; ln -s "usr/$name" "$1/$name"; done',
+                f"--extract-hook=tar-in {self.work / 'guest.tar'} /",
+                '--extract-hook=eval "$PIDOC_EXTRACT"',
+                f"--extract-hook=download /pidoc.tar {self.work / 'pidoc.tar'}",
+                self.recipe.release,
+                "/dev/null",
+            ],
+            what="downloading and unpacking Debian's packages",
+            timeout=3600,
+            environment={
+                "PIDOC_EXTRACT": (GUEST / "build" / "extract.sh").read_text("utf-8"),
+                "PIDOC_PACKAGES": " ".join(self.variant.packages),
+                "PIDOC_KERNEL": self.architecture.kernel,
+                "PIDOC_MODULES_WITHOUT": " ".join(MODULES_WITHOUT),
+                "PIDOC_DISK_SIZE": str(DISK_SIZE),
+                # An ordinary user's unpacked root belongs to other users, who may not enter the cache.
+                **({"TMPDIR": str(self.work)} if os.geteuid() == 0 else {}),
+            },
+        )
+        self.log.run(
+            [
+                "tar",
+                "--extract",
+                "--file",
+                self.work / "pidoc.tar",
+                "--directory",
+                self.work,
+                "--no-same-owner",
+            ],
+            what="unpacking the disk",
+            timeout=600,
+        )
+        (self.work / "pidoc.tar").unlink()
+
+    def guest_files(self) -> Iterator[disks.Entry]:
+        """Yield what goes into the guest beside its packages."""
+        root = GUEST / self.variant.folder / "root"
+        for path in sorted(root.rglob("*")):
+            if path.is_file():
+                yield disks.Entry(str(path.relative_to(root)), path.read_bytes())
+        script, secret = stat.S_IFREG | 0o755, stat.S_IFREG | 0o600
+        here = Path(second_stage.INIT).parent.relative_to("/")
+        yield disks.Entry(f"{here}/second-stage", (GUEST / "build" / "second-stage").read_bytes(), script)
+        yield disks.Entry(f"{here}/setup", (GUEST / self.variant.folder / "setup").read_bytes())
+        yield disks.Entry(f"{here}/authorized_keys", (self.directory / "id_ed25519.pub").read_bytes())
+        for name, mode in (
+            ("ssh_host_ed25519_key", secret),
+            ("ssh_host_ed25519_key.pub", stat.S_IFREG | 0o644),
+        ):
+            yield disks.Entry(f"etc/ssh/{name}", (self.work / name).read_bytes(), mode)
+
+    def take_kernel(self) -> dict[str, ImageFile]:
+        """Take the kernel and the boards' device trees from its package, and make the initrd; return the trees."""
+        self.progress.step("making the initrd")
+        for pattern in ("linux-image-*.deb", "busybox-static_*.deb"):
+            (package,) = self.work.glob(pattern)
+            self.log.run(
+                ["dpkg-deb", "--extract", package, self.work / "unpacked"],
+                what=f"unpacking {pattern}",
+                timeout=600,
+            )
+        unpacked = self.work / "unpacked"
+        (kernel,) = (unpacked / "boot").glob("vmlinuz-*")
+        shutil.copyfile(kernel, self.directory / "kernel")
+        (modules,) = (unpacked / "lib" / "modules").iterdir()
+        (self.directory / "initrd").write_bytes(
+            disks.initrd(
+                init=(GUEST / "initrd" / "init").read_bytes(),
+                busybox=(unpacked / "bin" / "busybox").read_bytes(),
+                modules=disks.module_closure(modules, self.architecture.modules),
+            )
+        )
+        trees = {}
+        for tree in sorted(unpacked.glob("usr/lib/linux-image-*/**/bcm2*-rpi-*.dtb")):
+            shutil.copyfile(tree, self.directory / tree.name)
+            trees[f"dtb/{tree.stem}"] = self.file(tree.name)
+        return trees
+
+    def file(self, name: str) -> ImageFile:
+        return image_file(self.directory / name)
+
+    def sources(self) -> Iterator[Source]:
+        """Yield the packages, from the names of their files: ``curl_7.88.1-10+deb12u12_arm64.deb``."""
+        for line in sorted((self.work / "packages.sha256").read_text("utf-8").splitlines()):
+            sha256, name = line.split(maxsplit=1)
+            package, version, _ = urllib.parse.unquote(name).removesuffix(".deb").split("_")
+            yield Source(package, version, sha256)
+
+    def versions(self, sources: tuple[Source, ...]) -> dict[str, str]:
+        """Return the versions of the guest's main parts and of the tools that made the image."""
+        found = {source.name: source.version for source in sources}
+        (kernel,) = (name for name in found if name.startswith("linux-image-"))
+        tools = {
+            tool: subprocess.run([tool, "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
+            for tool in ("mmdebstrap", self.machine.binary)
+        }
+        return {
+            "kernel": f"{kernel} {found[kernel]}",
+            **{name: found[name] for name in ("openssh-server", "systemd", "python3") if name in found},
+            **tools,
+        }
+
+
+_FILES = {
+    "kernel": "kernel",
+    "initrd": "initrd",
+    "disk": "disk.qcow2",
+    "private_key": "id_ed25519",
+    "public_key": "id_ed25519.pub",
+}
+
+
+def _require_tools() -> None:
+    missing = [
+        tool for tool in TOOLS if shutil.which(tool, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") is None
+    ]
+    if missing:
+        raise ImageError(
+            f"Building an image needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed.",
+            tip=f"apt-get install {' '.join(sorted({TOOLS[tool] for tool in missing}))}",
+        )

@@ -1,0 +1,40 @@
+"""Progress: what is being done now, told by code that knows no terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TextIO
+
+__all__ = ["Progress", "TerminalProgress"]
+
+
+class Progress:
+    """Hears of each step of a long job; this one keeps silent. The base of those that speak."""
+
+    def step(self, text: str) -> None:
+        """Hear that a new step starts; *text* says which, like ``downloading packages``."""
+
+
+class TerminalProgress(Progress):
+    """Prints every step as it starts, with the seconds since the first one.
+
+    Parameters
+    ----------
+    stream
+        Where to print, e.g. ``sys.stderr``.
+    clock
+        The clock, in seconds; tests bring their own.
+    """
+
+    def __init__(self, stream: TextIO, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream = stream
+        self._clock = clock
+        self._start: float | None = None
+
+    def step(self, text: str) -> None:
+        """Print *text* behind the time: ``[ 12.3 s] downloading packages``."""
+        now = self._clock()
+        if self._start is None:
+            self._start = now
+        print(f"[{now - self._start:6.1f} s] {text}", file=self._stream, flush=True)

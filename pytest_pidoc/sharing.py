@@ -1,0 +1,73 @@
+"""Locks between processes: whoever waits says for whom and for what, and never waits for ever."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from pytest_pidoc.errors import PidocError
+from pytest_pidoc.progress import Progress
+
+__all__ = ["locked"]
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, purpose: str, timeout: float, progress: Progress | None = None) -> Iterator[None]:
+    """Hold the lock file *path* for the length of a ``with`` block.
+
+    The lock ends with its holder, even by SIGKILL.
+
+    Parameters
+    ----------
+    path
+        The lock file; its directory must exist. It stays when the lock is released.
+    purpose
+        What the holder does, for those who wait: ``building debian:bookworm for arm64``.
+    timeout
+        Seconds to wait at most; with 0 the lock is taken at once or not at all.
+    progress
+        Hears of the wait, if there is one.
+
+    Raises
+    ------
+    PidocError
+        Somebody else still holds it after *timeout* seconds; the message says who.
+    OSError
+        The lock file cannot be made.
+    """
+    lock = FileLock(path)
+    holder = path.with_suffix(".holder")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        if timeout > 0 and progress is not None:
+            progress.step(f"waiting for {_read(holder)}, at most {timeout:.0f} s")
+        try:
+            lock.acquire(timeout=timeout)
+        except Timeout as error:
+            raise PidocError(
+                f"Waited {timeout:.0f} s for {_read(holder)}, in vain.",
+                look=str(path),
+                tip="wait until it is done, or end that process",
+            ) from error
+    try:
+        holder.write_text(f"process {os.getpid()} ({purpose})\n", encoding="utf-8")
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                holder.unlink()
+    finally:
+        lock.release()
+
+
+def _read(holder: Path) -> str:
+    # A killed holder leaves its name behind, and a new one may not have written its own yet: both are short.
+    try:
+        return holder.read_text(encoding="utf-8").strip() or "another process"
+    except OSError:
+        return "another process"

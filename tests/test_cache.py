@@ -1,0 +1,282 @@
+"""The image cache: shared, checked, never half full."""
+
+import contextlib
+import dataclasses
+import errno
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pytest_pidoc.errors import ChecksumMismatch, ImageError
+from pytest_pidoc.images.cache import Cache, image_file
+from pytest_pidoc.images.image import Manifest
+
+KEY = "ab" * 32
+
+
+def make(directory, log):
+    """A small but real image: a disk and a private key."""
+    (directory / "disk").write_bytes(b"disk" * 1024)
+    (directory / "id").write_bytes(b"secret")
+    return Manifest(
+        recipe="debian:bookworm",
+        architecture="arm64",
+        key="",
+        files={"disk": image_file(directory / "disk"), "private_key": image_file(directory / "id")},
+        user="pi",
+        host_keys=("ssh-ed25519 AAAA",),
+    )
+
+
+def must_not_make(directory, log):
+    pytest.fail("built what is there")
+
+
+def left(cache):
+    """The names of all that is in the cache's directory of images."""
+    return sorted(path.name for path in (cache.root / "images").iterdir())
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return Cache(tmp_path / "cache")
+
+
+def test_a_built_image_is_found_again_and_not_built_twice(cache):
+    """The same key gives the same image, to this process and to others."""
+    built = cache.build(KEY, make, what="an image")
+
+    assert cache.find(KEY) == built
+    assert Cache(cache.root).build(KEY, must_not_make, what="an image") == built
+    assert built.manifest.key == KEY
+    assert built.manifest.created
+    assert cache.images() == [built]
+
+
+def test_an_unknown_key_is_no_image(cache):
+    """A cache that has never been written to is an empty one."""
+    assert cache.find(KEY) is None
+    assert cache.images() == []
+
+
+def test_the_files_of_a_finished_image_cannot_be_written_and_the_key_not_read(cache):
+    """Nobody changes an image by mistake; the private key and the directories are their owner's alone."""
+    image = cache.build(KEY, make, what="an image")
+
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in image.path.iterdir()}
+    assert modes == {"disk": 0o444, "id": 0o600, "manifest.json": 0o444}
+    assert stat.S_IMODE(image.path.stat().st_mode) == 0o700
+    assert stat.S_IMODE(cache.root.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("role", ["disk", "private_key"])
+def test_one_flipped_byte_is_found_and_the_tip_names_the_remedy(cache, role):
+    """A corrupted image is never used."""
+    path = cache.build(KEY, make, what="an image").file(role)
+    path.chmod(0o600)
+    content = bytearray(path.read_bytes())
+    content[3] ^= 1
+    path.write_bytes(content)
+
+    with pytest.raises(ChecksumMismatch, match="pidoc build --rebuild debian:bookworm") as error:
+        cache.find(KEY)
+    assert str(path) in str(error.value)
+
+
+def test_a_flipped_byte_that_leaves_no_trace_is_found_by_verify(cache):
+    """Size, time and inode can be the same; a full check hashes anyway."""
+    image = cache.build(KEY, make, what="an image")
+    path = image.file("disk")
+    before = path.stat()
+    path.chmod(0o600)
+    with path.open("r+b") as stream:
+        stream.write(b"D")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    assert cache.find(KEY) == image
+    with pytest.raises(ChecksumMismatch):
+        cache.verify(image)
+
+
+def test_a_missing_file_is_a_mismatch(cache):
+    """An image that lost a file is not used."""
+    cache.build(KEY, make, what="an image").file("disk").unlink()
+
+    with pytest.raises(ChecksumMismatch, match="cannot be read"):
+        cache.find(KEY)
+
+
+def test_a_damaged_image_is_built_again_on_demand(cache):
+    """``rebuild`` puts a good image in the place of a damaged one."""
+    image = cache.build(KEY, make, what="an image")
+    image.file("disk").unlink()
+
+    assert cache.build(KEY, make, what="an image", rebuild=True).file("disk").is_file()
+    assert cache.find(KEY)
+    assert left(cache) == [KEY]
+
+
+def test_touched_files_are_hashed_and_then_trusted_again(cache):
+    """A changed time, e.g. of a restored backup, costs one full check and no more."""
+    image = cache.build(KEY, make, what="an image")
+    os.utime(image.file("disk"), (1, 1))
+    stamp = cache.root / "stamps" / f"{KEY}.json"
+    before = stamp.read_text()
+
+    assert cache.find(KEY) == image
+    assert stamp.read_text() != before
+
+
+def test_a_changed_manifest_does_not_vouch_for_other_files(cache):
+    """A manifest that names other hashes is noticed, as the stamp covers it too."""
+    image = cache.build(KEY, make, what="an image")
+    path = image.path / "manifest.json"
+    path.chmod(0o600)
+    path.write_text(path.read_text().replace(image.manifest.files["disk"].sha256, "0" * 64))
+
+    with pytest.raises(ChecksumMismatch):
+        cache.find(KEY)
+
+
+def test_a_broken_manifest_is_an_image_error(cache):
+    """Half a manifest is told apart from no image."""
+    image = cache.build(KEY, make, what="an image")
+    path = image.path / "manifest.json"
+    path.chmod(0o600)
+    path.write_text(path.read_text()[:100])
+
+    with pytest.raises(ImageError, match="no usable manifest"):
+        cache.find(KEY)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ImageError("mmdebstrap failed"), ZeroDivisionError])
+def test_a_build_that_fails_or_is_interrupted_leaves_nothing_half_made(cache, error):
+    """Ctrl-C and errors pass through; the next build starts from nothing."""
+
+    def fail(directory, log):
+        (directory / "disk").write_bytes(b"half")
+        raise error
+
+    with pytest.raises(error if isinstance(error, type) else type(error)):
+        cache.build(KEY, fail, what="an image")
+
+    assert left(cache) == []
+    assert cache.build(KEY, make, what="an image")
+
+
+KILLED = """
+import pathlib, sys, time
+from pytest_pidoc.images.cache import Cache
+def make(directory, log):
+    (directory / "disk").write_bytes(b"half")
+    print("half", flush=True)
+    time.sleep(60)
+Cache(pathlib.Path(sys.argv[1])).build(sys.argv[2], make, what="an image")
+"""
+
+
+@contextlib.contextmanager
+def building(cache, key):
+    """Another process that is half way through a build."""
+    command = [sys.executable, "-c", KILLED, str(cache.root), key]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout.readline() == "half\n"
+        yield process
+        process.kill()
+
+
+def test_what_a_killed_build_left_is_removed_by_the_next_one(cache):
+    """After SIGKILL nothing can clean up, so the next builder does: of this image and of others."""
+    other = "cd" * 32
+    with building(cache, KEY), building(cache, other):
+        pass  # both are killed here
+    assert left(cache) == [f".new-{KEY}", f".new-{other}"]
+
+    cache.build(KEY, make, what="an image")
+
+    assert left(cache) == [KEY]
+
+
+def test_a_build_of_another_image_that_is_still_at_work_is_left_alone(cache):
+    """Leftovers are told from live work by the lock."""
+    other = "cd" * 32
+    with building(cache, other):
+        cache.build(KEY, make, what="an image")
+
+        assert left(cache) == [f".new-{other}", KEY]
+
+
+def test_ctrl_c_ends_a_build_at_once_and_leaves_nothing(cache):
+    """The terminal's SIGINT reaches a build in another process; it removes what it began."""
+    with building(cache, KEY) as process:
+        start = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) != 0
+
+    assert time.monotonic() - start < 5
+    assert left(cache) == []
+
+
+def test_a_full_disk_is_an_image_error_with_a_tip_and_finished_images_stay(cache):
+    """Real ENOSPC, from /dev/full: the error names the remedy, what was there before is as good as before."""
+    finished = cache.build(KEY, make, what="an image")
+
+    def fill(directory, log):
+        with Path("/dev/full").open("wb", buffering=0) as stream:
+            stream.write(b"x")
+
+    with pytest.raises(ImageError, match=r"(?s)No space left.*--pidoc-cache-dir") as error:
+        cache.build("cd" * 32, fill, what="another image")
+
+    assert isinstance(error.value.__cause__, OSError)
+    assert error.value.__cause__.errno == errno.ENOSPC
+    assert left(cache) == [KEY]
+    cache.verify(finished)
+
+
+def test_a_cache_directory_that_cannot_be_made_is_an_image_error_with_a_tip(tmp_path):
+    """A file where the directory should be: works as a test for root too, whom no mode stops."""
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(ImageError, match=r"(?s)cannot be used.*--pidoc-cache-dir"):
+        Cache(tmp_path / "file" / "cache").build(KEY, make, what="an image")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_cache_that_is_not_writable_is_an_image_error_but_can_be_read(cache):
+    """A shared cache that an administrator filled serves those who may only read it."""
+    image = cache.build(KEY, make, what="an image")
+    for path in (cache.root / "stamps", cache.root / "images", cache.root):
+        path.chmod(0o500)
+    try:
+        assert cache.find(KEY) == image
+        with pytest.raises(ImageError, match="--pidoc-cache-dir"):
+            cache.build("cd" * 32, make, what="another image")
+    finally:
+        for path in (cache.root, cache.root / "images", cache.root / "stamps"):
+            path.chmod(0o700)
+
+
+def test_a_removed_image_is_gone(cache):
+    """``pidoc prune`` leaves no trace of an image."""
+    cache.remove(cache.build(KEY, make, what="an image"))
+
+    assert cache.find(KEY) is None
+    assert left(cache) == []
+
+
+def test_images_are_listed_oldest_first(cache):
+    """The list does not depend on the file system's order."""
+    for number, created in (("11", "2024-01-02"), ("22", "2024-01-01")):
+        image = cache.build(number * 32, make, what="an image")
+        manifest = dataclasses.replace(image.manifest, created=created)
+        (image.path / "manifest.json").chmod(0o600)
+        (image.path / "manifest.json").write_text(manifest.to_json())
+
+    assert [image.path.name[:2] for image in cache.images()] == ["22", "11"]
