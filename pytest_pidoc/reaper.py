@@ -51,7 +51,7 @@ def end_nodes(directory: Path) -> None:
             processes.kill(identity)
         for identity in found:
             processes.wait(identity, timeout=10)
-    if _engine(directory) != "local":
+    if _may_have_containers(directory):
         from pytest_pidoc import dockerd
         from pytest_pidoc.engines.containers import remove_session
 
@@ -96,16 +96,24 @@ def _is_orphan(directory: Path) -> bool:
     return owner is not None and not processes.is_alive(owner)
 
 
-def _engine(directory: Path) -> str | None:
+def _may_have_containers(directory: Path) -> bool:
+    """Tell whether the cluster may have containers; nothing is started before the record is written."""
+    if not (directory / runtime.RECORD).exists():
+        return False
     try:
-        return str(runtime.read(directory)["engine"])
+        return bool(runtime.read(directory)["engine"] != "local")
     except PidocError:
-        return None
+        return True
 
 
 def _main(directory: Path) -> None:
     """Wait until the owner is gone or the cluster is, and end what is left."""
-    owner = runtime.read(directory)["owner"]
+    try:
+        owner = runtime.read(directory)["owner"]
+    except PidocError:
+        if directory.exists():
+            raise
+        return  # it was taken down before this process had started
     while not processes.wait(owner, timeout=LOOK_INTERVAL):
         if not directory.exists():
             return

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -90,18 +91,27 @@ def read(directory: Path) -> dict[str, Any]:
     Raises
     ------
     PidocError
-        There is no such cluster.
+        There is no such cluster, or its record does not say who owns it and what runs it.
     """
     try:
-        record: dict[str, Any] = json.loads((directory / RECORD).read_text(encoding="utf-8"))
+        record: Any = json.loads((directory / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise PidocError(f"There is no cluster {directory.name}: {error}.", tip="pidoc ps") from error
-    return record
+    if not _is_record(record):
+        raise PidocError(f"The record of the cluster {directory.name} is damaged.", look=str(directory / RECORD))
+    return dict(record)
 
 
 def remove(directory: Path) -> None:
     """Remove a cluster's directory; it may be gone."""
     shutil.rmtree(directory, ignore_errors=True)
+
+
+def _is_record(value: object) -> bool:
+    if not isinstance(value, dict) or not isinstance(value.get("engine"), str):
+        return False
+    owner = value.get("owner", "")  # None: nobody
+    return owner is None or (isinstance(owner, str) and re.fullmatch(r"\d+:\d+:\S+", owner) is not None)
 
 
 def _age(path: Path) -> float:

@@ -1,0 +1,160 @@
+"""The command line of QEMU."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support import make_image, make_launch
+
+from pytest_pidoc import qemu
+from pytest_pidoc.engines.engine import Launch
+from pytest_pidoc.machines import MIB, MODELS
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Launch:
+    return make_launch(tmp_path / "node", make_image(tmp_path / "image"))
+
+
+def command(launch: Launch) -> list[str]:
+    return qemu.arguments(launch, guest=Path("/guest"), forward="tcp:127.0.0.1:0")
+
+
+def values(arguments: list[str], option: str) -> list[str]:
+    """Return what stands behind each *option*."""
+    return [value for name, value in itertools.pairwise(arguments) if name == option]
+
+
+def kernel_arguments(launch: Launch) -> list[str]:
+    (line,) = values(command(launch), "-append")
+    return line.split()
+
+
+def test_program_is_the_models(launch: Launch) -> None:
+    """The command begins with the QEMU that emulates the model."""
+    assert command(launch)[0] == launch.machine.binary
+
+
+def test_machine_is_the_models(launch: Launch) -> None:
+    """Machine, CPU and cores are those of the model's row."""
+    arguments = command(launch)
+
+    assert values(arguments, "-machine") == [launch.machine.machine]
+    assert values(arguments, "-cpu") == [launch.machine.cpu]
+    assert values(arguments, "-smp") == [str(launch.machine.cores)]
+
+
+def test_memory_is_what_was_asked_for(launch: Launch) -> None:
+    """RAM is the launch's, not the model's."""
+    assert values(command(dataclasses.replace(launch, memory=768 * MIB)), "-m") == ["768M"]
+
+
+def test_kernel_and_initrd_are_seen_where_qemu_sees_them(launch: Launch) -> None:
+    """Paths are those of the guest's directory as QEMU sees it, which in a container is another."""
+    arguments = command(launch)
+
+    assert values(arguments, "-kernel") == ["/guest/kernel"]
+    assert values(arguments, "-initrd") == ["/guest/initrd"]
+
+
+def test_files_are_found_by_their_role(tmp_path: Path) -> None:
+    """An image may call its kernel what it likes."""
+    image = make_image(tmp_path / "image")
+    files = {**image.manifest.files, "kernel": dataclasses.replace(image.manifest.files["kernel"], name="vmlinuz-6.1")}
+    named = dataclasses.replace(image, manifest=dataclasses.replace(image.manifest, files=files))
+
+    assert values(command(make_launch(tmp_path / "node", named)), "-kernel") == ["/guest/vmlinuz-6.1"]
+
+
+def test_kernel_hears_of_root_console_and_name(launch: Launch) -> None:
+    """The guest finds its disk and its serial port, and is called as the node is."""
+    arguments = kernel_arguments(launch)
+
+    assert f"root={launch.machine.root}" in arguments
+    assert f"console={launch.machine.console},115200" in arguments
+    assert "systemd.hostname=pi-1" in arguments
+
+
+def test_images_kernel_arguments_come_last(tmp_path: Path) -> None:
+    """What the image adds is stronger than what the model says."""
+    image = make_image(tmp_path / "image")
+    quiet = dataclasses.replace(image, manifest=dataclasses.replace(image.manifest, append="quiet loglevel=3"))
+
+    assert kernel_arguments(make_launch(tmp_path / "node", quiet))[-2:] == ["quiet", "loglevel=3"]
+
+
+def test_ssh_port_is_forwarded(launch: Launch) -> None:
+    """The forward given leads to the guest's SSH port."""
+    assert "user,id=net0,hostfwd=tcp:127.0.0.1:0-:22" in values(command(launch), "-netdev")
+
+
+def test_only_the_overlay_is_written(launch: Launch) -> None:
+    """The one disk is the node's own overlay, by its bare name."""
+    (drive,) = values(command(launch), "-drive")
+
+    assert "file=overlay.qcow2" in drive.split(",")
+
+
+def test_sockets_and_logs_have_bare_names(launch: Launch) -> None:
+    """No path of a socket can be too long: QEMU runs in the node's directory."""
+    arguments = command(launch)
+
+    assert not any(str(launch.directory) in argument for argument in arguments)
+    assert any("path=qmp.sock" in value for value in values(arguments, "-chardev"))
+    assert any(
+        "path=console.sock" in value and "logfile=serial.log" in value for value in values(arguments, "-chardev")
+    )
+
+
+def test_nothing_comes_from_the_users_configuration(launch: Launch) -> None:
+    """A node is the same on every host."""
+    arguments = command(launch)
+
+    assert "-nodefaults" in arguments
+    assert "-no-user-config" in arguments
+    assert values(arguments, "-display") == ["none"]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_models_devices_are_there(tmp_path: Path, model: str) -> None:
+    """Disk, network card and whatever else the row names are on the command line."""
+    machine = MODELS[model]
+    devices = values(
+        command(make_launch(tmp_path / "node", make_image(tmp_path / "image"), machine=machine)), "-device"
+    )
+
+    assert any(device.startswith(machine.disk_device) for device in devices)
+    assert any(device.startswith(machine.network_device) for device in devices)
+    assert all(device in devices for device in machine.devices)
+
+
+def test_overlay_is_made_over_the_images_disk() -> None:
+    """The backing file is the image's disk, and both formats are said rather than guessed."""
+    arguments = qemu.overlay_command(Path("/guest/disk.qcow2"))
+
+    assert arguments[:2] == ["qemu-img", "create"]
+    assert values(arguments, "-b") == ["/guest/disk.qcow2"]
+    assert values(arguments, "-F") == ["qcow2"]
+    assert arguments[-1] == "overlay.qcow2"
+
+
+def test_address_of_a_node_is_always_the_same() -> None:
+    """A node that is started again keeps its network card's address."""
+    assert qemu.mac_address("c-1", "pi-1") == qemu.mac_address("c-1", "pi-1")
+
+
+def test_addresses_of_a_cluster_differ() -> None:
+    """No two nodes of a large cluster share an address."""
+    assert len({qemu.mac_address("c-1", f"pi-{number}") for number in range(250)}) == 250
+
+
+@given(st.text(), st.text())
+def test_every_address_is_locally_administered(cluster: str, node: str) -> None:
+    """Whatever the names, the address is one that QEMU's prefix leaves free."""
+    assert re.fullmatch(r"52:54:00(:[0-9a-f]{2}){3}", qemu.mac_address(cluster, node))

@@ -1,0 +1,148 @@
+"""The directory of running clusters."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from pytest_pidoc import runtime
+from pytest_pidoc.errors import PidocError, SettingsError
+
+RECORD = {"name": "c-1", "owner": None, "engine": "local"}
+
+
+def test_root_is_this_users_alone(clusters: Path) -> None:
+    """Nobody else can look at sockets and keys."""
+    assert stat.S_IMODE(clusters.stat().st_mode) == 0o700
+    assert clusters.name == f"pidoc-{os.getuid()}"
+
+
+def test_root_is_the_same_each_time(clusters: Path) -> None:
+    """A directory that is there is used again."""
+    assert runtime.root() == clusters
+
+
+def test_root_that_others_can_enter_is_refused(clusters: Path) -> None:
+    """A directory with open doors cannot be trusted."""
+    clusters.chmod(0o755)
+    with pytest.raises(SettingsError, match="is not a directory of this user's alone"):
+        runtime.root()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a directory away")
+def test_root_of_somebody_else_is_refused(clusters: Path) -> None:
+    """Who made the directory first does not get our sockets."""
+    os.chown(clusters, 65534, 65534)
+    with pytest.raises(SettingsError, match="is not a directory of this user's alone"):
+        runtime.root()
+
+
+def test_root_that_is_a_link_is_refused(clusters: Path, tmp_path: Path) -> None:
+    """A link that somebody laid leads to nowhere we would go."""
+    clusters.rmdir()
+    (tmp_path / "target").mkdir(mode=0o700)
+    clusters.symlink_to(tmp_path / "target")
+    with pytest.raises(SettingsError, match="is not a directory of this user's alone"):
+        runtime.root()
+
+
+def test_root_that_is_a_file_is_refused(clusters: Path) -> None:
+    """A file in the directory's place is an error that says what to do."""
+    clusters.rmdir()
+    clusters.write_text("")
+    with pytest.raises(SettingsError) as caught:
+        runtime.root()
+
+    assert "TMPDIR" in caught.value.tip
+
+
+def test_root_that_cannot_be_made_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A temporary directory that takes no directory is an error that says what to do."""
+    monkeypatch.setattr(tempfile, "tempdir", "/proc")
+    with pytest.raises(SettingsError, match=r"/proc/pidoc-\d+ cannot be used"):
+        runtime.root()
+
+
+def test_new_directory_is_empty_and_private(clusters: Path) -> None:
+    """A cluster begins with a directory of its own."""
+    directory = runtime.new_directory()
+
+    assert directory.parent == clusters
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+    assert list(directory.iterdir()) == []
+
+
+def test_new_directories_have_different_names(clusters: Path) -> None:
+    """Two clusters never share a name."""
+    assert len({runtime.new_directory().name for _ in range(50)}) == 50
+
+
+def test_clusters_are_listed_oldest_first(clusters: Path) -> None:
+    """The list is in the order of their making, whatever their names."""
+    made = [runtime.new_directory() for _ in range(5)]
+    for age, directory in enumerate(reversed(made)):
+        os.utime(directory, (1_000_000 + age, 1_000_000 + age))
+
+    assert list(runtime.cluster_directories()) == made[::-1]
+
+
+def test_failed_starts_are_not_clusters(clusters: Path) -> None:
+    """Logs of failed starts are kept beside the clusters, and not listed with them."""
+    runtime.failed_directory().mkdir()
+
+    assert list(runtime.cluster_directories()) == []
+    assert runtime.failed_directory().parent == clusters
+
+
+def test_record_is_read_as_it_was_written(clusters: Path) -> None:
+    """What one process writes down, another reads."""
+    directory = runtime.new_directory()
+    runtime.write(directory, RECORD)
+
+    assert runtime.read(directory) == RECORD
+
+
+def test_record_is_replaced_whole(clusters: Path) -> None:
+    """A new record leaves no draft and nothing of the old one."""
+    directory = runtime.new_directory()
+    runtime.write(directory, {**RECORD, "more": "x" * 10_000})
+    runtime.write(directory, RECORD)
+
+    assert runtime.read(directory) == RECORD
+    assert [path.name for path in directory.iterdir()] == [runtime.RECORD]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "7", "null", "\udcff"])
+def test_record_that_is_none_is_refused(clusters: Path, text: str) -> None:
+    """A damaged record is an error of ours that names the cluster."""
+    directory = runtime.new_directory()
+    (directory / runtime.RECORD).write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(PidocError, match=directory.name):
+        runtime.read(directory)
+
+
+def test_cluster_that_is_not_there(clusters: Path) -> None:
+    """The tip says how to find the clusters that are there."""
+    with pytest.raises(PidocError, match="There is no cluster c-nobody") as caught:
+        runtime.read(clusters / "c-nobody")
+
+    assert caught.value.tip == "pidoc ps"
+
+
+def test_removed_directory_is_gone(clusters: Path) -> None:
+    """Removing takes everything with it."""
+    directory = runtime.new_directory()
+    (directory / "pi-1").mkdir()
+    (directory / "pi-1" / "overlay.qcow2").write_bytes(b"x")
+    runtime.remove(directory)
+
+    assert not directory.exists()
+
+
+def test_removing_what_is_gone_is_no_error(clusters: Path) -> None:
+    """It is fine if somebody else was faster."""
+    runtime.remove(clusters / "c-nobody")
