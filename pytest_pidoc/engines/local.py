@@ -53,16 +53,20 @@ class LocalEngine:
         if not (directory / OVERLAY).exists():
             _run(qemu.overlay_command(launch.image.file("disk")), timeout=START_TIMEOUT, cwd=directory)
         (directory / QMP_SOCKET).unlink(missing_ok=True)  # a former life's, after a power cut
-        with (directory / QEMU_LOG).open("ab") as log:
-            child = subprocess.Popen(
-                qemu.arguments(launch, guest=guest, forward="tcp:127.0.0.1:0"),
-                cwd=directory,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # a Ctrl-C in the terminal is for pytest, which ends the node in order
-                env={**os.environ, processes.CLUSTER_VARIABLE: launch.cluster},
-            )
+        command = qemu.arguments(launch, guest=guest, forward="tcp:127.0.0.1:0")
+        try:
+            with (directory / QEMU_LOG).open("ab") as log:
+                child = subprocess.Popen(
+                    command,
+                    cwd=directory,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,  # a Ctrl-C in the terminal is for pytest, which ends the node in order
+                    env={**os.environ, processes.CLUSTER_VARIABLE: launch.cluster},
+                )
+        except FileNotFoundError as error:
+            raise _missing(command[0]) from error
         try:
             port = self._forwarded_port(launch, child)
             handle = processes.identify(child.pid)
@@ -149,9 +153,13 @@ def _run(command: list[str], *, timeout: float, cwd: Path | None = None) -> str:
             errors="replace",
         )
     except FileNotFoundError as error:
-        raise EngineUnavailable(f"{command[0]} is not installed.", tip=INSTALL) from error
+        raise _missing(command[0]) from error
     except subprocess.TimeoutExpired as error:
         raise EngineUnavailable(f"{command[0]} has not ended after {timeout:g} s.") from error
     except subprocess.CalledProcessError as error:
         raise EngineUnavailable(f"{' '.join(command)} failed.", evidence=error.stdout[-2000:]) from error
     return done.stdout
+
+
+def _missing(program: str) -> EngineUnavailable:
+    return EngineUnavailable(f"{program} is not installed.", tip=INSTALL)
