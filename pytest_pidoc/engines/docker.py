@@ -28,7 +28,10 @@ START_TIMEOUT = 30.0  # seconds until QEMU answers on its monitor; 0.7 s on an i
 DIRECTORY = PurePosixPath("/run/pidoc")  # the node's directory, in the container
 GUEST = PurePosixPath("/guest")
 SSH_PORT = 2222  # where QEMU forwards to the guest's SSH port, in the container
-QEMU_ALLOWANCE = 256 * MIB
+# What a container may use beside the guest's RAM. QEMU's cache of translated code grows up to 1 GiB unless `-accel
+# tcg,tb-size=` says less; a boot and some work of a Debian guest filled 130 MB of it. QEMU's own was 70 to 90 MB; the
+# rest of the second part is for the files that it has open.
+QEMU_ALLOWANCE = (1024 + 256) * MIB
 PIDS = 256  # QEMU has a thread per virtual CPU and up to 64 for its disks
 
 
@@ -123,22 +126,23 @@ class DockerEngine:
         disk = GUEST / launch.image.manifest.files["disk"].name
         forward = f"tcp:0.0.0.0:{SSH_PORT}"
         memory = launch.memory + QEMU_ALLOWANCE
+        command = [
+            *qemu.overlay_command(Path(disk)),
+            "--",
+            *qemu.arguments(launch, guest=Path(GUEST), forward=forward),
+        ]
         try:
             container = self._api.create_container(
                 self._reference,
                 name=name,
-                command=[
-                    *qemu.overlay_command(Path(disk)),
-                    "--",
-                    *qemu.arguments(launch, guest=Path(GUEST), forward=forward),
-                ],
+                command=command,
                 user=self._user,
                 labels={SESSION_LABEL: launch.cluster, NODE_LABEL: launch.name},
                 environment={processes.CLUSTER_VARIABLE: launch.cluster},
                 ports=[SSH_PORT],
                 working_dir=str(DIRECTORY),
                 host_config=self._host_config(
-                    mounts=[_bind(launch.directory, DIRECTORY), *self._guest_mounts(launch)],
+                    mounts=[_bind(launch.directory, DIRECTORY), *self._guest_mounts(launch, command)],
                     mem_limit=memory,
                     memswap_limit=memory,  # of memory and swap together: no swap
                     nano_cpus=None if launch.cpus is None else round(launch.cpus * 1e9),
@@ -157,20 +161,21 @@ class DockerEngine:
             raise
         return str(container["Id"])
 
-    def _guest_mounts(self, launch: Launch) -> list[Any]:
-        """Return what mounts the guest's files, one by one: QEMU needs all but the private key."""
+    def _guest_mounts(self, launch: Launch, command: list[str]) -> list[Any]:
+        """Return what mounts those of the guest's files that the command names: the private key is not one."""
         if self._guest_key == launch.image.manifest.key:
             return []
         mounts = []
         for role, file in launch.image.manifest.files.items():
-            if role == "private_key":
+            target = GUEST / file.name
+            if not any(str(target) in part for part in command):
                 continue
             source = launch.image.file(role)
             if not source.exists():
                 raise ImageError(
                     f"Neither does {self._reference} hold the guest {launch.image}, nor is {source} there."
                 )
-            mounts.append(_bind(source, GUEST / file.name, read_only=True))
+            mounts.append(_bind(source, target, read_only=True))
         return mounts
 
     def _wait_for_qemu(self, launch: Launch, container: str) -> None:
