@@ -164,6 +164,11 @@ class Cluster(Sequence[Node]):
         return self.directory.name
 
     @property
+    def engine(self) -> Engine:
+        """What runs the nodes."""
+        return self._found.engine
+
+    @property
     def timings(self) -> Timings:
         """How the cluster started: of each time, the slowest node's."""
         each = [node.timings for node in self]
