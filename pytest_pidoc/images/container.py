@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pytest_pidoc.images.image import Image
     from pytest_pidoc.progress import Progress
 
-__all__ = ["BASE_IMAGE", "OWN_BASE", "build", "context", "key"]
+__all__ = ["BASE_IMAGE", "OWN_BASE", "build", "context", "key", "tag"]
 
 BASE_IMAGE = "debian:trixie-slim"
 OWN_BASE = "pytest-pidoc/base:trixie"  # what stands in for it where no registry can be reached
@@ -90,6 +90,21 @@ def build(
                 arguments["GUEST_KEY"] = guest.manifest.key
             _build(client, target, reference, context(guest), arguments, directory / f"{target}.log", progress)
     return reference
+
+
+def tag(client: docker.DockerClient, reference: str, name: str) -> None:
+    """Give a container image another name, as ``docker push`` needs it: ``registry.example.org/pidoc:1``.
+
+    Raises
+    ------
+    EngineUnavailable
+        The daemon does not take the name, or does not answer.
+    """
+    from docker.utils import parse_repository_tag
+
+    repository, version = parse_repository_tag(name)
+    with daemon_errors(f"give {reference} the name {name!r}"):
+        client.api.tag(reference, repository, version or "latest")
 
 
 def key(base: str, guest: Image | None, arguments: Mapping[str, str]) -> str:

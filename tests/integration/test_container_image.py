@@ -27,10 +27,11 @@ from pytest_pidoc.dockerd import GUEST_LABEL, IMAGE_LABEL, connect
 from pytest_pidoc.engines.containers import remove_session
 from pytest_pidoc.engines.docker import DockerEngine
 from pytest_pidoc.engines.engine import SERIAL_LOG, Launch
-from pytest_pidoc.errors import DownloadError, ImageError
+from pytest_pidoc.errors import DownloadError, EngineUnavailable, ImageError
 from pytest_pidoc.images import container
-from pytest_pidoc.images.container import build
+from pytest_pidoc.images.container import build, tag
 from pytest_pidoc.images.registry import pull
+from pytest_pidoc.images.stored import discard, stored
 from pytest_pidoc.machines import MIB, machine
 from pytest_pidoc.progress import Progress
 
@@ -116,6 +117,31 @@ class TestBuild:
         assert labels[IMAGE_LABEL] == "pidoc"
         assert labels[GUEST_LABEL] == guest.manifest.key
 
+    def test_a_name_to_push_it_under(
+        self, client: docker.DockerClient, built: str, forget: Callable[[str], None]
+    ) -> None:
+        """The same image has a second name; one that is none is refused with the daemon's reason."""
+        name = f"registry.example:5000/{secrets.token_hex(4)}"
+        forget(name)
+        tag(client, built, name)
+        assert client.images.get(f"{name}:latest").id == client.images.get(built).id
+        with pytest.raises(EngineUnavailable, match="invalid reference"):
+            tag(client, built, "Not/A Name")
+
+    def test_what_is_stored_is_found_and_removed(
+        self, client: docker.DockerClient, built: str, guest: Image, forget: Callable[[str], None]
+    ) -> None:
+        """Each container image of ours is listed with its guest; one that a container uses is not removed."""
+        (entry,) = [entry for entry in stored(client) if entry.guest == guest.manifest.key]
+        assert (entry.kind, entry.names) == ("pidoc", (built,))
+        assert entry.size > 100_000_000
+        user = client.api.create_container(built, command=["nothing"])["Id"]
+        assert not discard(client, entry)
+        client.api.remove_container(user)
+        assert discard(client, entry)
+        assert discard(client, entry)
+        assert entry.id not in {entry.id for entry in stored(client)}
+
     def test_a_second_build_has_nothing_to_do(
         self, client: docker.DockerClient, built: str, guest: Image, tmp_path: Path
     ) -> None:
@@ -124,10 +150,13 @@ class TestBuild:
         assert build(client, guest, directory=tmp_path / "containers", progress=steps) == built
         assert steps.heard == []
 
-    def test_a_build_leaves_no_nameless_image(self, client: docker.DockerClient, built: str) -> None:
+    def test_a_build_leaves_no_nameless_image(
+        self, client: docker.DockerClient, guest: Image, tmp_path: Path, forget: Callable[[str], None]
+    ) -> None:
         """The stages before the last are removed."""
-        nameless = client.images.list(filters={"dangling": True, "label": f"{IMAGE_LABEL}=qemu-source"})
-        assert nameless == []
+        before = {image.id for image in stored(client) if not image.names}
+        forget(build(client, guest, directory=tmp_path, progress=Progress()))
+        assert {image.id for image in stored(client) if not image.names} == before
 
     def test_qemu_in_the_image_reads_the_guest_but_not_its_key(self, client: docker.DockerClient, built: str) -> None:
         """Any user reads the disk; only root, which no node's QEMU is outside of rootless Docker, the key."""
@@ -500,3 +529,5 @@ class TestSource:
             assert time.monotonic() < end, "the daemon goes on building"
             time.sleep(0.1)
         build(client, directory=tmp_path, progress=Progress())
+        for image in stored(client):
+            assert image.names or discard(client, image)
