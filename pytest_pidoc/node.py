@@ -159,7 +159,7 @@ class Node:
         """Return the command of `ssh_command` as a list."""
         return [
             *("ssh", "-F", "none", "-i", str(self.private_key), "-o", "IdentitiesOnly=yes"),
-            *("-o", f"UserKnownHostsFile={self.known_hosts}", "-o", "StrictHostKeyChecking=yes"),
+            *("-o", f'UserKnownHostsFile="{self.known_hosts}"', "-o", "StrictHostKeyChecking=yes"),
             *("-p", str(self.port), f"{self.user}@{self.host}"),
         ]
 
@@ -176,14 +176,20 @@ class Node:
         invoke.UnexpectedExit
             The command failed, unless ``warn=True``.
         """
-        with self._naming_death(f"while it ran {command!r}"):
+        when = f"while it ran {command!r}"
+        with self._naming_death(when):
             result: Result = self.connection.run(command, **kwargs)
+        if _has_no_status(result):  # with warn=True
+            self._await_death(when)
         return result
 
     def sudo(self, command: str, **kwargs: Any) -> Result:
         """Run a command as root, or as ``user=``; everything else is as for `run`."""
-        with self._naming_death(f"while it ran {command!r}"):
+        when = f"while it ran {command!r}"
+        with self._naming_death(when):
             result: Result = self.connection.sudo(command, **kwargs)
+        if _has_no_status(result):
+            self._await_death(when)
         return result
 
     def put(self, local: Any, remote: str | None = None, **kwargs: Any) -> Any:
@@ -319,13 +325,19 @@ class Node:
 
         try:
             yield
+        except (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError):
+            raise  # of a file, not of the connection
         except (OSError, EOFError, SSHException, UnexpectedExit) as error:
-            if not (isinstance(error, UnexpectedExit) and error.result.exited >= 0):  # -1: no status came
-                deadline = Deadline(DEATH_GRACE)
-                while not deadline.expired:
-                    self.raise_if_dead(when, cause=error)
-                    deadline.pause()
+            if not isinstance(error, UnexpectedExit) or _has_no_status(error.result):
+                self._await_death(when, cause=error)
             raise
+
+    def _await_death(self, when: str, *, cause: BaseException | None = None) -> None:
+        """Raise `NodeDied` as soon as the engine knows that the node has ended, if it does soon."""
+        deadline = Deadline(DEATH_GRACE)
+        while not deadline.expired:
+            self.raise_if_dead(when, cause=cause)
+            deadline.pause()
 
     def _timeout(self, what: str, deadline: Deadline) -> BootTimeout:
         return BootTimeout(
@@ -340,6 +352,11 @@ class Node:
     def __repr__(self) -> str:
         state = "down" if self.death() else "up" if self._timings else "starting"
         return f"<Node {self.name} {self.model} ssh={self.host}:{self.port} {state}>"
+
+
+def _has_no_status(result: Any) -> bool:
+    """Tell whether the connection ended before a command did; what is no result of one has no such sign."""
+    return bool(getattr(result, "exited", 0) < 0)
 
 
 def _text(path: Any) -> Any:

@@ -130,7 +130,7 @@ def child(*command: str, **environment: str) -> Iterator[subprocess.Popen[bytes]
 def make_image(directory: Path, *, host_keys: tuple[str, ...] = (), disk: bool = False) -> Image:
     """Make an image of a few bytes that no machine can boot; *disk* makes its disk a real one."""
     directory.mkdir(parents=True)
-    key = paramiko.RSAKey.generate(1024)
+    key = paramiko.ECDSAKey.generate()
     key.write_private_key_file(str(directory / "id"))
     for name in ("kernel", "initrd", "disk.qcow2"):
         (directory / name).write_bytes(b"no " + name.encode())
@@ -179,3 +179,142 @@ class StandInEngine:
     def stop(self, endpoint: Endpoint) -> None:
         self.stopped.append(endpoint)
         self.reason = "it was stopped"
+
+
+class _Sftp(paramiko.SFTPServerInterface):
+    """Files of one directory, which is the home of the server's user."""
+
+    def __init__(self, server: _Session) -> None:
+        super().__init__(server)
+        self._home = server.home
+
+    def _local(self, path: str) -> Path:
+        return self._home / path.lstrip("/")
+
+    def canonicalize(self, path: str) -> str:
+        return "/" + os.path.normpath(path).lstrip("./")
+
+    def stat(self, path: str) -> paramiko.SFTPAttributes | int:
+        try:
+            return paramiko.SFTPAttributes.from_stat(self._local(path).stat())
+        except OSError as error:
+            return paramiko.SFTPServer.convert_errno(error.errno)
+
+    lstat = stat
+
+    def chattr(self, path: str, attributes: paramiko.SFTPAttributes) -> int:
+        paramiko.SFTPServer.set_file_attr(str(self._local(path)), attributes)
+        return paramiko.SFTP_OK
+
+    def open(self, path: str, flags: int, attributes: paramiko.SFTPAttributes) -> paramiko.SFTPHandle | int:
+        try:
+            stream = self._local(path).open("r+b" if self._local(path).exists() else "w+b", buffering=0)
+        except OSError as error:
+            return paramiko.SFTPServer.convert_errno(error.errno)
+        if flags & os.O_TRUNC:
+            stream.truncate(0)
+        handle = paramiko.SFTPHandle(flags)
+        handle.readfile = handle.writefile = stream
+        return handle
+
+
+class _Session(paramiko.ServerInterface):
+    """One connection: who has the key may run commands."""
+
+    def __init__(self, server: SshServer) -> None:
+        self.home = server.home
+        self._server = server
+
+    def get_allowed_auths(self, username: str) -> str:
+        return "publickey"
+
+    def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
+        known = username == "pi" and key == self._server.client_key
+        return paramiko.AUTH_SUCCESSFUL if known else paramiko.AUTH_FAILED
+
+    def check_channel_request(self, kind: str, number: int) -> int:
+        return paramiko.OPEN_SUCCEEDED
+
+    def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
+        threading.Thread(target=self._server.run, args=(channel, command.decode()), daemon=True).start()
+        return True
+
+
+class SshServer:
+    """A real SSH server on 127.0.0.1 whose commands are run by this machine's shell in *home*.
+
+    ``sudo`` there says whom it was asked to be, and runs the command as who it is. *die* is called for the
+    command ``die``, whose status never comes.
+    """
+
+    def __init__(self, home: Path, *, client_key: paramiko.PKey) -> None:
+        self.home = home
+        self.client_key = client_key
+        self.host_key = paramiko.ECDSAKey.generate()
+        self.connections = 0
+        self.die: Callable[[], None] = lambda: None
+        self._transports: list[paramiko.Transport] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        home.mkdir(parents=True)
+        sudo = home / "bin" / "sudo"
+        sudo.parent.mkdir()
+        sudo.write_text(
+            '#!/bin/sh\nwho=root\nwhile :; do case "$1" in -S|-H) shift;; -p) shift 2;; -u) who="$2"; shift 2;;'
+            ' *) break;; esac; done\necho "as $who:"\nexec "$@"\n'
+        )
+        sudo.chmod(0o755)
+        self._thread = threading.Thread(target=self._accept)
+        self._thread.start()
+
+    @property
+    def public_key(self) -> str:
+        """The host key as an image's manifest has it."""
+        return f"{self.host_key.get_name()} {self.host_key.get_base64()}"
+
+    def run(self, channel: paramiko.Channel, command: str) -> None:
+        """Run a command and send what it prints, and its status."""
+        if command == "die":
+            # Its answer comes after the command was accepted: then the command runs, and nothing else is known.
+            channel.get_transport().global_request("is-it-running", wait=True)
+            self.die()
+            return
+        path = f"{self.home / 'bin'}:{os.environ['PATH']}"
+        environment = {"PATH": path, "HOME": str(self.home), "USER": "pi"}
+        done = subprocess.run(
+            ["sh", "-c", command], cwd=self.home, env=environment, capture_output=True, stdin=subprocess.DEVNULL
+        )
+        with contextlib.suppress(OSError, EOFError):
+            channel.sendall(done.stdout)
+            channel.sendall_stderr(done.stderr)
+            channel.send_exit_status(done.returncode)
+            channel.close()
+
+    def hang_up(self) -> None:
+        """Close every connection, as a node does whose power was cut."""
+        for transport in self._transports:
+            transport.close()
+
+    def close(self) -> None:
+        """End the server."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join(10)
+        self.hang_up()
+        for transport in self._transports:
+            transport.join(10)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            transport = paramiko.Transport(connection)
+            self._transports.append(transport)
+            transport.add_server_key(self.host_key)
+            transport.set_subsystem_handler("sftp", paramiko.SFTPServer, _Sftp)
+            with contextlib.suppress(paramiko.SSHException, EOFError, OSError):
+                transport.start_server(event=threading.Event(), server=_Session(self))

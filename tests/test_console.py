@@ -54,6 +54,7 @@ def test_before_is_what_was_skipped(console: Console) -> None:
 
 def test_what_does_not_come_is_an_error_with_the_last_lines(console: Console) -> None:
     """The error names the node, what was waited for, and what was seen instead."""
+    console.expect("Debian")
     with pytest.raises(ConsoleError, match="The console of pi-1 was silent before it showed 'Password'") as caught:
         console.expect("Password", timeout=0.05)
 

@@ -1,0 +1,443 @@
+"""A node, against a real SSH server in this process, and an engine that says what the test wants of its life."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import shlex
+import socket
+import subprocess
+import time
+from typing import TYPE_CHECKING
+
+import paramiko
+import pytest
+from invoke.exceptions import UnexpectedExit
+from support import SshServer, StandInEngine, make_image, make_launch, qmp_peer, tcp_server, unix_server
+
+from pytest_pidoc.engines.engine import CONSOLE_SOCKET, QMP_SOCKET, SERIAL_LOG, Endpoint
+from pytest_pidoc.errors import BootError, BootTimeout, ConsoleError, KernelPanic, MonitorError, NodeDied
+from pytest_pidoc.node import Node, Timings
+from pytest_pidoc.waiting import Deadline
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from pytest_pidoc.images.image import Image
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Image:
+    return make_image(tmp_path / "image")
+
+
+@pytest.fixture
+def server(tmp_path: Path, image: Image) -> Iterator[SshServer]:
+    key = paramiko.ECDSAKey.from_private_key_file(str(image.file("private_key")))
+    with contextlib.closing(SshServer(tmp_path / "home", client_key=key)) as running:
+        yield running
+
+
+@pytest.fixture
+def engine() -> StandInEngine:
+    return StandInEngine()
+
+
+def make_node(directory: Path, image: Image, engine: StandInEngine, port: int, host_key: str) -> Node:
+    """Return a node that is not known to be ready, behind a port of this host."""
+    pinned = dataclasses.replace(image, manifest=dataclasses.replace(image.manifest, host_keys=(host_key,)))
+    launch = make_launch(directory, pinned)
+    (directory / SERIAL_LOG).write_bytes(b"[  OK  ] Started everything\r\npi-1 login: ")
+    return Node(launch, engine, Endpoint("local", "127.0.0.1", port, directory, "1:2:3"))
+
+
+@pytest.fixture
+def starting(short_path: Path, image: Image, engine: StandInEngine, server: SshServer) -> Iterator[Node]:
+    """Give a node whose SSH server runs, and to which nobody has connected."""
+    node = make_node(short_path / "pi-1", image, engine, server.port, server.public_key)
+    with contextlib.closing(node):
+        yield node
+
+
+def wait(node: Node, *, timeout: float = 30, cancelled: bool = False) -> None:
+    node.await_ready(started=time.monotonic(), deadline=Deadline(timeout), cancelled=lambda: cancelled)
+
+
+@pytest.fixture
+def node(starting: Node) -> Node:
+    wait(starting)
+    return starting
+
+
+def test_ready_node_is_open_already(node: Node, server: SshServer) -> None:
+    """The connection on which the banner was awaited is the one that commands use."""
+    node.run("true")
+
+    assert server.connections == 1
+    assert node.connection.is_connected
+
+
+def test_run_returns_what_the_command_printed(node: Node) -> None:
+    """Output, errors and status are Fabric's."""
+    result = node.run("echo out; echo err >&2")
+
+    assert (result.stdout, result.stderr, result.exited, result.ok) == ("out\n", "err\n", 0, True)
+
+
+def test_run_echoes_nothing(node: Node, capfd: pytest.CaptureFixture[str]) -> None:
+    """A test's own output is not mixed with that of commands, unless it asks."""
+    node.run("echo quiet")
+    node.run("echo loud", hide=False)
+
+    assert capfd.readouterr().out == "loud\n"
+
+
+def test_command_that_fails_is_fabrics_error(node: Node) -> None:
+    """What the user ran and failed is not the node's failure."""
+    with pytest.raises(UnexpectedExit) as caught:
+        node.run("echo reason >&2; exit 3")
+
+    assert caught.value.result.exited == 3
+    assert "reason" in str(caught.value)
+
+
+def test_command_that_may_fail(node: Node) -> None:
+    """With ``warn=True`` the result has the status."""
+    assert node.run("exit 3", warn=True).exited == 3
+
+
+def test_sudo_runs_as_root(node: Node) -> None:
+    """Sudo is Fabric's: it asks to be root."""
+    assert node.sudo("echo done").stdout == "as root:\ndone\n"
+
+
+def test_sudo_runs_as_another_user(node: Node) -> None:
+    """Sudo takes the user's name."""
+    assert node.sudo("echo done", user="nobody").stdout == "as nobody:\ndone\n"
+
+
+@pytest.mark.parametrize("kind", [str, lambda path: path])
+def test_put_copies_a_file_to_the_node(node: Node, server: SshServer, tmp_path: Path, kind: type) -> None:
+    """A file is named by a text or a Path."""
+    (tmp_path / "local").write_bytes(b"\0content\xff")
+    node.put(kind(tmp_path / "local"), "remote")
+
+    assert (server.home / "remote").read_bytes() == b"\0content\xff"
+
+
+def test_put_takes_a_file_object(node: Node, server: SshServer) -> None:
+    """What is in memory need not be written first."""
+    node.put(io.BytesIO(b"content"), "remote")
+
+    assert (server.home / "remote").read_bytes() == b"content"
+
+
+def test_put_keeps_the_mode(node: Node, server: SshServer, tmp_path: Path) -> None:
+    """A program stays executable."""
+    (tmp_path / "program").write_text("#!/bin/sh\necho it runs\n")
+    (tmp_path / "program").chmod(0o755)
+    node.put(tmp_path / "program", "program")
+
+    assert node.run("./program").stdout == "it runs\n"
+
+
+def test_put_of_nothing_is_the_usual_error(node: Node, tmp_path: Path) -> None:
+    """A file that is not there is a FileNotFoundError, as everywhere."""
+    with pytest.raises(FileNotFoundError):
+        node.put(tmp_path / "nothing", "remote")
+
+
+def test_get_copies_a_file_from_the_node(node: Node, server: SshServer, tmp_path: Path) -> None:
+    """The place here may be a Path."""
+    (server.home / "remote").write_bytes(b"\0content\xff")
+    node.get("remote", tmp_path / "local")
+
+    assert (tmp_path / "local").read_bytes() == b"\0content\xff"
+
+
+def test_get_of_nothing_is_the_usual_error(node: Node, tmp_path: Path) -> None:
+    """A file that is not on the node is a FileNotFoundError too."""
+    with pytest.raises(FileNotFoundError):
+        node.get("nothing", tmp_path / "local")
+
+
+def test_timings_grow(node: Node) -> None:
+    """A node is launched, then shows its banner, then is ready."""
+    assert 0 <= node.timings.launched <= node.timings.banner <= node.timings.ready
+    assert node.timings.start == "cold"
+
+
+def test_timings_before_ready(starting: Node) -> None:
+    """There are none before the node is ready."""
+    with pytest.raises(BootError, match="pi-1 is not ready yet"):
+        _ = starting.timings
+
+
+def test_wrong_host_key_is_refused(short_path: Path, image: Image, engine: StandInEngine, server: SshServer) -> None:
+    """Who answers with another key than the image's is not the node, and the error says so."""
+    other = paramiko.ECDSAKey.generate()
+    impostor = make_node(short_path / "pi-1", image, engine, server.port, f"{other.get_name()} {other.get_base64()}")
+    with contextlib.closing(impostor), pytest.raises(BootError, match="pi-1 has another host key than its image says"):
+        wait(impostor)
+
+
+def test_wrong_host_key_is_refused_on_every_connection(
+    short_path: Path, image: Image, engine: StandInEngine, server: SshServer
+) -> None:
+    """The key is pinned also where a node is found by another process."""
+    other = paramiko.ECDSAKey.generate()
+    impostor = make_node(short_path / "pi-1", image, engine, server.port, f"{other.get_name()} {other.get_base64()}")
+    with contextlib.closing(impostor), pytest.raises(paramiko.BadHostKeyException):
+        impostor.run("true")
+
+
+def test_unknown_host_key_is_refused(short_path: Path, image: Image, engine: StandInEngine, server: SshServer) -> None:
+    """An image without a host key does not mean that every key is right."""
+    key = paramiko.ECDSAKey.generate(bits=521)
+    node = make_node(short_path / "pi-1", image, engine, server.port, f"{key.get_name()} {key.get_base64()}")
+    with contextlib.closing(node), pytest.raises(paramiko.SSHException):
+        node.run("true")
+
+
+def test_key_that_the_node_does_not_know(starting: Node, server: SshServer) -> None:
+    """A login that is refused is an error that says that no command can be run."""
+    server.client_key = paramiko.ECDSAKey.generate()
+    with pytest.raises(BootError, match="pi-1 has answered, but no command can be run"):
+        wait(starting)
+
+
+def test_users_ssh_configuration_is_not_read(starting: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ``Host *`` in somebody's configuration does not lead nodes elsewhere."""
+    (tmp_path / ".ssh").mkdir()
+    (tmp_path / ".ssh" / "config").write_text("Host *\n  HostName nowhere.invalid\n  Port 1\n  User nobody\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    wait(starting)
+
+    assert starting.run("echo here").stdout == "here\n"
+
+
+def test_death_in_the_middle_of_a_command(node: Node, engine: StandInEngine, server: SshServer) -> None:
+    """A node that dies while a command runs is said to have died, with how, when, and its last lines."""
+
+    def die() -> None:
+        engine.reason = "QEMU was killed by signal 9"
+        server.hang_up()
+
+    server.die = die
+    with pytest.raises(NodeDied, match="pi-1 died while it ran 'die': QEMU was killed by signal 9") as caught:
+        node.run("die")
+
+    assert "pi-1 login:" in caught.value.evidence
+    assert caught.value.look == str(node.directory / SERIAL_LOG)
+    assert caught.value.__cause__ is not None
+
+
+def test_death_in_the_middle_of_a_command_that_may_fail(node: Node, engine: StandInEngine, server: SshServer) -> None:
+    """Who accepts any status has still not accepted the death of the node."""
+
+    def die() -> None:
+        engine.reason = "QEMU was killed by signal 9"
+        server.hang_up()
+
+    server.die = die
+    with pytest.raises(NodeDied):
+        node.run("die", warn=True)
+
+
+def test_death_before_a_command(node: Node, engine: StandInEngine, server: SshServer) -> None:
+    """A command for a node that died meanwhile says that it died."""
+    server.close()
+    engine.reason = "QEMU was killed by signal 9"
+    with pytest.raises(NodeDied, match="pi-1 died while it ran 'true'"):
+        node.run("true")
+
+
+def test_death_during_a_copy(node: Node, engine: StandInEngine, server: SshServer, tmp_path: Path) -> None:
+    """Copies that break with the node are said to have."""
+    server.close()
+    engine.reason = "QEMU was killed by signal 9"
+    with pytest.raises(NodeDied, match="pi-1 died while it sent remote"):
+        node.get("remote", tmp_path / "local")
+
+
+def test_connection_that_breaks_while_the_node_lives(node: Node, server: SshServer) -> None:
+    """A broken connection of a live node is not called a death: it stays Fabric's error."""
+    server.die = server.hang_up
+    with pytest.raises(UnexpectedExit):
+        node.run("die")
+
+
+def test_connection_can_be_opened_again(node: Node, server: SshServer) -> None:
+    """After a broken connection the next command makes a new one."""
+    server.hang_up()
+    node.close()
+
+    assert node.run("echo again").stdout == "again\n"
+    assert server.connections == 2
+
+
+def test_death_while_starting(starting: Node, engine: StandInEngine) -> None:
+    """A node that dies before its banner ends the wait, long before the deadline."""
+    engine.reason = "QEMU ended with status 1"
+    with tcp_server(lambda connection: connection.recv(1) and None) as (_, port):
+        starting.endpoint = dataclasses.replace(starting.endpoint, port=port)
+        with pytest.raises(NodeDied, match="pi-1 died: QEMU ended with status 1"):
+            wait(starting, timeout=3600)
+
+
+def test_panic_while_starting(starting: Node) -> None:
+    """A kernel that gives up ends the wait, with the line in which it did."""
+    (starting.directory / SERIAL_LOG).write_bytes(b"Kernel panic - not syncing: No working init found.\r\n")
+    with tcp_server(lambda connection: connection.recv(1) and None) as (_, port):
+        starting.endpoint = dataclasses.replace(starting.endpoint, port=port)
+        with pytest.raises(KernelPanic, match="gave up: Kernel panic - not syncing: No working init found"):
+            wait(starting, timeout=3600)
+
+
+def test_cancelled_start(starting: Node) -> None:
+    """A start that somebody else gave up ends at its next look."""
+    with tcp_server(lambda connection: connection.recv(1) and None) as (_, port):
+        starting.endpoint = dataclasses.replace(starting.endpoint, port=port)
+        with pytest.raises(BootError, match="The start of pi-1 was cancelled"):
+            wait(starting, timeout=3600, cancelled=True)
+
+
+def test_boot_that_takes_too_long(starting: Node) -> None:
+    """The error has the time, the last serial lines and a longer timeout to try."""
+    with tcp_server(lambda connection: connection.recv(1) and None) as (_, port):
+        starting.endpoint = dataclasses.replace(starting.endpoint, port=port)
+        with pytest.raises(
+            BootTimeout, match="pi-1 was not ready after 1 s: its SSH server has not answered"
+        ) as caught:
+            wait(starting, timeout=0.6)
+
+    assert "pi-1 login:" in caught.value.evidence
+    assert "--pidoc-boot-timeout=1" in caught.value.tip
+
+
+def test_login_that_takes_too_long(starting: Node) -> None:
+    """A server that shows its banner and then nothing is told from one that shows none."""
+
+    def banner_only(connection: socket.socket) -> None:
+        connection.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
+        while connection.recv(1000):
+            pass
+
+    with tcp_server(banner_only) as (_, port):
+        starting.endpoint = dataclasses.replace(starting.endpoint, port=port)
+        with pytest.raises(BootTimeout, match="it has answered, but no command has run"):
+            wait(starting, timeout=0.6)
+
+
+def test_monitor_is_qemus(node: Node) -> None:
+    """The monitor is opened on first use, and stays open."""
+    with unix_server(node.directory / QMP_SOCKET, qmp_peer({"query-status": {"running": True}})):
+        assert node.monitor.execute("query-status") == {"running": True}
+        assert node.monitor is node.monitor
+
+
+def test_monitor_of_a_dead_node(node: Node, engine: StandInEngine) -> None:
+    """There is no waiting for the monitor of a node that died."""
+    engine.reason = "QEMU was killed by signal 9"
+    with pytest.raises(NodeDied):
+        _ = node.monitor
+
+
+def test_monitor_after_its_end(node: Node) -> None:
+    """A monitor that was closed by the other side is an error of ours, not a hang."""
+    with unix_server(node.directory / QMP_SOCKET, qmp_peer({})):
+        monitor = node.monitor
+    with pytest.raises(MonitorError, match="is gone"):
+        monitor.execute("query-status")
+
+
+def test_console_is_the_serial_port(node: Node) -> None:
+    """The console is opened on first use."""
+    with unix_server(node.directory / CONSOLE_SOCKET, lambda connection: connection.sendall(b"pi-1 login: ")):
+        node.console.expect("login: ", timeout=10)
+
+
+def test_console_can_be_opened_again(node: Node) -> None:
+    """After it was closed, the next use opens another."""
+    with unix_server(node.directory / CONSOLE_SOCKET, lambda connection: connection.sendall(b"pi-1 login: ")):
+        with node.console as first:
+            first.expect("login: ", timeout=10)
+        node.console.expect("login: ", timeout=10)
+
+        assert node.console is not first
+
+
+def test_console_that_is_not_there(node: Node) -> None:
+    """A console that cannot be reached is an error that names the node."""
+    with pytest.raises(ConsoleError, match="The console of pi-1 cannot be reached"):
+        _ = node.console
+
+
+def test_console_of_a_dead_node(node: Node, engine: StandInEngine) -> None:
+    """A node that died has no console, and the error says why."""
+    engine.reason = "QEMU was killed by signal 9"
+    with pytest.raises(NodeDied):
+        _ = node.console
+
+
+def test_stop_ends_the_node(node: Node, engine: StandInEngine) -> None:
+    """Stop closes the connections and tells the engine."""
+    connection = node.connection
+    node.stop()
+
+    assert engine.stopped == [node.endpoint]
+    assert not connection.is_connected
+
+
+def test_closing_twice_is_no_error(node: Node) -> None:
+    """Close is idempotent, and leaves the node running."""
+    node.close()
+    node.close()
+
+    assert node.death() is None
+
+
+@pytest.mark.parametrize("path", ["", "with space"])
+def test_ssh_command_opens_a_session(
+    short_path: Path, image: Image, engine: StandInEngine, server: SshServer, path: str
+) -> None:
+    """OpenSSH itself takes the command, the key and the pinned host key, in a directory of any name."""
+    node = make_node(short_path / path / "pi-1", image, engine, server.port, server.public_key)
+    command = [*shlex.split(node.ssh_command), "echo", "hello"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, timeout=30)
+
+    assert (done.stdout, done.returncode) == ("hello\n", 0), done.stderr
+
+
+def test_ssh_command_refuses_a_wrong_host_key(
+    short_path: Path, image: Image, engine: StandInEngine, server: SshServer
+) -> None:
+    """OpenSSH does not blindly accept, either."""
+    other = paramiko.ECDSAKey.generate()
+    node = make_node(short_path / "pi-1", image, engine, server.port, f"{other.get_name()} {other.get_base64()}")
+    command = [*node.ssh_arguments(), "echo", "hello"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, timeout=30)
+
+    assert done.returncode == 255
+    assert "verification failed" in done.stderr
+
+
+def test_known_hosts_pins_the_images_key(node: Node, server: SshServer) -> None:
+    """The file has one line: this port, this key."""
+    assert node.known_hosts.read_text() == f"[127.0.0.1]:{server.port} {server.public_key}\n"
+
+
+def test_description(starting: Node, engine: StandInEngine, server: SshServer) -> None:
+    """A node shows its name, model, address and state."""
+    assert repr(starting) == f"<Node pi-1 pi3-virt ssh=127.0.0.1:{server.port} starting>"
+    wait(starting)
+    assert repr(starting) == f"<Node pi-1 pi3-virt ssh=127.0.0.1:{server.port} up>"
+    engine.reason = "QEMU was killed"
+    assert repr(starting) == f"<Node pi-1 pi3-virt ssh=127.0.0.1:{server.port} down>"
+
+
+def test_timings_are_a_value() -> None:
+    """Timings can be compared and written down."""
+    assert dataclasses.asdict(Timings(1, 2, 3)) == {"launched": 1, "banner": 2, "ready": 3, "start": "cold"}
