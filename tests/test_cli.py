@@ -1,0 +1,184 @@
+"""The command line of ``pidoc``: what it takes, and its exit status."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shlex
+from importlib.metadata import entry_points
+
+import pytest
+
+from pytest_pidoc import __version__, cli
+
+pytestmark = pytest.mark.usefixtures("clusters", "no_settings", "no_docker")
+
+COMMANDS = ("demo", "doctor", "build", "pull", "images", "prune", "up", "ps", "ssh", "console", "down", "bench")
+
+every_command = pytest.mark.parametrize("command", COMMANDS)
+
+
+def usage(*arguments: str) -> object:
+    """Run a command line that argparse ends, and return the exit status."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    return caught.value.code
+
+
+def parsers() -> dict[str, argparse.ArgumentParser]:
+    actions = cli.make_parser()._actions
+    return dict(next(action.choices for action in actions if isinstance(action, argparse._SubParsersAction)))
+
+
+def test_commands_are_those_of_the_contract() -> None:
+    """There is no command without a test, and none is missing."""
+    assert tuple(parsers()) == COMMANDS
+
+
+def test_command_is_installed() -> None:
+    """``pidoc`` is a program of the distribution."""
+    (script,) = entry_points(group="console_scripts", name="pidoc")
+
+    assert script.load() is cli.main
+
+
+@every_command
+def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each command's help shows a command line that one can type."""
+    assert usage(command, "--help") == 0
+    assert re.search(rf"^example:\n  pidoc {command}\b", capsys.readouterr().out, re.MULTILINE)
+
+
+@every_command
+def test_example_is_right(command: str) -> None:
+    """The example in the help is one that the parser takes."""
+    example = parsers()[command].epilog.splitlines()[1].strip()
+    program, *arguments = shlex.split(example)
+
+    assert program == "pidoc"
+    assert cli.make_parser().parse_args(arguments).run.__name__ == command
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """The main help has each command with its summary."""
+    assert usage("--help") == 0
+    out = capsys.readouterr().out
+
+    assert [command for command in COMMANDS if not re.search(rf"^    {command} +\w", out, re.MULTILINE)] == []
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    """The version is the package's."""
+    assert usage("--version") == 0
+    assert capsys.readouterr().out == f"pytest-pidoc {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "fly",
+        "up --speed 3",
+        "up extra",
+        "pull",
+        "prune --days soon",
+        "bench",
+        "bench shutdown",
+        "bench boot --runs many",
+        "build --container podman",
+        "demo --json",
+    ],
+)
+def test_wrong_line_is_wrong_usage(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What the parser does not take ends with status 2 and the usage."""
+    assert usage(*line.split()) == 2
+    assert "usage: pidoc" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("up --nodes 0", "--nodes: '0' is not a whole number from 1 to 250"),
+        ("up --nodes three", "--nodes: 'three' is not"),
+        ("up --nodes=-1", "--nodes: '-1' is not"),
+        ("up --nodes 10000", "--nodes: '10000' is not"),
+        ("up --model pi9", "--model: 'pi9' is not one of pi3-virt"),
+        ("up --engine podman", "--engine: 'podman' is not one of auto, docker, local"),
+        ("up --memory lots", "--memory: 'lots' is not"),
+        ("up --boot-timeout nan", "--boot-timeout: 'nan' is not"),
+        ("images --cache-dir /etc/hostname", "--cache-dir: '/etc/hostname' is not a directory"),
+        ("build --tag a:b", "--base-image and --tag are for a container image"),
+        ("bench boot --runs 0", "--runs must be at least 1"),
+        ("ssh pi-1", "There is no node 'pi-1'"),
+        ("console c-1/pi-1", "There is no node 'c-1/pi-1'"),
+        ("down c-nobody", "There is no cluster 'c-nobody'"),
+    ],
+)
+def test_bad_value_is_wrong_usage(line: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A value that is impossible ends with status 2 and a message that names the option."""
+    assert cli.main(line.split()) == 2
+    assert f"pidoc: {message}" in capsys.readouterr().err
+
+
+def test_bad_variable_is_wrong_usage(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A variable around the command is named as a variable."""
+    monkeypatch.setenv("PIDOC_NODES", "three")
+
+    assert cli.main(["ps"]) == 2
+    assert "pidoc: PIDOC_NODES: 'three' is not" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("line", ["up --engine docker", "up", "pull docker://registry.example.org/pidoc:1"])
+def test_failure_is_status_1(line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is right but cannot be done here ends with status 1 and what to try."""
+    monkeypatch.setenv("PATH", "/nowhere")
+
+    assert cli.main(line.split()) == 1
+    err = capsys.readouterr().err
+    assert "No Docker daemon listens" in err
+    assert "Try: " in err
+
+
+def test_messages_are_no_tracebacks(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A failure is a sentence, on standard error alone."""
+    monkeypatch.setenv("PATH", "/nowhere")
+    cli.main(["up"])
+    out, err = capsys.readouterr()
+
+    assert out == ""
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("command", ["doctor", "images", "ps"])
+def test_json_is_json(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """With ``--json``, standard output is one JSON value and nothing else."""
+    cli.main([command, "--json"])
+
+    assert isinstance(json.loads(capsys.readouterr().out), list)
+
+
+@pytest.mark.parametrize("line", ["doctor", "images", "ps", "up", "bench boot"])
+def test_json_where_a_script_reads(line: str) -> None:
+    """Every command that lists or measures can print JSON."""
+    assert cli.make_parser().parse_args([*line.split(), "--json"]).json
+
+
+def test_interrupt_is_status_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A Ctrl-C ends with the status that shells expect, and without a traceback."""
+
+    def interrupted(options: object, settings: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pytest_pidoc.commands.ps", interrupted)
+
+    assert cli.main(["ps"]) == 130
+    assert capsys.readouterr().err.startswith("pidoc: interrupted")
+
+
+def test_command_of_ssh_keeps_its_options() -> None:
+    """What stands behind the node is the command's, dashes and all."""
+    options = cli.make_parser().parse_args(["ssh", "pi-2", "--", "ls", "--all", "-l"])
+
+    assert options.node == "pi-2"
+    assert options.words[-3:] == ["ls", "--all", "-l"]

@@ -1,0 +1,305 @@
+"""What the commands do, on clusters whose nodes are small processes of this test."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import paramiko
+import pytest
+from support import SshServer, child, eventually, make_image
+
+from pytest_pidoc import cli, processes, runtime
+from pytest_pidoc.engines.engine import CONSOLE_SOCKET
+from pytest_pidoc.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from pytest_pidoc.images.image import Image
+
+pytestmark = pytest.mark.usefixtures("clusters", "no_settings", "no_docker")
+
+
+@pytest.fixture
+def image(no_settings: Path) -> Image:
+    """Put an image into the cache."""
+    return make_image(no_settings / "images" / ("a" * 64), host_keys=("ssh-ed25519 AAAA",))
+
+
+@pytest.fixture
+def make_cluster(image: Image) -> Iterator[Callable[..., Path]]:
+    """Give what makes a cluster's record, with processes that stand for its nodes' QEMUs."""
+    with contextlib.ExitStack() as closing:
+
+        def make(*, nodes: int = 1, owner: str | None = None, port: int = 40001) -> Path:
+            directory = runtime.new_directory()
+            entries = []
+            for name in (f"pi-{number}" for number in range(1, nodes + 1)):
+                (directory / name).mkdir()
+                process = closing.enter_context(child(**{processes.CLUSTER_VARIABLE: directory.name}))
+                endpoint = {
+                    "engine": "local",
+                    "host": "127.0.0.1",
+                    "port": port,
+                    "directory": str(directory / name),
+                    "handle": processes.identify(process.pid),
+                }
+                timings = {"launched": 0.1, "banner": 0.2, "ready": 0.3, "start": "cold"}
+                entries.append({"name": name, "endpoint": endpoint, "timings": timings})
+            spec = dataclasses.asdict(Settings().spec({"nodes": nodes, "engine": "local"}))
+            record = {
+                "name": directory.name,
+                "owner": owner,
+                "created": time.time(),
+                "engine": "local",
+                "spec": spec,
+                "provision": {"engine": "local", "image": str(image.path), "reference": ""},
+                "nodes": entries,
+            }
+            runtime.write(directory, record)
+            return directory
+
+        yield make
+
+
+@pytest.fixture
+def owner() -> Iterator[str]:
+    with child() as process:
+        yield str(processes.identify(process.pid))
+
+
+@pytest.fixture
+def pidoc(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Give what runs a command line that has to succeed, and returns what it prints."""
+
+    def run(*arguments: str) -> str:
+        assert cli.main(arguments) == 0, capsys.readouterr().err
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.mark.usefixtures("no_docker")
+def test_doctor_fails_where_no_engine_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The status tells a script that no node can run here, and the text what to do."""
+    monkeypatch.setenv("PATH", "/nowhere")
+
+    assert cli.main(["doctor"]) == 1
+    out = capsys.readouterr().out
+    assert "missing  engine local" in out
+    assert "try: apt-get install qemu-system-arm qemu-utils" in out
+
+
+@pytest.mark.qemu
+def test_doctor_succeeds_where_one_engine_is(pidoc: Any) -> None:
+    """One engine is enough."""
+    assert "ok       engine local" in pidoc("doctor")
+
+
+def test_images_of_an_empty_cache(pidoc: Any) -> None:
+    """A cache that is not there yet has no images."""
+    assert pidoc("images").split() == ["recipe", "architecture", "key", "created", "size"]
+
+
+def test_images_lists_what_is_there(pidoc: Any, image: Image) -> None:
+    """An image is shown with its recipe, architecture and key."""
+    assert pidoc("images").splitlines()[1].split()[:3] == ["debian:bookworm", "arm64", image.manifest.key[:12]]
+
+
+def test_images_as_json(pidoc: Any, image: Image) -> None:
+    """For a script, sizes are bytes and the path is there."""
+    (entry,) = json.loads(pidoc("images", "--json"))
+
+    assert entry["bytes"] == sum(file.size for file in image.manifest.files.values())
+    assert entry["path"] == str(image.path)
+
+
+def test_prune_removes_what_nobody_uses(pidoc: Any, image: Image) -> None:
+    """An image without a cluster goes."""
+    assert "removed  debian:bookworm" in pidoc("prune")
+    assert not image.path.exists()
+
+
+def test_prune_keeps_what_a_cluster_uses(pidoc: Any, image: Image, make_cluster: Any) -> None:
+    """An image from which nodes run stays."""
+    make_cluster()
+
+    assert "a cluster uses it" in pidoc("prune")
+    assert image.path.exists()
+
+
+def test_prune_keeps_what_is_young(pidoc: Any, image: Image) -> None:
+    """With ``--days``, only older images go."""
+    assert "days old" in pidoc("prune", "--days", "1000000")
+    assert image.path.exists()
+
+
+def test_ps_without_clusters(pidoc: Any) -> None:
+    """Where nothing runs, only the head of the table is printed."""
+    assert len(pidoc("ps").splitlines()) == 1
+
+
+def test_ps_shows_every_node(pidoc: Any, make_cluster: Any) -> None:
+    """Each node has a line with its address and state."""
+    directory = make_cluster(nodes=2)
+    lines = pidoc("ps").splitlines()[1:]
+
+    assert [line.split()[0] for line in lines] == [f"{directory.name}/pi-1", f"{directory.name}/pi-2"]
+    assert all("127.0.0.1:40001" in line and line.endswith("up") for line in lines)
+
+
+def test_ps_shows_who_ends_a_cluster(pidoc: Any, make_cluster: Any, owner: str) -> None:
+    """A cluster is ended by ``pidoc down``, or by the process that owns it."""
+    make_cluster()
+    make_cluster(owner=owner)
+    out = pidoc("ps")
+
+    assert "pidoc down" in out
+    assert f"process {owner.partition(':')[0]}" in out
+
+
+def test_ps_shows_a_dead_node(pidoc: Any, make_cluster: Any) -> None:
+    """A node whose QEMU is gone is not up."""
+    directory = make_cluster()
+    for identity in processes.of_cluster(directory.name):
+        processes.kill(identity)
+        processes.wait(identity, timeout=10)
+
+    assert pidoc("ps").splitlines()[1].endswith("its QEMU process is gone")
+
+
+def test_ps_as_json(pidoc: Any, make_cluster: Any) -> None:
+    """For a script, the list has clusters with their nodes."""
+    directory = make_cluster(nodes=2)
+    (cluster,) = json.loads(pidoc("ps", "--json"))
+
+    assert cluster["cluster"] == directory.name
+    assert cluster["owner"] is None
+    assert [node["port"] for node in cluster["nodes"]] == [40001, 40001]
+
+
+def test_ps_shows_a_cluster_that_is_starting(pidoc: Any, make_cluster: Any) -> None:
+    """A cluster without nodes yet is listed."""
+    directory = make_cluster(nodes=1)
+    record = runtime.read(directory)
+    runtime.write(directory, {**record, "nodes": []})
+
+    assert pidoc("ps").splitlines()[1].endswith("starting")
+
+
+def test_down_ends_what_up_started(pidoc: Any, make_cluster: Any, owner: str) -> None:
+    """Without names, clusters that nobody owns end, and those of running tests stay."""
+    ours, theirs = make_cluster(), make_cluster(owner=owner)
+    assert eventually(lambda: list(processes.of_cluster(ours.name)))
+
+    assert pidoc("down") == f"{ours.name} is down\n"
+    assert not ours.exists()
+    assert list(processes.of_cluster(ours.name)) == []
+    assert list(processes.of_cluster(theirs.name)) != []
+
+
+def test_down_of_one_cluster(pidoc: Any, make_cluster: Any) -> None:
+    """With a name, that cluster ends and no other."""
+    first, second = make_cluster(), make_cluster()
+
+    assert pidoc("down", first.name) == f"{first.name} is down\n"
+    assert second.exists()
+
+
+def test_down_of_all(pidoc: Any, make_cluster: Any, owner: str) -> None:
+    """With ``--all``, clusters of running tests end as well."""
+    directory = make_cluster(owner=owner)
+
+    assert pidoc("down", "--all") == f"{directory.name} is down\n"
+    assert not directory.exists()
+
+
+def test_down_sweeps_orphans(pidoc: Any, make_cluster: Any) -> None:
+    """What a killed owner left is ended as well, and said."""
+    with child() as process:
+        gone = str(processes.identify(process.pid))
+    directory = make_cluster(owner=gone)
+
+    assert pidoc("down") == f"{directory.name} is down: its owner was gone\n"
+
+
+def test_down_where_nothing_runs(pidoc: Any) -> None:
+    """It is no error when there is nothing to end."""
+    assert pidoc("down") == ""
+
+
+def test_down_of_an_unknown_cluster_ends_none(make_cluster: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """A mistyped name among others ends nothing."""
+    directory = make_cluster()
+
+    assert cli.main(["down", directory.name, "c-nobody"]) == 2
+    assert directory.exists()
+
+
+def test_node_of_several_clusters_needs_its_clusters_name(
+    make_cluster: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where a name is not enough, the error has the names that are."""
+    directories = make_cluster(), make_cluster()
+
+    assert cli.main(["console", "pi-1"]) == 2
+    err = capsys.readouterr().err
+    assert all(f"{directory.name}/pi-1" in err for directory in directories)
+
+
+def test_console_that_cannot_be_reached(make_cluster: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """A node without its console's socket is a failure, not a traceback."""
+    directory = make_cluster()
+
+    assert not (directory / "pi-1" / CONSOLE_SOCKET).exists()
+    assert cli.main(["console", "pi-1"]) == 1
+    assert "The console of pi-1 cannot be reached" in capsys.readouterr().err
+
+
+def test_ssh_runs_a_command(make_cluster: Any, image: Image, tmp_path: Path) -> None:
+    """``pidoc ssh`` becomes an ssh with the node's key and pinned host key, and its status is the command's."""
+    key = paramiko.ECDSAKey.from_private_key_file(str(image.file("private_key")))
+    with contextlib.closing(SshServer(tmp_path / "home", client_key=key)) as server:
+        manifest = dataclasses.replace(image.manifest, host_keys=(server.public_key,))
+        (image.path / "manifest.json").write_text(manifest.to_json())
+        make_cluster(port=server.port)
+        command = [sys.executable, "-c", "import sys; from pytest_pidoc.cli import main; sys.exit(main())"]
+        done = subprocess.run(
+            [*command, "ssh", "pi-1", "--", "echo hello; exit 3"],
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            env=dict(os.environ),
+            timeout=60,
+        )
+
+    assert (done.stdout, done.returncode) == ("hello\n", 3), done.stderr
+
+
+def test_ssh_that_is_not_installed(
+    make_cluster: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without OpenSSH the error names its package."""
+    make_cluster()
+    monkeypatch.setenv("PATH", "/nowhere")
+
+    assert cli.main(["ssh", "pi-1"]) == 1
+    assert "openssh-client" in capsys.readouterr().err
+
+
+def test_ps_with_an_image_that_is_gone(make_cluster: Any, image: Image, capsys: pytest.CaptureFixture[str]) -> None:
+    """A cluster whose image somebody removed is a failure that names the image."""
+    make_cluster()
+    (image.path / "manifest.json").unlink()
+
+    assert cli.main(["ps"]) == 1
+    assert str(image.path) in capsys.readouterr().err
