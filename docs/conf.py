@@ -8,6 +8,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
 import pytest_pidoc
+from pytest_pidoc import speed
+from pytest_pidoc.engines import docker, local
+from pytest_pidoc.images import second_stage
+from pytest_pidoc.machines import MIB
 
 project = "pytest-pidoc"
 author = "The pytest-pidoc developers"
@@ -20,7 +24,17 @@ exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"pytest-pidoc {version}"
 
-myst_enable_extensions = ["colon_fence", "deflist", "fieldlist"]
+myst_enable_extensions = ["colon_fence", "deflist", "fieldlist", "substitution"]
+myst_substitutions = {  # figures of the code that the text names
+    "boot_least": f"{speed.LEAST:g}",
+    "boot_margin": f"{speed.MARGIN:g}",
+    "container_allowance": f"{docker.QEMU_ALLOWANCE // MIB} MiB",
+    "container_processes": str(docker.PIDS),
+    "container_start": f"{docker.START_TIMEOUT:g} s",
+    "local_start": f"{local.START_TIMEOUT:g} s",
+    "stage_limit": f"{second_stage.LIMIT:g} s",
+    "stage_silence": f"{second_stage.SILENCE:g} s",
+}
 myst_heading_anchors = 3
 
 default_role = "py:obj"
