@@ -1,0 +1,111 @@
+"""What a user sees of the marker."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_pidoc.settings import MARKER_SIGNATURE
+
+
+def marked(pytester: pytest.Pytester, marker: str) -> pytest.RunResult:
+    """Run a test with a marker."""
+    pytester.makepyfile(
+        f"""
+        import pytest
+
+        @pytest.mark.{marker}
+        def test_marked(pi):
+            pass
+        """
+    )
+    return pytester.runpytest()
+
+
+@pytest.mark.parametrize(
+    ("marker", "message"),
+    [
+        ("pidoc(node=3)", "the marker pidoc has no argument 'node'"),
+        ("pidoc(cache_dir='/x')", "the marker pidoc has no argument 'cache_dir'"),
+        ("pidoc(nodes=0)", "nodes of the marker pidoc: 0 is not a whole number from 1 to 250"),
+        ("pidoc(nodes=-1)", "nodes of the marker pidoc: -1 is not a whole number from 1 to 250"),
+        ("pidoc(nodes='three')", "nodes of the marker pidoc: 'three' is not a whole number from 1 to 250"),
+        ("pidoc(nodes=10_000)", "nodes of the marker pidoc: 10000 is not a whole number from 1 to 250"),
+        ("pidoc(nodes=True)", "nodes of the marker pidoc: True is not a whole number from 1 to 250"),
+        ("pidoc(0)", "nodes of the marker pidoc: 0 is not a whole number from 1 to 250"),
+        ("pidoc(3, 'pi3-virt')", "The marker pidoc takes one argument without a name: nodes"),
+        ("pidoc(3, nodes=3)", "The marker pidoc takes one argument without a name: nodes"),
+        ("pidoc(fresh='x')", "fresh of the marker pidoc: 'x' is not True or False"),
+        ("pidoc(fresh=1)", "fresh of the marker pidoc: 1 is not True or False"),
+        ("pidoc(model='pi9')", "model of the marker pidoc: 'pi9' is not one of pi3-virt"),
+        ("pidoc(engine='podman')", "engine of the marker pidoc: 'podman' is not one of auto, docker, local"),
+        ("pidoc(memory='lots')", "memory of the marker pidoc: 'lots' is not a size such as 512M or 1G"),
+        ("pidoc(cpus=0)", "cpus of the marker pidoc: 0 is not a number of CPUs"),
+        ("pidoc(boot_timeout=0)", "boot_timeout of the marker pidoc: 0 is not a number of seconds"),
+        ("pidoc(image='')", "image of the marker pidoc: '' is not an image"),
+    ],
+)
+def test_bad_marker_is_a_usage_error(pytester: pytest.Pytester, marker: str, message: str) -> None:
+    """A bad marker ends the run before anything is booted, with the test, the fault and the signature."""
+    result = marked(pytester, marker)
+    text = result.stdout.str() + result.stderr.str()
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert f"test_bad_marker_is_a_usage_error.py::test_marked: {message}" in text
+    assert MARKER_SIGNATURE in text
+    assert "Traceback" not in text
+    assert "INTERNALERROR" not in text
+
+
+def test_bad_marker_on_a_module(pytester: pytest.Pytester) -> None:
+    """A marker on a module is read for its tests."""
+    pytester.makepyfile(
+        """
+        import pytest
+
+        pytestmark = pytest.mark.pidoc(nodes=0)
+
+        def test_marked():
+            pass
+        """
+    )
+
+    assert pytester.runpytest().ret == pytest.ExitCode.USAGE_ERROR
+
+
+def test_closest_marker_wins(pytester: pytest.Pytester) -> None:
+    """A marker on a test hides a bad one on its class: the closest one is the one that is read."""
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.pidoc(nodes=0)
+        class TestPis:
+            @pytest.mark.pidoc(nodes=2)
+            def test_marked(self):
+                pass
+        """
+    )
+    pytester.runpytest().assert_outcomes(passed=1)
+
+
+def test_deselected_bad_marker_does_no_harm(pytester: pytest.Pytester) -> None:
+    """What is not collected is not read."""
+    pytester.makepyfile(test_good="def test_good(): pass")
+    pytester.makepyfile(test_bad="import pytest\npytestmark = pytest.mark.pidoc(nodes=0)\ndef test_bad(): pass")
+
+    pytester.runpytest("test_good.py").assert_outcomes(passed=1)
+
+
+def test_markers_shows_the_signature(pytester: pytest.Pytester) -> None:
+    """``pytest --markers`` says how the marker is used."""
+    pytester.runpytest("--markers").stdout.fnmatch_lines(["@pytest.mark.pidoc(nodes=1, [*], model=None,*"])
+
+
+def test_fixtures_are_shown_with_a_sentence(pytester: pytest.Pytester) -> None:
+    """``pytest --fixtures`` has every fixture of the contract with its docstring."""
+    text = pytester.runpytest("--fixtures").stdout.str()
+
+    for name in ("pidoc_settings", "pidoc_image", "pi_cluster", "pi", "pi_connection", "boot_pi"):
+        entry = text.partition(f"\n{name} ")[2]
+        assert entry, name
+        assert "no docstring" not in entry.splitlines()[1], name
