@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING
 from pytest_pidoc.dockerd import GUEST_LABEL, IMAGE_LABEL, daemon_errors
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import docker
 
 __all__ = ["StoredImage", "discard", "stored"]
+
+NAMES = "pytest-pidoc/"  # how the names begin that we give
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class StoredImage:
     kind
         ``pidoc``, ``pidoc-vm``, ``base``, or ``qemu-source`` for what an interrupted build left.
     names
-        What it is called; nothing for what an interrupted build left.
+        What we called it; nothing for what an interrupted build left.
     guest
         The key of the guest in it, or nothing.
     size
@@ -44,6 +48,9 @@ class StoredImage:
 def stored(client: docker.DockerClient) -> list[StoredImage]:
     """Return all container images of ours, those first that are built on others.
 
+    What a user built on one of them has its labels too, but not our names: it is not ours, nor is what was
+    pulled under a registry's name.
+
     Raises
     ------
     EngineUnavailable
@@ -55,19 +62,22 @@ def stored(client: docker.DockerClient) -> list[StoredImage]:
         StoredImage(
             id=entry["Id"],
             kind=entry["Labels"][IMAGE_LABEL],
-            names=tuple(name for name in entry["RepoTags"] or () if name != "<none>:<none>"),
+            names=tuple(name for name in entry["RepoTags"] or () if name.startswith(NAMES)),
             guest=entry["Labels"].get(GUEST_LABEL, ""),
             size=entry["Size"],
             created=entry["Created"],
         )
         for entry in found
+        if _is_ours(entry["RepoTags"] or (), entry["Labels"][IMAGE_LABEL])
     ]
     order = ["pidoc", "pidoc-vm", "qemu-source", "base"]
     return sorted(images, key=lambda image: order.index(image.kind) if image.kind in order else -1)
 
 
 def discard(client: docker.DockerClient, image: StoredImage) -> bool:
-    """Remove an image and its names; tell whether it is gone. One that a container uses stays.
+    """Remove an image, or our names of it if it has others; tell whether it worked.
+
+    It does not work with an image that a container uses.
 
     Raises
     ------
@@ -77,7 +87,7 @@ def discard(client: docker.DockerClient, image: StoredImage) -> bool:
     import docker.errors
 
     with daemon_errors(f"remove {image.names[0] if image.names else image.id}"):
-        for name in [*image.names, image.id]:
+        for name in image.names or [image.id]:
             try:
                 client.api.remove_image(name)
             except docker.errors.NotFound:
@@ -87,3 +97,9 @@ def discard(client: docker.DockerClient, image: StoredImage) -> bool:
                     raise
                 return False
     return True
+
+
+def _is_ours(names: Iterable[str], kind: str) -> bool:
+    if set(names) <= {"<none>:<none>"}:
+        return kind == "qemu-source"
+    return any(name.startswith(NAMES) for name in names)

@@ -142,6 +142,17 @@ class TestBuild:
         assert discard(client, entry)
         assert entry.id not in {entry.id for entry in stored(client)}
 
+    def test_what_a_user_named_is_not_ours(
+        self, client: docker.DockerClient, built: str, guest: Image, forget: Callable[[str], None]
+    ) -> None:
+        """An image that has a name of the user's too keeps it; then it is not listed any more."""
+        tag(client, built, "pidoc-test/kept:1")
+        forget("pidoc-test/kept:1")
+        (entry,) = [entry for entry in stored(client) if entry.guest == guest.manifest.key]
+        assert discard(client, entry)
+        assert client.images.get("pidoc-test/kept:1").tags == ["pidoc-test/kept:1"]
+        assert guest.manifest.key not in {entry.guest for entry in stored(client)}
+
     def test_a_second_build_has_nothing_to_do(
         self, client: docker.DockerClient, built: str, guest: Image, tmp_path: Path
     ) -> None:
