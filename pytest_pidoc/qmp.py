@@ -36,15 +36,19 @@ class Monitor:
         """Events seen so far, oldest first; read when commands are executed."""
 
     @classmethod
-    def connect(cls, path: Path, *, timeout: float = 10.0, name: str = "QEMU") -> Monitor:
+    def connect(
+        cls, path: Path, *, timeout: float = 10.0, patience: float | None = None, name: str = "QEMU"
+    ) -> Monitor:
         """Connect and negotiate; *timeout* in seconds bounds this and every later answer.
+
+        Nobody may listen yet: that is waited for as long, or for *patience* seconds if given.
 
         Raises
         ------
         MonitorError
             Nobody listens at *path*, or another connection is being served.
         """
-        deadline = Deadline(timeout)
+        deadline = Deadline(timeout if patience is None else patience)
         while True:
             try:
                 connection = unix.connect(path, timeout=timeout)

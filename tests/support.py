@@ -274,9 +274,10 @@ class SshServer:
 
     def run(self, channel: paramiko.Channel, command: str) -> None:
         """Run a command and send what it prints, and its status."""
+        # The answer to this is read after the client was told that its command is accepted: nothing of the command's
+        # own may overtake that.
+        channel.get_transport().global_request("has-it-been-accepted", wait=True)
         if command == "die":
-            # Its answer comes after the command was accepted: then the command runs, and nothing else is known.
-            channel.get_transport().global_request("is-it-running", wait=True)
             self.die()
             return
         path = f"{self.home / 'bin'}:{os.environ['PATH']}"

@@ -306,6 +306,22 @@ def test_program_that_hangs(engine: LocalEngine, tmp_path: Path) -> None:
         engine.run_qemu(script(tmp_path, "exec sleep 3600"), [], timeout=0.05)
 
 
+def test_death_behind_a_socket_that_is_left(engine: LocalEngine, launch_without_qemu: Launch, tmp_path: Path) -> None:
+    """A QEMU that dies after it has made its monitor's socket is not waited for until the timeout."""
+    code = "import socket, time; socket.socket(socket.AF_UNIX).bind('qmp.sock'); time.sleep(0.3); raise SystemExit(3)"
+    binary = script(tmp_path, f'exec {sys.executable} -c "{code}"')
+    (launch_without_qemu.directory / OVERLAY).write_bytes(b"")
+    start = time.monotonic()
+    with pytest.raises(NodeDied, match="QEMU ended with status 3"):
+        engine.start(
+            dataclasses.replace(
+                launch_without_qemu, machine=dataclasses.replace(launch_without_qemu.machine, binary=binary)
+            )
+        )
+
+    assert time.monotonic() - start < 15
+
+
 USERNET = """\
 Hub -1 (net0):\r
   Protocol[State]    FD  Source Address  Port   Dest. Address  Port RecvQ SendQ\r

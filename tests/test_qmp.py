@@ -189,6 +189,12 @@ def test_nobody_listens(path: Path) -> None:
     assert caught.value.look == str(path)
 
 
+def test_patience_bounds_the_wait_for_a_listener(path: Path) -> None:
+    """Who has other things to look at waits shortly for a listener, and long for its answers."""
+    with pytest.raises(MonitorError, match="cannot be reached"):
+        Monitor.connect(path, timeout=3600, patience=0.01)
+
+
 def test_directory_that_is_gone_is_not_waited_for(short_path: Path) -> None:
     """There is nothing to wait for when the node's directory has been removed."""
     with pytest.raises(MonitorError, match="cannot be reached"):

@@ -112,7 +112,8 @@ class LocalEngine:
                     look=str(launch.directory / QEMU_LOG),
                 )
             try:
-                with Monitor.connect(path, timeout=0.1 if not path.exists() else deadline.remaining) as monitor:
+                # The socket of a QEMU that has died stays, so it must be looked at in between.
+                with Monitor.connect(path, timeout=max(0.1, deadline.remaining), patience=0.1) as monitor:
                     return forwarded_port(monitor.human("info usernet"))
             except MonitorError:
                 if deadline.expired:

@@ -72,6 +72,17 @@ def test_bad_marker_on_a_module(pytester: pytest.Pytester) -> None:
     assert pytester.runpytest().ret == pytest.ExitCode.USAGE_ERROR
 
 
+def test_bad_marker_with_workers(pytester: pytest.Pytester) -> None:
+    """Under pytest-xdist a bad marker is its test's error, with the fault and the signature."""
+    pytest.importorskip("xdist")
+    pytester.makepyfile("import pytest\n@pytest.mark.pidoc(nodes=0)\ndef test_marked(pi): pass")
+    result = pytester.runpytest_subprocess("-n1", timeout=120)
+
+    result.assert_outcomes(errors=1)
+    assert "nodes of the marker pidoc: 0 is not a whole number" in result.stdout.str()
+    assert MARKER_SIGNATURE in result.stdout.str()
+
+
 def test_closest_marker_wins(pytester: pytest.Pytester) -> None:
     """A marker on a test hides a bad one on its class: the closest one is the one that is read."""
     pytester.makepyfile(

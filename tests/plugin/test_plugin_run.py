@@ -197,7 +197,7 @@ def test_with_workers(pytester: pytest.Pytester, no_engine: None) -> None:
     """Under pytest-xdist, tests that need a Pi are skipped with the same reason."""
     pytest.importorskip("xdist")
     pytester.makepyfile("def test_pi(pi): pass\ndef test_other(): pass")
-    result = pytester.runpytest_subprocess("-n2", "-rs", timeout=120)
+    result = pytester.runpytest_subprocess("-n1", "-rs", timeout=120)
 
     result.assert_outcomes(passed=1, skipped=1)
     assert "There is no engine to run a node" in result.stdout.str()
