@@ -21,7 +21,7 @@ KEY = "ab" * 32
 
 
 def make(directory, log):
-    """A small but real image: a disk and a private key."""
+    """Make a small but real image: a disk and a private key."""
     (directory / "disk").write_bytes(b"disk" * 1024)
     (directory / "id").write_bytes(b"secret")
     return Manifest(
@@ -39,7 +39,7 @@ def must_not_make(directory, log):
 
 
 def left(cache):
-    """The names of all that is in the cache's directory of images."""
+    """Return the names of all that is in the cache's directory of images."""
     return sorted(path.name for path in (cache.root / "images").iterdir())
 
 

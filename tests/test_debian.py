@@ -111,7 +111,7 @@ def test_cpio_reads_the_initrd_that_is_made_here(tmp_path):
 
 @pytest.fixture
 def modules(tmp_path):
-    """A kernel's directory with three modules and one that is built in."""
+    """Return a kernel's directory with three modules and one that is built in."""
     (tmp_path / "fs").mkdir()
     for name, depends in (("ext4", "jbd2,crc16"), ("jbd2", ""), ("virtio-pci", "virtio_ring")):
         (tmp_path / "fs" / f"{name}.ko").write_bytes(b"\x7fELF\0license=GPL\0depends=" + depends.encode() + b"\0")

@@ -25,10 +25,11 @@ from pytest_pidoc.images import disks, second_stage
 from pytest_pidoc.images.buildlog import BuildLog
 from pytest_pidoc.images.cache import Cache, image_file
 from pytest_pidoc.images.image import Image, ImageFile, Manifest, Source
+from pytest_pidoc.images.packages import ARCHITECTURES, MODULES_WITHOUT, TOOLS, VARIANTS, Architecture
 from pytest_pidoc.machines import MIB, MODELS
 from pytest_pidoc.progress import Progress
 
-__all__ = ["ARCHITECTURES", "VARIANTS", "Recipe", "build", "key", "recipe"]
+__all__ = ["ARCHITECTURES", "TOOLS", "VARIANTS", "Recipe", "build", "key", "recipe"]
 
 GUEST = Path(__file__).resolve().parent.parent / "guest"
 
@@ -38,109 +39,6 @@ VERSION = 1
 DISK_SIZE = 4096 * MIB  # a power of two, as SD cards have
 
 RELEASES = ("bookworm",)
-
-#: Programs that a build runs, and the Debian packages that have them.
-TOOLS = {
-    "mmdebstrap": "mmdebstrap",
-    "mke2fs": "e2fsprogs",
-    "qemu-img": "qemu-utils",
-    "qemu-system-aarch64": "qemu-system-arm",
-    "ssh-keygen": "openssh-client",
-    "setpriv": "util-linux",
-}
-
-
-#: Where Debian keeps mke2fs, and an ordinary user's PATH does not look.
-SYSTEM_PATH = "/usr/sbin:/sbin"
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """What differs between Debian's architectures.
-
-    Attributes
-    ----------
-    kernel
-        The metapackage that depends on the current kernel.
-    builder
-        The model whose machine runs the second stage.
-    modules
-        What the initrd loads, beside what these modules need.
-    """
-
-    kernel: str
-    builder: str
-    modules: tuple[str, ...]
-
-
-ARCHITECTURES = {
-    "arm64": Architecture(
-        kernel="linux-image-arm64",
-        builder="pi3-virt",
-        modules=("virtio_pci", "virtio_blk", "virtio_net", "crc32c_generic", "ext4"),
-    ),
-}
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A way to furnish the guest: the folder of ``guest/`` with its files and its ``setup`` script.
-
-    Attributes
-    ----------
-    packages
-        What is installed beside the packages marked essential.
-    append
-        Kernel arguments that belong to it.
-    """
-
-    folder: str
-    packages: tuple[str, ...]
-    append: str = ""
-
-
-VARIANTS = {
-    "": Variant(
-        folder="tuned",
-        packages=(
-            # the system
-            *(
-                "apt",
-                "ca-certificates",
-                "dbus",
-                "kmod",
-                "libnss-myhostname",
-                "netbase",
-                "systemd-sysv",
-                "udev",
-            ),
-            # its network
-            *("curl", "iproute2", "iputils-ping", "openssh-server"),
-            # what tests, Ansible and benchmarks need
-            *("less", "procps", "python3", "python3-apt", "sudo", "sysbench"),
-        ),
-        append="quiet",
-    ),
-    # Debian as it comes, for comparison: what mmdebstrap's variant minbase has, SSH, and DHCP through ifupdown.
-    "plain": Variant(
-        folder="plain",
-        packages=(
-            *("?priority(required)", "apt", "openssh-server", "sudo", "systemd-sysv", "udev"),
-            "usr-is-merged",
-            *("ifupdown", "isc-dhcp-client", "dbus"),
-        ),
-        append="quiet",
-    ),
-}
-
-# Drivers and file systems of hardware that no machine of QEMU has: three quarters of the kernel's modules.
-MODULES_WITHOUT = (
-    *(f"*/kernel/drivers/{name}" for name in ("gpu", "media", "infiniband", "staging", "iio", "isdn", "ata", "scsi")),
-    *(f"*/kernel/drivers/net/{name}" for name in ("ethernet", "wireless", "can", "dsa", "wwan", "ieee802154")),
-    *(f"*/kernel/drivers/{name}" for name in ("crypto", "hwmon", "nvme", "target", "firewire", "thunderbolt")),
-    *(f"*/kernel/fs/{name}" for name in ("ocfs2", "gfs2", "ceph", "jfs", "reiserfs", "orangefs", "afs", "coda")),
-    *("*/kernel/sound", "*/kernel/net/bluetooth", "*/kernel/net/mac80211", "*/kernel/net/wireless"),
-)
 
 
 @dataclass(frozen=True)
@@ -420,6 +318,6 @@ def _require_tools() -> None:
     ]
     if missing:
         raise ImageError(
-            f"Building an image needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed.",
+            f"Building an image needs programs that are not installed: {', '.join(missing)}.",
             tip=f"apt-get install {' '.join(sorted({TOOLS[tool] for tool in missing}))}",
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import stat
+import struct
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from pytest_pidoc.errors import ImageError
 __all__ = ["Entry", "cpio", "initrd", "module_closure", "tar"]
 
 
-_APPLETS = ("insmod", "mount", "poweroff", "sleep", "switch_root")
+_APPLETS = ("insmod", "ip", "mount", "poweroff", "sleep", "switch_root")
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def module_closure(directory: Path, wanted: Iterable[str]) -> dict[str, bytes]:
         content = files[name].read_bytes()
         for needed in _needed(content):
             add(needed)
-        found[f"{name}.ko"] = content
+        found[f"{name}.ko"] = _unsigned(content)
 
     for name in wanted:
         add(_module_name(name))
@@ -128,6 +129,20 @@ def module_closure(directory: Path, wanted: Iterable[str]) -> dict[str, bytes]:
 
 def _module_name(path: str) -> str:
     return Path(path).name.removesuffix(".ko").replace("-", "_")
+
+
+def _unsigned(module: bytes) -> bytes:
+    """Return a module without its signature, which the kernel would take longer to verify than the module to load.
+
+    The signature ends the file: its data, ``struct module_signature`` with the data's length, and a marker.
+    See scripts/sign-file.c in the kernel's sources.
+    """
+    marker = b"~Module signature appended~\n"
+    if not module.endswith(marker):
+        return module
+    end = len(module) - len(marker)
+    (length,) = struct.unpack(">I", module[end - 4 : end])
+    return module[: end - 12 - length]
 
 
 def _needed(module: bytes) -> Iterator[str]:

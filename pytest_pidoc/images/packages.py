@@ -1,0 +1,102 @@
+"""What the ``debian`` recipe is made of, as data: architectures, variants, and the programs that a build runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pytest_pidoc.images import second_stage
+
+__all__ = ["ARCHITECTURES", "MODULES_WITHOUT", "SYSTEM_PATH", "TOOLS", "VARIANTS", "Architecture", "Variant"]
+
+#: Programs that a build runs, and the Debian packages that have them.
+TOOLS = {
+    "mmdebstrap": "mmdebstrap",
+    "mke2fs": "e2fsprogs",
+    "qemu-img": "qemu-utils",
+    "qemu-system-aarch64": "qemu-system-arm",
+    "ssh-keygen": "openssh-client",
+    "setpriv": "util-linux",
+}
+
+#: Where Debian keeps mke2fs, and an ordinary user's PATH does not look.
+SYSTEM_PATH = "/usr/sbin:/sbin"
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What differs between Debian's architectures.
+
+    Attributes
+    ----------
+    kernel
+        The metapackage that depends on the current kernel.
+    builder
+        The model whose machine runs the second stage.
+    modules
+        What the initrd loads, beside what these modules need.
+    """
+
+    kernel: str
+    builder: str
+    modules: tuple[str, ...]
+
+
+ARCHITECTURES = {
+    "arm64": Architecture(
+        kernel="linux-image-arm64",
+        builder="pi3-virt",
+        modules=("virtio_pci", "virtio_blk", "virtio_net", "crc32c_generic", "ext4"),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to furnish the guest: the folder of ``guest/`` with its files and its ``setup`` script.
+
+    Attributes
+    ----------
+    packages
+        What is installed beside the packages marked essential.
+    append
+        Kernel arguments that belong to it.
+    """
+
+    folder: str
+    packages: tuple[str, ...]
+    append: str = ""
+
+
+VARIANTS = {
+    "": Variant(
+        folder="tuned",
+        packages=(
+            # the system; usr-is-merged stands in for usrmerge, which brings all of perl
+            *("apt", "ca-certificates", "dbus", "kmod", "libnss-myhostname"),
+            *("netbase", "systemd-sysv", "udev", "usr-is-merged"),
+            # its network
+            *("curl", "iproute2", "iputils-ping", "openssh-server"),
+            # what tests, Ansible and benchmarks need
+            *("less", "procps", "python3", "python3-apt", "sudo", "sysbench"),
+        ),
+        append=f"{second_stage.FAST} quiet systemd.show_status=1 systemd.log_color=0",
+    ),
+    # Debian as it comes, for comparison: what mmdebstrap's variant minbase has, SSH, and DHCP through ifupdown.
+    "plain": Variant(
+        folder="plain",
+        packages=(
+            *("?priority(required)", "apt", "openssh-server", "sudo", "systemd-sysv", "udev"),
+            "usr-is-merged",
+            *("ifupdown", "isc-dhcp-client", "dbus"),
+        ),
+    ),
+}
+
+# Drivers and file systems of hardware that no machine of QEMU has: three quarters of the kernel's modules.
+MODULES_WITHOUT = (
+    *(f"*/kernel/drivers/{name}" for name in ("gpu", "media", "infiniband", "staging", "iio", "isdn", "ata", "scsi")),
+    *(f"*/kernel/drivers/net/{name}" for name in ("ethernet", "wireless", "can", "dsa", "wwan", "ieee802154")),
+    *(f"*/kernel/drivers/{name}" for name in ("crypto", "hwmon", "nvme", "target", "firewire", "thunderbolt")),
+    *(f"*/kernel/fs/{name}" for name in ("ocfs2", "gfs2", "ceph", "jfs", "reiserfs", "orangefs", "afs", "coda")),
+    *("*/kernel/sound", "*/kernel/net/bluetooth", "*/kernel/net/mac80211", "*/kernel/net/wireless"),
+)
