@@ -210,6 +210,7 @@ class _Build:
             what="downloading and unpacking Debian's packages",
             timeout=3600,
             environment={
+                "PATH": _search_path(),
                 "PIDOC_EXTRACT": (GUEST / "build" / "extract.sh").read_text("utf-8"),
                 "PIDOC_PACKAGES": " ".join(self.variant.packages),
                 "PIDOC_KERNEL": self.architecture.kernel,
@@ -313,11 +314,14 @@ _FILES = {
 
 
 def _require_tools() -> None:
-    missing = [
-        tool for tool in TOOLS if shutil.which(tool, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") is None
-    ]
+    missing = [tool for tool in TOOLS if shutil.which(tool, path=_search_path()) is None]
     if missing:
         raise ImageError(
             f"Building an image needs programs that are not installed: {', '.join(missing)}.",
             tip=f"apt-get install {' '.join(sorted({TOOLS[tool] for tool in missing}))}",
         )
+
+
+def _search_path() -> str:
+    """Return ``PATH`` with the places where Debian keeps mke2fs and an ordinary user does not look."""
+    return f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"

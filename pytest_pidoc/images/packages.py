@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pytest_pidoc.images import second_stage
 
-__all__ = ["ARCHITECTURES", "MODULES_WITHOUT", "SYSTEM_PATH", "TOOLS", "VARIANTS", "Architecture", "Variant"]
+__all__ = ["ARCHITECTURES", "MODULES_WITHOUT", "TOOLS", "VARIANTS", "Architecture", "Variant"]
 
 #: Programs that a build runs, and the Debian packages that have them.
 TOOLS = {
@@ -17,9 +17,6 @@ TOOLS = {
     "ssh-keygen": "openssh-client",
     "setpriv": "util-linux",
 }
-
-#: Where Debian keeps mke2fs, and an ordinary user's PATH does not look.
-SYSTEM_PATH = "/usr/sbin:/sbin"
 
 
 @dataclass(frozen=True)
