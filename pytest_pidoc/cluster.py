@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
-import subprocess
-import threading
-import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
 
-from pytest_pidoc import artifacts, processes, provision, reaper, runtime, speed
-from pytest_pidoc.engines.engine import Endpoint, Engine, Launch
-from pytest_pidoc.errors import BootError, PidocError
-from pytest_pidoc.machines import machine
+from pytest_pidoc import processes, reaper, runtime
+from pytest_pidoc.engines.engine import Endpoint, Engine
+from pytest_pidoc.errors import PidocError
 from pytest_pidoc.node import Node, Timings
 from pytest_pidoc.progress import Progress
+from pytest_pidoc.provision import Provision, provision
 from pytest_pidoc.settings import ClusterSpec, Settings
-from pytest_pidoc.waiting import Deadline
+from pytest_pidoc.startup import Started, launch_of
+from pytest_pidoc.startup import start as start_nodes
 
 if TYPE_CHECKING:
     from fabric import GroupResult
@@ -40,23 +36,11 @@ class Cluster(Sequence[Node]):
             print(cluster[0].run("uname -a").stdout)
     """
 
-    def __init__(
-        self,
-        directory: Path,
-        spec: ClusterSpec,
-        nodes: Sequence[Node],
-        found: provision.Provision,
-        *,
-        reaper_process: subprocess.Popen[bytes] | None = None,
-        owned: bool = False,
-    ) -> None:
-        self.directory = directory
-        """The cluster's directory, with one folder per node."""
+    def __init__(self, started: Started, spec: ClusterSpec, found: Provision, *, owned: bool = False) -> None:
         self.spec = spec
         """What was asked for."""
-        self._nodes = tuple(nodes)
+        self._started = started
         self._found = found
-        self._reaper = reaper_process
         self._owned = owned
         self._down = False
 
@@ -71,6 +55,7 @@ class Cluster(Sequence[Node]):
         cpus: float | None = None,
         engine: str | None = None,
         boot_timeout: float | None = None,
+        start: str | None = None,
         settings: Settings | None = None,
         progress: Progress | None = None,
         keep: bool = False,
@@ -81,7 +66,7 @@ class Cluster(Sequence[Node]):
 
         Parameters
         ----------
-        nodes, model, image, memory, cpus, engine, boot_timeout
+        nodes, model, image, memory, cpus, engine, boot_timeout, start
             As in the marker; what is not given comes from *settings*. ``memory`` is in bytes or a text such as
             ``512M``, ``boot_timeout`` in seconds.
         settings
@@ -111,6 +96,7 @@ class Cluster(Sequence[Node]):
             "cpus": cpus,
             "engine": engine,
             "boot_timeout": boot_timeout,
+            "start": start,
         }
         return cls.from_spec(settings.spec(asked, where="Cluster.up"), settings, progress=progress, keep=keep)
 
@@ -121,17 +107,12 @@ class Cluster(Sequence[Node]):
         """Start the cluster that *spec* describes; see `up`."""
         progress = progress or Progress()
         reaper.sweep()
+        owner = None if keep else processes.identify(os.getpid())
         with contextlib.ExitStack() as closing:
-            found = closing.enter_context(provision.provision(spec, settings, progress))
-            timeout = spec.boot_timeout
-            if timeout is None:
-                timeout = speed.boot_timeout(machine(spec.model), spec.nodes, speed.probe(found.engine))
-            progress.step(f"starting {spec.nodes} x {spec.model} (engine {found.engine.name}, {timeout:.0f} s at most)")
-            owner = None if keep else processes.identify(os.getpid())
-            start = closing.enter_context(_Start(spec, settings, found, owner=owner))
-            cluster = start.run(cls, timeout=timeout, progress=progress)
+            found = closing.enter_context(provision(spec, settings, progress))
+            started = start_nodes(spec, settings, found, owner=owner, progress=progress)
             closing.pop_all()
-        return cluster
+        return cls(started, spec, found, owned=owner is not None)
 
     @classmethod
     def attach(cls, name: str | Path) -> Cluster:
@@ -146,17 +127,23 @@ class Cluster(Sequence[Node]):
         record = runtime.read(directory)
         try:
             spec = ClusterSpec(**record["spec"])
-            found = provision.Provision.from_record(record["provision"])
+            found = Provision.from_record(record["provision"])
             nodes = []
             for entry in record["nodes"]:
                 endpoint = Endpoint(**{**entry["endpoint"], "directory": Path(entry["endpoint"]["directory"])})
-                launch = _launch(spec, found, directory, entry["name"])
-                nodes.append(Node(launch, found.engine, endpoint, timings=Timings(**entry["timings"])))
+                launch = launch_of(spec, found, directory, entry["name"])
+                timings = Timings(**entry["timings"])
+                nodes.append(Node(launch, found.engine, endpoint, host_keys=entry["host_keys"], timings=timings))
         except (KeyError, TypeError) as error:
             raise PidocError(
                 f"{directory / runtime.RECORD} is of another version: {error!r}.", tip="pidoc down"
             ) from error
-        return cls(directory, spec, nodes, found)
+        return cls(Started(directory, tuple(nodes)), spec, found)
+
+    @property
+    def directory(self) -> Path:
+        """The cluster's directory, with one folder per node."""
+        return self._started.directory
 
     @property
     def name(self) -> str:
@@ -176,6 +163,7 @@ class Cluster(Sequence[Node]):
             launched=max(timing.launched for timing in each),
             banner=max(timing.banner for timing in each),
             ready=max(timing.ready for timing in each),
+            restored=max((timing.restored for timing in each if timing.restored is not None), default=None),
             start=each[0].start,
         )
 
@@ -239,16 +227,7 @@ class Cluster(Sequence[Node]):
         if self._down:
             return
         self._down = True
-        with ThreadPoolExecutor(max_workers=max(1, len(self))) as pool:
-            stops = [pool.submit(node.stop) for node in self]
-        with _guarded(self.name):
-            reaper.reap(self.directory)
-        if self._reaper is not None:
-            self._reaper.kill()
-            self._reaper.wait()
-        for stop in stops:
-            with _guarded(self.name):
-                stop.result()
+        self._started.end()
         self._found.close()
 
     def close(self) -> None:
@@ -264,13 +243,13 @@ class Cluster(Sequence[Node]):
     def __getitem__(self, index: slice) -> Sequence[Node]: ...
 
     def __getitem__(self, index: int | slice) -> Node | Sequence[Node]:
-        return self._nodes[index]
+        return self._started.nodes[index]
 
     def __len__(self) -> int:
-        return len(self._nodes)
+        return len(self._started.nodes)
 
     def __iter__(self) -> Iterator[Node]:
-        return iter(self._nodes)
+        return iter(self._started.nodes)
 
     def __enter__(self) -> Cluster:
         return self
@@ -286,129 +265,3 @@ class Cluster(Sequence[Node]):
 
     def __repr__(self) -> str:
         return f"<Cluster {self.name} {len(self)} x {self.spec.model} {'down' if self._down else 'up'}>"
-
-
-class _Start:
-    """One attempt to start a cluster: either it succeeds, or nothing is left but the logs."""
-
-    def __init__(self, spec: ClusterSpec, settings: Settings, found: provision.Provision, *, owner: str | None) -> None:
-        self._spec = spec
-        self._found = found
-        self._owner = owner
-        self._settings = settings
-        self._cancelled = threading.Event()
-        self._reaper: subprocess.Popen[bytes] | None = None
-        self._nodes: list[Node] = []
-        self._futures: list[Future[Node]] = []
-
-    def __enter__(self) -> _Start:
-        self._directory = runtime.new_directory()
-        try:
-            self._record()
-            if self._owner is not None:
-                self._reaper = reaper.start(self._directory)
-        except BaseException:
-            runtime.remove(self._directory)
-            raise
-        return self
-
-    def run(self, kind: type[Cluster], *, timeout: float, progress: Progress) -> Cluster:
-        started, deadline = time.monotonic(), Deadline(timeout)
-        pool = ThreadPoolExecutor(max_workers=self._spec.nodes, thread_name_prefix="pidoc-start")
-        names = [f"pi-{number}" for number in range(1, self._spec.nodes + 1)]
-        self._futures = [pool.submit(self._start_node, name, started, deadline) for name in names]
-        pool.shutdown(wait=False)
-        for future in as_completed(self._futures):  # the first that failed raises here
-            node = future.result()
-            progress.step(f"{node.name} is ready on {node.host}:{node.port} after {node.timings.ready:.1f} s")
-        self._nodes = [future.result() for future in self._futures]
-        self._record()
-        return kind(
-            self._directory,
-            self._spec,
-            self._nodes,
-            self._found,
-            reaper_process=self._reaper,
-            owned=self._owner is not None,
-        )
-
-    def _start_node(self, name: str, started: float, deadline: Deadline) -> Node:
-        engine: Engine = self._found.engine
-        launch = _launch(self._spec, self._found, self._directory, name)
-        launch.directory.mkdir(mode=0o700)
-        if self._cancelled.is_set():
-            raise BootError(f"The start of {name} was cancelled.")
-        node = Node(launch, engine, engine.start(launch))
-        try:
-            node.await_ready(started=started, deadline=deadline, cancelled=self._cancelled.is_set)
-        except BaseException:
-            node.stop()
-            raise
-        return node
-
-    def _record(self) -> None:
-        runtime.write(
-            self._directory,
-            {
-                "name": self._directory.name,
-                "owner": self._owner,
-                "created": time.time(),
-                "engine": self._found.engine.name,
-                "spec": dataclasses.asdict(self._spec),
-                "provision": self._found.to_record(),
-                "nodes": [
-                    {
-                        "name": node.name,
-                        "endpoint": {
-                            **dataclasses.asdict(node.endpoint),
-                            "directory": str(node.endpoint.directory),
-                        },
-                        "timings": dataclasses.asdict(node.timings),
-                    }
-                    for node in self._nodes
-                ],
-            },
-        )
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is None:
-            return
-        self._cancelled.set()
-        logs = (self._settings.artifacts or runtime.failed_directory()) / self._directory.name
-        artifacts.keep((path for path in self._directory.iterdir() if path.is_dir()), logs)
-        if isinstance(error, PidocError) and error.look:
-            error.look = error.look.replace(str(self._directory), str(logs))
-        with _guarded(self._directory.name):
-            reaper.end_nodes(self._directory)  # unblocks whoever waits for an answer of a node
-            wait(self._futures)
-            for future in self._futures:
-                if future.exception() is None:
-                    future.result().stop()
-            reaper.reap(self._directory)
-        if self._reaper is not None:
-            self._reaper.kill()
-            self._reaper.wait()
-
-
-def _launch(spec: ClusterSpec, found: provision.Provision, directory: Path, name: str) -> Launch:
-    model = machine(spec.model)
-    return Launch(
-        name=name,
-        cluster=directory.name,
-        directory=directory / name,
-        machine=model,
-        image=found.image,
-        memory=spec.memory or model.memory,
-        cpus=spec.cpus,
-    )
-
-
-@contextlib.contextmanager
-def _guarded(name: str) -> Iterator[None]:
-    """Let a step of taking down fail without keeping the next one from being done; say so as a warning."""
-    try:
-        yield
-    except PidocError as error:
-        warnings.warn(f"Cluster {name} could not be taken down completely: {error}", ResourceWarning, stacklevel=3)

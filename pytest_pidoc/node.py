@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,23 +42,36 @@ class Timings:
         The SSH server has sent its banner.
     ready
         A command has run over SSH.
+    restored
+        The saved machine goes on and the node is itself; ``None`` after a cold start.
     start
-        ``cold``: the guest was booted.
+        ``warm``: the node was forked from a saved machine; ``cold``: it was booted.
     """
 
     launched: float
     banner: float
     ready: float
+    restored: float | None = None
     start: str = "cold"
 
 
 class Node:
     """One emulated Pi, as long as its cluster is up."""
 
-    def __init__(self, launch: Launch, engine: Engine, endpoint: Endpoint, *, timings: Timings | None = None) -> None:
+    def __init__(
+        self,
+        launch: Launch,
+        engine: Engine,
+        endpoint: Endpoint,
+        *,
+        host_keys: Sequence[str] = (),
+        timings: Timings | None = None,
+    ) -> None:
         self._launch = launch
         self._engine = engine
         self._timings = timings
+        self.host_keys = tuple(host_keys) or launch.image.manifest.host_keys
+        """The public SSH host keys that the node is known by, as ``known_hosts`` has them behind the host."""
         self._connection: fabric.Connection | None = None
         self._console: Console | None = None
         self._monitor: Monitor | None = None
@@ -98,7 +112,7 @@ class Node:
     def known_hosts(self) -> Path:
         """A file with the node's pinned host key, for OpenSSH and Fabric alike."""
         path = self.directory / KNOWN_HOSTS
-        lines = [f"[{self.host}]:{self.port} {key}\n" for key in self._launch.image.manifest.host_keys]
+        lines = [f"[{self.host}]:{self.port} {key}\n" for key in self.host_keys]
         path.write_text("".join(lines), encoding="ascii")
         return path
 
@@ -212,24 +226,37 @@ class Node:
             what = " ".join(filter(None, (self.name, "died", when)))
             raise NodeDied(f"{what}: {reason}.", **self._evidence()) from cause
 
-    def await_ready(self, *, started: float, deadline: Deadline, cancelled: Callable[[], bool]) -> None:
+    def await_ready(
+        self,
+        *,
+        began: float,
+        deadline: Deadline,
+        cancelled: Callable[[], bool],
+        launched: float | None = None,
+        restored: float | None = None,
+        settle: Callable[[], None] = lambda: None,
+    ) -> None:
         """Wait until the SSH server has answered and a command has run.
 
         Parameters
         ----------
-        started
+        began
             When ``up`` began, on the clock of ``time.monotonic``.
         deadline
             When to give up.
         cancelled
             Whether somebody else has given up already.
+        launched, restored
+            Seconds from then until QEMU ran (by default: now), and until a saved machine went on.
+        settle
+            Called when a command has run; the node counts as ready when it returns.
 
         Raises
         ------
         BootTimeout, NodeDied, KernelPanic
             With the last serial lines.
         """
-        launched = time.monotonic() - started
+        launched = time.monotonic() - began if launched is None else launched
 
         def check() -> None:
             if cancelled():
@@ -238,17 +265,21 @@ class Node:
             if panic := self.serial_log.panic():
                 raise KernelPanic(f"The kernel of {self.name} gave up: {panic}", **self._evidence())
 
-        banner = readiness.await_banner(
-            (self.host, self.port),
-            deadline=deadline,
-            check=check,
-            answers=lambda: readiness.guest_answers(self.endpoint),
-        )
-        if banner is None:
-            raise self._timeout("its SSH server has not answered", deadline)
-        answered = time.monotonic() - started
-        self._open(banner, deadline)
-        self._timings = Timings(launched, answered, time.monotonic() - started)
+        opened = False
+        while not opened:
+            banner = readiness.await_banner(
+                (self.host, self.port),
+                deadline=deadline,
+                check=check,
+                answers=lambda: readiness.guest_answers(self.endpoint),
+            )
+            if banner is None:
+                raise self._timeout("its SSH server has not answered", deadline)
+            answered = time.monotonic() - began
+            opened = self._open(banner, deadline)
+        settle()
+        ready = time.monotonic() - began
+        self._timings = Timings(launched, answered, ready, restored, "cold" if restored is None else "warm")
 
     def close(self) -> None:
         """Close the connections to the node; it goes on running."""
@@ -263,9 +294,13 @@ class Node:
         self.close()
         self._engine.stop(self.endpoint)
 
-    def _open(self, banner: Any, deadline: Deadline) -> None:
-        """Log in on a socket that has shown the banner, and run a first command."""
+    def _open(self, banner: socket.socket, deadline: Deadline) -> bool:
+        """Log in on a socket that has shown the banner, and run a first command; tell whether it went through.
+
+        A server that is busy may drop a connection; that is a reason to try again, unlike a key that is not right.
+        """
         import paramiko
+        from invoke.exceptions import CommandTimedOut, UnexpectedExit
 
         connection = self.connection
         # Emulated cryptography on a crowded host takes seconds: what bounds the boot bounds every step of it.
@@ -275,21 +310,26 @@ class Node:
         try:
             connection.open()
             connection.run("true", timeout=max(1, int(deadline.remaining)))
-        except Exception as error:
-            banner.close()
-            self.raise_if_dead(cause=error)
-            if deadline.expired:
-                raise self._timeout("it has answered, but no command has run", deadline) from error
-            if isinstance(error, paramiko.BadHostKeyException):
-                raise BootError(
-                    f"{self.name} has another host key than its image says: who answers on port {self.port}?",
-                    **self._evidence(),
-                ) from error
+        except paramiko.BadHostKeyException as error:
+            raise BootError(
+                f"{self.name} has another host key than it should: who answers on port {self.port}?", **self._evidence()
+            ) from error
+        except (paramiko.AuthenticationException, UnexpectedExit) as error:
             raise BootError(
                 f"{self.name} has answered, but no command can be run: {error}", **self._evidence()
             ) from error
+        except (paramiko.SSHException, OSError, EOFError, CommandTimedOut) as error:
+            self.raise_if_dead(cause=error)
+            if deadline.expired:
+                what = f"it has answered, but no command has run ({type(error).__name__})"
+                raise self._timeout(what, deadline) from error
+            return False
+        else:
+            return True
         finally:
             connection.connect_kwargs = usual
+            if not connection.is_connected:
+                banner.close()
 
     def _make_connection(self) -> fabric.Connection:
         import fabric
@@ -300,7 +340,7 @@ class Node:
             user=self.user,
             port=self.port,
             connect_kwargs={
-                "key_filename": str(self.private_key),
+                "pkey": paramiko.PKey.from_path(self.private_key),
                 "look_for_keys": False,
                 "allow_agent": False,
             },
@@ -316,6 +356,13 @@ class Node:
         connection.client.load_host_keys(str(self.known_hosts))
         connection.client.set_missing_host_key_policy(paramiko.RejectPolicy())
         return connection
+
+    def take_host_keys(self, keys: Sequence[str]) -> None:
+        """Know the node by these public keys from the next connection on."""
+        self.host_keys = tuple(keys)
+        if self._connection is not None:
+            self._connection.client.get_host_keys().clear()
+            self._connection.client.load_host_keys(str(self.known_hosts))
 
     @contextlib.contextmanager
     def _naming_death(self, when: str) -> Iterator[None]:

@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
-from pytest_pidoc.engines.engine import CONSOLE_SOCKET, OVERLAY, QMP_SOCKET, SERIAL_LOG, Launch
+from pytest_pidoc.engines.engine import (
+    AGENT_SOCKET,
+    CONSOLE_SOCKET,
+    OVERLAY,
+    QMP_SOCKET,
+    RAM,
+    SERIAL_LOG,
+    Launch,
+    QemuVersion,
+)
 from pytest_pidoc.machines import MIB
 
-__all__ = ["arguments", "mac_address", "overlay_command"]
+__all__ = ["AGENT_PORT", "arguments", "mac_address", "maps_read_only_files", "overlay_command"]
+
+AGENT_PORT = "org.pytest-pidoc.agent"  # the name of the port in the guest
+
+#: QEMU's cache of translated code, in MiB. Its default of 1 GiB fills up with what a guest ran once.
+CODE_CACHE = 64
 
 
-def arguments(launch: Launch, *, guest: Path, forward: str) -> list[str]:
+def arguments(
+    launch: Launch, *, guest: Path, forward: str, template: Path | None = None, read_only: bool = False
+) -> list[str]:
     """Return the QEMU command line of a node, the program first.
 
     Parameters
@@ -22,6 +39,10 @@ def arguments(launch: Launch, *, guest: Path, forward: str) -> list[str]:
         The directory of the image's files, as QEMU sees it.
     forward
         Where QEMU listens for the guest's SSH port: ``tcp:127.0.0.1:0`` lets the OS choose a port.
+    template
+        The directory of the template's files, as QEMU sees it, if the node is forked from one.
+    read_only
+        Open the template's RAM for reading only, which not every QEMU can: see `maps_read_only_files`.
     """
     machine, manifest = launch.machine, launch.image.manifest
     kernel_arguments = [
@@ -36,12 +57,13 @@ def arguments(launch: Launch, *, guest: Path, forward: str) -> list[str]:
         machine.binary,
         *("-name", f"{launch.cluster}/{launch.name}"),
         *("-nodefaults", "-no-user-config", "-display", "none"),
-        *("-machine", machine.machine, "-cpu", machine.cpu),
-        *("-smp", str(machine.cores), "-m", f"{launch.memory // MIB}M"),
+        *("-accel", f"tcg,tb-size={CODE_CACHE}"),
+        *_memory(launch, template, read_only=read_only),
+        *("-cpu", machine.cpu, "-smp", str(machine.cores)),
         *("-kernel", str(guest / manifest.files["kernel"].name)),
         *("-initrd", str(guest / manifest.files["initrd"].name)),
         *("-append", " ".join(argument for argument in kernel_arguments if argument)),
-        *("-drive", f"if=none,id=disk0,format=qcow2,file={OVERLAY},discard=unmap"),
+        *_disk(guest / manifest.files["disk"].name, template),
         *("-device", f"{machine.disk_device},drive=disk0"),
         *("-netdev", f"user,id=net0,hostfwd={forward}-:22"),
         *("-device", f"{machine.network_device},netdev=net0,mac={mac_address(launch.cluster, launch.name)}"),
@@ -52,9 +74,55 @@ def arguments(launch: Launch, *, guest: Path, forward: str) -> list[str]:
             f"socket,id=serial0,path={CONSOLE_SOCKET},server=on,wait=off,logfile={SERIAL_LOG},logappend=on",
         ),
         *("-serial", "chardev:serial0"),
+        *("-chardev", f"socket,id=agent0,path={AGENT_SOCKET},server=on,wait=off"),
+        *("-device", "virtio-serial-pci", "-device", f"virtserialport,chardev=agent0,name={AGENT_PORT}"),
         *("-chardev", f"socket,id=qmp0,path={QMP_SOCKET},server=on,wait=off"),
         *("-mon", "chardev=qmp0,mode=control"),
+        *(("-incoming", "defer") if template else ()),
     ]
+
+
+def _memory(launch: Launch, template: Path | None, *, read_only: bool) -> list[str]:
+    """Return the machine and its RAM: anonymous, in a file that is to be saved, or a private view of a saved one."""
+    size = ["-m", f"{launch.memory // MIB}M"]
+    if template is None and not launch.record:
+        return ["-machine", launch.machine.machine, *size]
+    backend = {
+        "qom-type": "memory-backend-file",
+        "id": "ram",
+        "size": launch.memory,
+        "mem-path": RAM if template is None else str(template / RAM),
+        "share": template is None,
+        **({"readonly": True, "rom": "off"} if template and read_only else {}),
+    }
+    return ["-machine", f"{launch.machine.machine},memory-backend=ram", "-object", json.dumps(backend), *size]
+
+
+def _disk(base: Path, template: Path | None) -> list[str]:
+    """Return the chain of disks, the node's own overlay on top.
+
+    What it lies on is said here and not read from the overlay: a template's files have another path in a container.
+    """
+    layers = [str(base), *([str(template / OVERLAY)] if template else [])]
+    devices: list[dict[str, object]] = []
+    for number, layer in enumerate([*layers, OVERLAY]):
+        top = number == len(layers)
+        devices.append(
+            {
+                "driver": "qcow2",
+                "node-name": "disk0" if top else f"layer{number}",
+                "read-only": not top,
+                "discard": "unmap",
+                "file": {"driver": "file", "filename": layer},
+                **({"backing": f"layer{number - 1}"} if number else {}),
+            }
+        )
+    return [part for device in devices for part in ("-blockdev", json.dumps(device))]
+
+
+def maps_read_only_files(version: QemuVersion) -> bool:
+    """Tell whether a QEMU can map a file that it may not write as private RAM: since 8.2 (``rom=off``)."""
+    return version.numbers >= (8, 2)
 
 
 def overlay_command(disk: Path) -> list[str]:

@@ -17,7 +17,8 @@ from pytest_pidoc.machines import DEFAULT_MODEL, MIB, MODELS
 __all__ = ["MARKER_SIGNATURE", "OPTIONS", "ClusterSpec", "Option", "Settings", "parse_size"]
 
 MARKER_SIGNATURE = (
-    "pidoc(nodes=1, *, model=None, image=None, memory=None, cpus=None, engine=None, fresh=False, boot_timeout=None)"
+    "pidoc(nodes=1, *, model=None, image=None, memory=None, cpus=None, engine=None, fresh=False, boot_timeout=None,"
+    " start=None)"
 )
 MOST_NODES = 250
 LEAST_MEMORY = 64 * MIB
@@ -36,6 +37,10 @@ def parse_size(value: object) -> int:
 
 def _engine(value: object) -> str:
     return _one_of(value, ("auto", "docker", "local"))
+
+
+def _start(value: object) -> str:
+    return _one_of(value, ("warm", "cold"))
 
 
 def _model(value: object) -> str:
@@ -173,6 +178,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("memory", _memory, "RAM per node, such as 512M (default: the model's)", "SIZE"),
     Option("cpus", _cpus, "host CPUs that a node may use, such as 0.5 (engine docker)", "CPUS"),
     Option("boot_timeout", _seconds, "seconds a boot may take (default: by this host's speed)", "SECONDS"),
+    Option("start", _start, "fork nodes from a saved machine (warm) or boot each (cold)", "warm|cold"),
     Option("cache_dir", _directory, "where images are kept (default: ~/.cache/pytest-pidoc)", "DIR"),
     Option("artifacts", _directory, "where evidence of failed tests is kept (default: pytest's base temp)", "DIR"),
     Option("require", _flag, "fail instead of skipping where no engine can be used"),
@@ -194,6 +200,7 @@ class ClusterSpec:
     memory: int | None
     cpus: float | None
     boot_timeout: float | None
+    start: str = "warm"
 
 
 @dataclass(frozen=True)
@@ -210,6 +217,7 @@ class Settings:
     memory: int | None = None
     cpus: float | None = None
     boot_timeout: float | None = None
+    start: str = "warm"
     cache_dir: Path = field(default_factory=_cache_home)
     artifacts: Path | None = None
     require: bool = False

@@ -53,7 +53,7 @@ def make_cluster(image: Image) -> Iterator[Callable[..., Path]]:
                     "handle": processes.identify(process.pid),
                 }
                 timings = {"launched": 0.1, "banner": 0.2, "ready": 0.3, "start": "cold"}
-                entries.append({"name": name, "endpoint": endpoint, "timings": timings})
+                entries.append({"name": name, "endpoint": endpoint, "host_keys": [], "timings": timings})
             spec = dataclasses.asdict(Settings().spec({"nodes": nodes, "engine": "local"}))
             record = {
                 "name": directory.name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import dataclasses
 import itertools
 import re
@@ -96,9 +97,9 @@ def test_ssh_port_is_forwarded(launch: Launch) -> None:
 
 def test_only_the_overlay_is_written(launch: Launch) -> None:
     """The one disk is the node's own overlay, by its bare name."""
-    (drive,) = values(command(launch), "-drive")
+    disks = [json.loads(value) for value in values(command(launch), "-blockdev")]
 
-    assert "file=overlay.qcow2" in drive.split(",")
+    assert [disk["file"]["filename"] for disk in disks if not disk["read-only"]] == ["overlay.qcow2"]
 
 
 def test_sockets_and_logs_have_bare_names(launch: Launch) -> None:

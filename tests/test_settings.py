@@ -26,6 +26,7 @@ GOOD: dict[str, tuple[str, Any]] = {
     "memory": ("256M", 256 * MIB),
     "cpus": ("0.5", 0.5),
     "boot_timeout": ("90", 90.0),
+    "start": ("cold", "cold"),
     "cache_dir": ("/somewhere/cache", Path("/somewhere/cache")),
     "artifacts": ("/somewhere/evidence", Path("/somewhere/evidence")),
     "require": ("yes", True),

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import threading
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from pytest_pidoc import processes, qemu
+from pytest_pidoc import migration, processes, qemu
 from pytest_pidoc.dockerd import GUEST_LABEL, NODE_LABEL, SESSION_LABEL, daemon_errors
 from pytest_pidoc.engines.containers import remove
-from pytest_pidoc.engines.engine import QEMU_LOG, QMP_SOCKET, Endpoint, Launch
+from pytest_pidoc.engines.engine import QEMU_LOG, QMP_SOCKET, STATE, Endpoint, Launch, QemuVersion
 from pytest_pidoc.errors import EngineUnavailable, ImageError, MonitorError, NodeDied, SettingsError
 from pytest_pidoc.machines import MIB
 from pytest_pidoc.qmp import Monitor
@@ -27,6 +26,7 @@ __all__ = ["DockerEngine"]
 START_TIMEOUT = 30.0  # seconds until QEMU answers on its monitor; 0.7 s on an idle machine
 DIRECTORY = PurePosixPath("/run/pidoc")  # the node's directory, in the container
 GUEST = PurePosixPath("/guest")
+TEMPLATE = PurePosixPath("/template")
 SSH_PORT = 2222  # where QEMU forwards to the guest's SSH port, in the container
 # What a container may use beside the guest's RAM. QEMU's cache of translated code grows up to 1 GiB unless `-accel
 # tcg,tb-size=` says less; a boot and some work of a Debian guest filled 130 MB of it. QEMU's own was 70 to 90 MB; the
@@ -52,18 +52,14 @@ class DockerEngine:
         self._client = client
         self._api = client.api
         self._reference = reference
-        self._versions: dict[str, tuple[int, ...]] = {}
+        self._versions: dict[str, QemuVersion] = {}
         self._lock = threading.Lock()
 
-    def qemu_version(self, binary: str) -> tuple[int, ...]:
+    def qemu_version(self, binary: str) -> QemuVersion:
         """Return the version of the QEMU program *binary* in the container image."""
         with self._lock:
             if binary not in self._versions:
-                text = self._run([binary, "--version"], timeout=START_TIMEOUT)
-                found = re.search(r"version (\d+)\.(\d+)\.(\d+)", text)
-                if found is None:
-                    raise EngineUnavailable(f"{binary} in {self._reference} does not say its version.", evidence=text)
-                self._versions[binary] = tuple(int(part) for part in found.groups())
+                self._versions[binary] = QemuVersion.parse(self._run([binary, "--version"], timeout=START_TIMEOUT))
             return self._versions[binary]
 
     def run_qemu(self, binary: str, arguments: list[str], *, timeout: float) -> None:
@@ -82,6 +78,9 @@ class DockerEngine:
                 container = self._create(launch, name)
                 self._api.start(container)
                 self._wait_for_qemu(launch, container)
+                if launch.template is not None:
+                    version = self.qemu_version(launch.machine.binary)
+                    migration.restore(launch.directory, Path(TEMPLATE / STATE), version, name=launch.name)
                 ports = self._api.inspect_container(container)["NetworkSettings"]["Ports"]
                 port = int(ports[f"{SSH_PORT}/tcp"][0]["HostPort"])
             started = True
@@ -129,7 +128,13 @@ class DockerEngine:
         command = [
             *qemu.overlay_command(Path(disk)),
             "--",
-            *qemu.arguments(launch, guest=Path(GUEST), forward=forward),
+            *qemu.arguments(
+                launch,
+                guest=Path(GUEST),
+                forward=forward,
+                template=None if launch.template is None else Path(TEMPLATE),
+                read_only=qemu.maps_read_only_files(self.qemu_version(launch.machine.binary)),
+            ),
         ]
         try:
             container = self._api.create_container(
@@ -142,7 +147,11 @@ class DockerEngine:
                 ports=[SSH_PORT],
                 working_dir=str(DIRECTORY),
                 host_config=self._host_config(
-                    mounts=[_bind(launch.directory, DIRECTORY), *self._guest_mounts(launch, command)],
+                    mounts=[
+                        _bind(launch.directory, DIRECTORY),
+                        *self._guest_mounts(launch, command),
+                        *([_bind(launch.template, TEMPLATE, read_only=True)] if launch.template else []),
+                    ],
                     mem_limit=memory,
                     memswap_limit=memory,  # of memory and swap together: no swap
                     nano_cpus=None if launch.cpus is None else round(launch.cpus * 1e9),

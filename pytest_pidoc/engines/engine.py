@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+from pytest_pidoc.errors import EngineUnavailable
 from pytest_pidoc.images.image import Image
 from pytest_pidoc.machines import Machine
 
@@ -27,6 +29,11 @@ SERIAL_LOG = "serial.log"
 QEMU_LOG = "qemu.log"
 QMP_SOCKET = "qmp.sock"
 CONSOLE_SOCKET = "console.sock"
+AGENT_SOCKET = "agent.sock"
+
+# The files of a template, beside its overlay.
+RAM = "ram"
+STATE = "state"
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,10 @@ class Launch:
         RAM in bytes.
     cpus
         How much of the host's processors it may use, e.g. ``0.5``; ``None`` for no limit.
+    template
+        The directory of a saved machine: the node waits for its state instead of booting.
+    record
+        Keep the RAM in a file of the node's directory, so that the machine can be saved.
     """
 
     name: str
@@ -58,6 +69,8 @@ class Launch:
     image: Image
     memory: int
     cpus: float | None = None
+    template: Path | None = None
+    record: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,6 +96,30 @@ class Endpoint:
     handle: str
 
 
+class QemuVersion(NamedTuple):
+    """The version of a QEMU: its numbers, and all that it says, which tells builds of one version apart."""
+
+    numbers: tuple[int, ...]
+    text: str
+
+    @classmethod
+    def parse(cls, text: str) -> QemuVersion:
+        """Read what ``qemu-system-aarch64 --version`` prints.
+
+        Raises
+        ------
+        EngineUnavailable
+            There is no version in it.
+        """
+        found = re.search(r"version (\d+)\.(\d+)\.(\d+).*", text)
+        if found is None:
+            raise EngineUnavailable("What is called QEMU does not say its version.", evidence=text)
+        return cls(tuple(int(part) for part in found.groups()), found[0].removeprefix("version "))
+
+    def __str__(self) -> str:
+        return "QEMU " + ".".join(map(str, self.numbers))
+
+
 class Engine(Protocol):
     """Starts nodes and ends them. It never downloads, and knows nothing of SSH."""
 
@@ -90,8 +127,8 @@ class Engine(Protocol):
     def name(self) -> str:
         """``local`` or ``docker``."""
 
-    def qemu_version(self, binary: str) -> tuple[int, ...]:
-        """Return the version of the QEMU program *binary*, e.g. ``(10, 0, 2)``.
+    def qemu_version(self, binary: str) -> QemuVersion:
+        """Return the version of the QEMU program *binary*.
 
         Raises
         ------

@@ -8,8 +8,8 @@ import subprocess
 import threading
 from pathlib import Path
 
-from pytest_pidoc import processes, qemu
-from pytest_pidoc.engines.engine import OVERLAY, QEMU_LOG, QMP_SOCKET, Endpoint, Launch
+from pytest_pidoc import migration, processes, qemu
+from pytest_pidoc.engines.engine import OVERLAY, QEMU_LOG, QMP_SOCKET, STATE, Endpoint, Launch, QemuVersion
 from pytest_pidoc.errors import EngineUnavailable, MonitorError, NodeDied, SettingsError
 from pytest_pidoc.qmp import Monitor
 from pytest_pidoc.waiting import Deadline
@@ -27,14 +27,14 @@ class LocalEngine:
 
     def __init__(self) -> None:
         self._children: dict[str, subprocess.Popen[bytes]] = {}
-        self._versions: dict[str, tuple[int, ...]] = {}
+        self._versions: dict[str, QemuVersion] = {}
         self._lock = threading.Lock()
 
-    def qemu_version(self, binary: str) -> tuple[int, ...]:
+    def qemu_version(self, binary: str) -> QemuVersion:
         """Return the version of the QEMU program *binary*."""
         with self._lock:
             if binary not in self._versions:
-                self._versions[binary] = _version(binary)
+                self._versions[binary] = QemuVersion.parse(_run([binary, "--version"], timeout=START_TIMEOUT))
             return self._versions[binary]
 
     def run_qemu(self, binary: str, arguments: list[str], *, timeout: float) -> None:
@@ -53,7 +53,14 @@ class LocalEngine:
         if not (directory / OVERLAY).exists():
             _run(qemu.overlay_command(launch.image.file("disk")), timeout=START_TIMEOUT, cwd=directory)
         (directory / QMP_SOCKET).unlink(missing_ok=True)  # a former life's, after a power cut
-        command = qemu.arguments(launch, guest=guest, forward="tcp:127.0.0.1:0")
+        command = qemu.arguments(
+            launch,
+            guest=guest,
+            forward="tcp:127.0.0.1:0",
+            template=launch.template,
+            read_only=launch.template is not None
+            and qemu.maps_read_only_files(self.qemu_version(launch.machine.binary)),
+        )
         try:
             with (directory / QEMU_LOG).open("ab") as log:
                 child = subprocess.Popen(
@@ -69,6 +76,9 @@ class LocalEngine:
             raise _missing(command[0]) from error
         try:
             port = self._forwarded_port(launch, child)
+            if launch.template is not None:
+                version = self.qemu_version(command[0])
+                migration.restore(directory, launch.template / STATE, version, name=launch.name)
             handle = processes.identify(child.pid)
             if handle is None:
                 raise NodeDied(f"{launch.name} died at once.", look=str(directory / QEMU_LOG))
@@ -129,14 +139,6 @@ def forwarded_port(usernet: str) -> int:
     if found is None:
         raise MonitorError("QEMU shows no port that is forwarded to the guest's SSH port.", evidence=usernet)
     return int(found[1])
-
-
-def _version(binary: str) -> tuple[int, ...]:
-    text = _run([binary, "--version"], timeout=START_TIMEOUT)
-    found = re.search(r"version (\d+)\.(\d+)\.(\d+)", text)
-    if found is None:
-        raise EngineUnavailable(f"{binary} does not say its version.", evidence=text)
-    return tuple(int(part) for part in found.groups())
 
 
 def _run(command: list[str], *, timeout: float, cwd: Path | None = None) -> str:

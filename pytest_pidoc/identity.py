@@ -1,0 +1,77 @@
+"""Who a node is: all that must differ between two machines which were forked from one, or boot one image."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+__all__ = ["HOST_KEY", "SEED_SIZE", "Identity"]
+
+HOST_KEY = "ssh_host_ed25519_key"
+SEED_SIZE = 64  # bytes: twice what the kernel's generator holds
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What makes a node itself.
+
+    Attributes
+    ----------
+    host_name
+        ``pi-1``.
+    machine_id
+        32 hex digits, as in ``/etc/machine-id``.
+    boot_id
+        A UUID, as in ``/proc/sys/kernel/random/boot_id``.
+    mac_address
+        Of the first network card: ``52:54:00:xx:xx:xx``.
+    random_seed
+        64 bytes from this host's generator, in hex.
+    host_keys
+        The SSH server's keys by file name, each with its private and its public part in OpenSSH's forms.
+    """
+
+    host_name: str
+    machine_id: str
+    boot_id: str
+    mac_address: str
+    random_seed: str
+    host_keys: Mapping[str, tuple[str, str]]
+
+    @classmethod
+    def new(cls, host_name: str, mac_address: str) -> Identity:
+        """Make an identity that nobody else has."""
+        return cls(
+            host_name=host_name,
+            machine_id=uuid.uuid4().hex,
+            boot_id=str(uuid.uuid4()),
+            mac_address=mac_address,
+            random_seed=os.urandom(SEED_SIZE).hex(),
+            host_keys={HOST_KEY: _make_key()},
+        )
+
+    @property
+    def public_host_keys(self) -> tuple[str, ...]:
+        """The public keys, as `known_hosts` has them behind the host."""
+        return tuple(public.strip() for _, public in self.host_keys.values())
+
+    def request(self) -> bytes:
+        """Return the line that tells the guest's agent, with the time of now."""
+        return json.dumps({"clock": time.time(), **asdict(self)}).encode() + b"\n"
+
+
+def _make_key() -> tuple[str, str]:
+    """Make an Ed25519 key: in 0.2 ms here, in half a second in the guest."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    key = Ed25519PrivateKey.generate()
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+    )
+    public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+    return private.decode("ascii"), public.decode("ascii") + "\n"

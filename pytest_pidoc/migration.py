@@ -1,0 +1,88 @@
+"""Saving a machine and going on with it, by QEMU's migration to and from a file.
+
+The RAM is in a file of its own, which QEMU maps, and no part of what is migrated (the capability ``x-ignore-shared``).
+"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from pytest_pidoc.engines.engine import QEMU_LOG, QMP_SOCKET, STATE, QemuVersion
+from pytest_pidoc.errors import BootError, MonitorError
+from pytest_pidoc.qmp import Monitor
+from pytest_pidoc.waiting import Deadline
+
+__all__ = ["RestoreFailed", "restore", "save"]
+
+SAVE_TIMEOUT = 60.0  # seconds until the state of the devices is written; 0.02 on an idle host
+RESTORE_TIMEOUT = 30.0  # seconds until it is read
+
+
+class RestoreFailed(BootError):
+    """A saved machine does not go on; the start falls back to saving a new one, then to a cold boot."""
+
+
+def save(directory: Path, version: QemuVersion) -> None:
+    """Stop the machine in *directory* and write the state of its devices to the file ``state`` there.
+
+    Raises
+    ------
+    BootError
+        QEMU cannot save that machine.
+    """
+    deadline = Deadline(SAVE_TIMEOUT, interval=0.01)
+    with Monitor.connect(directory / QMP_SOCKET, name="the machine to be saved") as monitor:
+        monitor.execute("stop")
+        _ignore_shared(monitor)
+        target = f"file:{STATE}" if _knows_files(version) else f"exec:cat > {STATE}"
+        monitor.execute("migrate", uri=target)
+        while (status := monitor.execute("query-migrate").get("status")) != "completed":
+            if status in ("failed", "cancelled") or deadline.expired:
+                raise BootError(f"The machine could not be saved: {status or 'no answer'}.")
+            deadline.pause()
+
+
+def restore(directory: Path, state: Path, version: QemuVersion, *, name: str) -> None:
+    """Let the QEMU in *directory*, started with ``-incoming defer``, read a state and go on.
+
+    Parameters
+    ----------
+    directory
+        The node's directory.
+    state
+        The file, as that QEMU sees it.
+    version
+        Of that QEMU.
+    name
+        The node's, for messages.
+
+    Raises
+    ------
+    RestoreFailed
+        QEMU has refused the state, or died of it.
+    """
+    deadline = Deadline(RESTORE_TIMEOUT, interval=0.002)
+    try:
+        with Monitor.connect(directory / QMP_SOCKET, name=name) as monitor:
+            _ignore_shared(monitor)
+            source = f"file:{state}" if _knows_files(version) else f"exec:cat {shlex.quote(str(state))}"
+            monitor.execute("migrate-incoming", uri=source)
+            while monitor.execute("query-status")["status"] == "inmigrate":
+                if deadline.expired:
+                    raise RestoreFailed(f"{name} has not read its warm state within {RESTORE_TIMEOUT:.0f} s.")
+                deadline.pause()
+            monitor.execute("cont")
+    except MonitorError as error:
+        log = directory / QEMU_LOG
+        said = log.read_text(encoding="utf-8", errors="replace")[-2000:] if log.exists() else ""
+        raise RestoreFailed(f"{name} cannot be started warm: {error.what}", evidence=said, look=str(log)) from error
+
+
+def _knows_files(version: QemuVersion) -> bool:
+    return version.numbers >= (8, 2)  # before, a program has to read or write the file
+
+
+def _ignore_shared(monitor: Monitor) -> None:
+    capability = {"capability": "x-ignore-shared", "state": True}
+    monitor.execute("migrate-set-capabilities", capabilities=[capability])

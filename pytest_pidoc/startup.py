@@ -1,0 +1,301 @@
+"""Starting nodes: side by side, forked from a saved machine if possible; either all are ready, or nothing is left."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import subprocess
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+
+from pytest_pidoc import agent, artifacts, processes, qemu, reaper, runtime, speed, warm
+from pytest_pidoc.engines.engine import Launch
+from pytest_pidoc.errors import BootError, ChecksumMismatch, PidocError
+from pytest_pidoc.identity import Identity
+from pytest_pidoc.images.cache import Cache
+from pytest_pidoc.machines import machine
+from pytest_pidoc.migration import RestoreFailed
+from pytest_pidoc.node import Node
+from pytest_pidoc.progress import Progress
+from pytest_pidoc.provision import Provision
+from pytest_pidoc.settings import ClusterSpec, Settings
+from pytest_pidoc.waiting import Deadline
+
+__all__ = ["Started", "launch_of", "start"]
+
+
+@dataclass(frozen=True)
+class Started:
+    """Nodes that run, and what watches over them.
+
+    Attributes
+    ----------
+    directory
+        The cluster's.
+    nodes
+        In the order of their names.
+    reaper
+        The process that ends the nodes when their owner is gone; ``None`` if somebody else started them.
+    """
+
+    directory: Path
+    nodes: tuple[Node, ...]
+    reaper: subprocess.Popen[bytes] | None = None
+
+    def end(self) -> None:
+        """End all nodes at once and remove everything of theirs; it is no error when they are gone."""
+        with ThreadPoolExecutor(max_workers=max(1, len(self.nodes))) as pool:
+            stops = [pool.submit(node.stop) for node in self.nodes]
+        for stop in stops:
+            with _guarded(self.directory.name):
+                stop.result()
+        with _guarded(self.directory.name):
+            reaper.reap(self.directory)
+        _dismiss(self.reaper)
+
+
+def start(spec: ClusterSpec, settings: Settings, found: Provision, *, owner: str | None, progress: Progress) -> Started:
+    """Start what *spec* asks for: forked from a template, which is made anew once if it does not work, or booted.
+
+    Parameters
+    ----------
+    spec, found
+        What is asked for, and what it takes.
+    settings
+        Where the cache and the evidence are.
+    owner
+        The identity of the process with which the nodes end; ``None`` lets them outlive it.
+    progress
+        Hears the steps.
+
+    Raises
+    ------
+    BootError
+        A node did not become ready. Nothing is left but the logs, in the folder that the message names.
+    """
+    if spec.start == "cold":
+        return _boot(spec, settings, found, owner=owner, progress=progress)
+    failure: PidocError | None = None
+    for rebuild in (False, True):
+        try:
+            template = _template(spec, settings, found, progress, rebuild=rebuild)
+            # No boot, so no probe: what makes forks slow is their number.
+            timeout = spec.boot_timeout or speed.LEAST + speed.FORK * spec.nodes
+            progress.step(f"starting {_describe(spec, found)}, {timeout:.0f} s at most")
+            with _Start(spec, settings, found, owner=owner, template=template) as attempt:
+                return attempt.run(timeout=timeout, progress=progress)
+        except (RestoreFailed, ChecksumMismatch) as error:
+            progress.step(f"the saved machine cannot be used: {error.what}")
+            failure = error
+    warnings.warn(f"Nodes are booted, which takes longer than a warm start: {failure}", RuntimeWarning, stacklevel=4)
+    return _boot(spec, settings, found, owner=owner, progress=progress)
+
+
+def launch_of(spec: ClusterSpec, found: Provision, directory: Path, name: str) -> Launch:
+    """Return the launch of the node called *name* of the cluster in *directory*."""
+    model = machine(spec.model)
+    return Launch(
+        name=name,
+        cluster=directory.name,
+        directory=directory / name,
+        machine=model,
+        image=found.image,
+        memory=spec.memory or model.memory,
+        cpus=spec.cpus,
+    )
+
+
+def _boot(
+    spec: ClusterSpec,
+    settings: Settings,
+    found: Provision,
+    *,
+    owner: str | None,
+    progress: Progress,
+    record: bool = False,
+) -> Started:
+    """Boot nodes; with *record* so that they can be saved."""
+    timeout = spec.boot_timeout
+    if timeout is None:
+        timeout = speed.boot_timeout(machine(spec.model), spec.nodes, speed.probe(found.engine))
+    progress.step(f"booting {_describe(spec, found)}, {timeout:.0f} s at most")
+    with _Start(spec, settings, found, owner=owner, record=record) as attempt:
+        return attempt.run(timeout=timeout, progress=progress)
+
+
+def _template(spec: ClusterSpec, settings: Settings, found: Provision, progress: Progress, *, rebuild: bool) -> Path:
+    """Return the directory of the template for *spec*, made if it is not there."""
+
+    @contextlib.contextmanager
+    def boot() -> Iterator[Node]:
+        progress.step(f"booting {spec.model} once, to save it: nodes are then forked from it")
+        one = replace(spec, nodes=1, cpus=None, boot_timeout=None)
+        owner = processes.identify(os.getpid())
+        started = _boot(one, settings, found, owner=owner, progress=progress, record=True)
+        try:
+            yield started.nodes[0]
+        finally:
+            started.end()
+
+    launch = launch_of(spec, found, Path(), "pi")
+    return warm.template(Cache(settings.cache_dir), launch, found.engine, boot, progress=progress, rebuild=rebuild).path
+
+
+class _Start:
+    """One attempt: at its end either all nodes are ready, or nothing is left but the logs."""
+
+    def __init__(
+        self,
+        spec: ClusterSpec,
+        settings: Settings,
+        found: Provision,
+        *,
+        owner: str | None,
+        template: Path | None = None,
+        record: bool = False,
+    ) -> None:
+        self._spec = spec
+        self._settings = settings
+        self._found = found
+        self._owner = owner
+        self._template = template
+        self._recorded = record
+        self._cancelled = threading.Event()
+        self._reaper: subprocess.Popen[bytes] | None = None
+        self._futures: list[Future[Node]] = []
+
+    def __enter__(self) -> _Start:
+        self._directory = runtime.new_directory()
+        try:
+            self._record(())
+            if self._owner is not None:
+                self._reaper = reaper.start(self._directory)
+        except BaseException:
+            runtime.remove(self._directory)
+            raise
+        return self
+
+    def run(self, *, timeout: float, progress: Progress) -> Started:
+        began, deadline = time.monotonic(), Deadline(timeout)
+        pool = ThreadPoolExecutor(max_workers=self._spec.nodes, thread_name_prefix="pidoc-start")
+        names = [f"pi-{number}" for number in range(1, self._spec.nodes + 1)]
+        self._futures = [pool.submit(self._start_node, name, began, deadline) for name in names]
+        pool.shutdown(wait=False)
+        for future in as_completed(self._futures):  # the first that failed raises here
+            node = future.result()
+            progress.step(f"{node.name} is ready on {node.host}:{node.port} after {node.timings.ready:.1f} s")
+        nodes = tuple(future.result() for future in self._futures)
+        self._record(nodes)
+        return Started(self._directory, nodes, self._reaper)
+
+    def _start_node(self, name: str, began: float, deadline: Deadline) -> Node:
+        launch = replace(
+            launch_of(self._spec, self._found, self._directory, name), template=self._template, record=self._recorded
+        )
+        launch.directory.mkdir(mode=0o700)
+        if self._cancelled.is_set():
+            raise BootError(f"The start of {name} was cancelled.")
+        identity = Identity.new(name, qemu.mac_address(launch.cluster, name))
+        node = Node(launch, self._found.engine, self._found.engine.start(launch))
+
+        def adopt() -> None:
+            agent.identify(node.directory, identity)
+            node.take_host_keys(identity.public_host_keys)
+
+        def settle() -> None:
+            if launch.template is None and not launch.record:
+                agent.start(node)
+                adopt()
+
+        try:
+            launched, restored = time.monotonic() - began, None
+            if launch.template is not None:  # it is itself before anybody can connect to it
+                adopt()
+                restored = time.monotonic() - began
+            node.await_ready(
+                began=began,
+                deadline=deadline,
+                cancelled=self._cancelled.is_set,
+                launched=launched,
+                restored=restored,
+                settle=settle,
+            )
+        except BaseException:
+            node.stop()
+            raise
+        return node
+
+    def _record(self, nodes: tuple[Node, ...]) -> None:
+        runtime.write(
+            self._directory,
+            {
+                "name": self._directory.name,
+                "owner": self._owner,
+                "created": time.time(),
+                "engine": self._found.engine.name,
+                "spec": dataclasses.asdict(self._spec),
+                "provision": self._found.to_record(),
+                "template": None if self._template is None else str(self._template),
+                "nodes": [
+                    {
+                        "name": node.name,
+                        "endpoint": {**dataclasses.asdict(node.endpoint), "directory": str(node.endpoint.directory)},
+                        "host_keys": node.host_keys,
+                        "timings": dataclasses.asdict(node.timings),
+                    }
+                    for node in nodes
+                ],
+            },
+        )
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            return
+        self._cancelled.set()
+        self._keep_logs(error)
+        with _guarded(self._directory.name):
+            reaper.end_nodes(self._directory)  # unblocks whoever waits for an answer of a node
+            wait(self._futures)
+            for future in self._futures:
+                if future.exception() is None:
+                    future.result().stop()
+            reaper.reap(self._directory)
+        _dismiss(self._reaper)
+
+    def _keep_logs(self, error: BaseException) -> None:
+        """Copy the logs to where they outlive the cluster, and let the error name that place."""
+        if not self._directory.exists():
+            return  # somebody took the cluster down while it started
+        logs = (self._settings.artifacts or runtime.failed_directory()) / self._directory.name
+        with contextlib.suppress(OSError):  # the error itself matters more
+            artifacts.keep((path for path in self._directory.iterdir() if path.is_dir()), logs)
+            if isinstance(error, PidocError) and error.look:
+                error.look = error.look.replace(str(self._directory), str(logs))
+
+
+def _describe(spec: ClusterSpec, found: Provision) -> str:
+    return f"{spec.nodes} x {spec.model} on the engine {found.engine.name}"
+
+
+def _dismiss(process: subprocess.Popen[bytes] | None) -> None:
+    if process is not None:
+        process.kill()
+        process.wait()
+
+
+@contextlib.contextmanager
+def _guarded(name: str) -> Iterator[None]:
+    """Let a step of taking down fail without keeping the next one from being done; say so as a warning."""
+    try:
+        yield
+    except PidocError as error:
+        warnings.warn(f"Cluster {name} could not be taken down completely: {error}", ResourceWarning, stacklevel=3)

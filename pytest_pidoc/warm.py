@@ -1,0 +1,145 @@
+"""Warm start: a machine is booted once and saved; nodes are forked from it in a fraction of a second.
+
+A template is what was saved: the RAM in a file, which all forks map privately (pages that none of them writes are
+shared), the state of the devices, and the disk. It is good only for the very same QEMU, machine and image, so all
+of them are in its key, and it is kept in the cache beside the images.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pytest_pidoc import agent, migration, qemu, unix
+from pytest_pidoc.engines.engine import AGENT_SOCKET, OVERLAY, RAM, STATE, Engine, Launch, QemuVersion
+from pytest_pidoc.errors import BootError
+from pytest_pidoc.images.buildlog import BuildLog
+from pytest_pidoc.images.cache import Cache, image_file
+from pytest_pidoc.images.image import Image, Manifest
+from pytest_pidoc.node import Node
+from pytest_pidoc.progress import Progress
+
+__all__ = ["Template", "key", "template"]
+
+#: Raised when templates that were made before can no longer be used.
+FORMAT = 1
+
+QUIET_TIMEOUT = 120  # seconds that a guest has to come to rest
+
+# Comes to its end when no job of systemd's is left and the processor was idle for 98 % of a second.
+_AWAIT_QUIET = f"""
+systemctl is-system-running --wait >/dev/null 2>&1; sync
+for second in $(seq {QUIET_TIMEOUT}); do
+    read -r _ u1 n1 s1 i1 w1 q1 o1 _ < /proc/stat; sleep 1; read -r _ u2 n2 s2 i2 w2 q2 o2 _ < /proc/stat
+    busy=$((u2 + n2 + s2 + w2 + q2 + o2 - u1 - n1 - s1 - w1 - q1 - o1)) idle=$((i2 - i1))
+    [ $((busy * 50)) -le $((busy + idle)) ] && exit 0
+done
+exit 1
+"""
+
+
+@dataclass(frozen=True)
+class Template:
+    """A saved machine, in the cache."""
+
+    image: Image
+
+    @property
+    def path(self) -> Path:
+        """The directory with the files ``ram``, ``state`` and ``overlay.qcow2``."""
+        return self.image.path
+
+
+def key(launch: Launch, version: QemuVersion) -> str:
+    """Return the content address of the template that *launch* can be forked from.
+
+    Parameters
+    ----------
+    launch
+        Any node of the cluster: its names do not matter.
+    version
+        Of the QEMU that forks it.
+    """
+    nameless = replace(launch, name="pi", cluster="template", template=None, record=True)
+    parts = {
+        "format": FORMAT,
+        "qemu": version.text,
+        "command": qemu.arguments(nameless, guest=Path("/guest"), forward="tcp:127.0.0.1:0"),
+        "image": launch.image.manifest.key,
+        "agent": hashlib.sha256(agent.PROGRAM.read_bytes()).hexdigest(),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def template(
+    cache: Cache,
+    launch: Launch,
+    engine: Engine,
+    boot: Callable[[], AbstractContextManager[Node]],
+    *,
+    progress: Progress,
+    rebuild: bool = False,
+) -> Template:
+    """Return the template for *launch*, made first if there is none.
+
+    Parameters
+    ----------
+    cache
+        Where it is kept.
+    launch, engine
+        What is to be forked, and what will run it.
+    boot
+        Boots a node with its RAM in a file, and ends it at the end of the block.
+    progress
+        Hears the steps.
+    rebuild
+        Make it anew.
+
+    Raises
+    ------
+    BootError
+        The machine could not be booted, or does not come to rest.
+    ImageError
+        The cache cannot be used.
+    """
+    version = engine.qemu_version(launch.machine.binary)
+    manifest = launch.image.manifest
+
+    def make(directory: Path, log: BuildLog) -> Manifest:
+        with boot() as node:
+            progress.step("waiting until the machine is quiet, to save it")
+            agent.start(node)
+            # With somebody connected the agent sleeps in its read; with nobody it would have to look again and again.
+            with unix.connect(node.directory / AGENT_SOCKET):
+                _await_quiet(node)
+                node.close()
+                migration.save(node.directory, version)
+            for name in (RAM, STATE, OVERLAY):
+                _copy(node.directory / name, directory / name)
+        return replace(
+            manifest,
+            recipe=f"{manifest.recipe} warm",
+            files={name: image_file(directory / name) for name in (RAM, STATE, OVERLAY)},
+            versions={**manifest.versions, "qemu": version.text},
+        )
+
+    what = f"the warm state of {manifest.recipe} on {launch.machine.name}"
+    return Template(cache.build(key(launch, version), make, what=what, progress=progress, rebuild=rebuild))
+
+
+def _await_quiet(node: Node) -> None:
+    """Wait until nothing happens in the guest any more."""
+    quiet = node.run(_AWAIT_QUIET, warn=True)
+    if not quiet.ok:
+        busy = node.run("top -b -n 1 | head -n 15", warn=True).stdout
+        raise BootError(f"The guest has not come to rest within {QUIET_TIMEOUT} s.", evidence=busy)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Move a file with holes to another file system without filling them."""
+    subprocess.run(["cp", "--sparse=always", "--reflink=auto", source, target], check=True)
