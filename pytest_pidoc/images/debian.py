@@ -314,11 +314,13 @@ _FILES = {
 
 
 def _require_tools() -> None:
-    missing = [tool for tool in TOOLS if shutil.which(tool, path=_search_path()) is None]
+    # An ordinary user's root is made in a user namespace, with the users that newuidmap grants.
+    tools = TOOLS if os.geteuid() == 0 else {**TOOLS, "newuidmap": "uidmap"}
+    missing = [tool for tool in tools if shutil.which(tool, path=_search_path()) is None]
     if missing:
         raise ImageError(
             f"Building an image needs programs that are not installed: {', '.join(missing)}.",
-            tip=f"apt-get install {' '.join(sorted({TOOLS[tool] for tool in missing}))}",
+            tip=f"apt-get install {' '.join(sorted({tools[tool] for tool in missing}))}",
         )
 
 

@@ -82,7 +82,7 @@ VARIANTS = {
     "plain": Variant(
         folder="plain",
         packages=(
-            *("?priority(required)", "apt", "openssh-server", "sudo", "systemd-sysv", "udev"),
+            *("?priority(required)", "apt", "kmod", "openssh-server", "sudo", "systemd-sysv", "udev"),
             "usr-is-merged",
             *("ifupdown", "isc-dhcp-client", "dbus"),
         ),
