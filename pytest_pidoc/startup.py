@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 
 from pytest_pidoc import agent, artifacts, processes, qemu, reaper, runtime, speed, warm
-from pytest_pidoc.engines.engine import Launch
+from pytest_pidoc.engines.engine import SERIAL_LOG, Launch
 from pytest_pidoc.errors import BootError, ChecksumMismatch, PidocError
 from pytest_pidoc.identity import Identity
 from pytest_pidoc.images.cache import Cache
@@ -200,6 +200,8 @@ class _Start:
             launch_of(self._spec, self._found, self._directory, name), template=self._template, record=self._recorded
         )
         launch.directory.mkdir(mode=0o700)
+        if launch.template is not None:  # what the machine said before it was saved; QEMU appends to it
+            (launch.directory / SERIAL_LOG).write_bytes((launch.template / SERIAL_LOG).read_bytes())
         if self._cancelled.is_set():
             raise BootError(f"The start of {name} was cancelled.")
         identity = Identity.new(name, qemu.mac_address(launch.cluster, name))

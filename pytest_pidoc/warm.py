@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pytest_pidoc import agent, migration, qemu, unix
-from pytest_pidoc.engines.engine import AGENT_SOCKET, OVERLAY, RAM, STATE, Engine, Launch, QemuVersion
+from pytest_pidoc.engines.engine import AGENT_SOCKET, OVERLAY, RAM, SERIAL_LOG, STATE, Engine, Launch, QemuVersion
 from pytest_pidoc.errors import BootError
 from pytest_pidoc.images.buildlog import BuildLog
 from pytest_pidoc.images.cache import Cache, image_file
@@ -27,7 +27,9 @@ from pytest_pidoc.progress import Progress
 __all__ = ["Template", "key", "template"]
 
 #: Raised when templates that were made before can no longer be used.
-FORMAT = 1
+FORMAT = 2
+
+PARTS = (RAM, STATE, OVERLAY, SERIAL_LOG)
 
 QUIET_TIMEOUT = 120  # seconds that a guest has to come to rest
 
@@ -51,7 +53,7 @@ class Template:
 
     @property
     def path(self) -> Path:
-        """The directory with the files ``ram``, ``state`` and ``overlay.qcow2``."""
+        """The directory with the files ``ram``, ``state``, ``overlay.qcow2`` and ``serial.log``."""
         return self.image.path
 
 
@@ -119,12 +121,12 @@ def template(
                 _await_quiet(node)
                 node.close()
                 migration.save(node.directory, version)
-            for name in (RAM, STATE, OVERLAY):
+            for name in PARTS:
                 _copy(node.directory / name, directory / name)
         return replace(
             manifest,
             recipe=f"{manifest.recipe} warm",
-            files={name: image_file(directory / name) for name in (RAM, STATE, OVERLAY)},
+            files={name: image_file(directory / name) for name in PARTS},
             versions={**manifest.versions, "qemu": version.text},
         )
 

@@ -1,0 +1,50 @@
+"""Fixtures of the tests that boot real machines: one cache for the session, and what is left must be nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_pidoc import Settings
+from pytest_pidoc.cluster import Cluster
+from pytest_pidoc.images.image import Image
+from pytest_pidoc.progress import Progress
+from pytest_pidoc.provision import build_image
+
+ENGINES = (
+    pytest.param("local", marks=pytest.mark.qemu),
+    pytest.param("docker", marks=pytest.mark.docker),
+)
+
+
+@pytest.fixture(scope="session")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the cache of PIDOC_CACHE_DIR, or an empty one."""
+    given = os.environ.get("PIDOC_CACHE_DIR")
+    return Path(given) if given else tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def settings(cache_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    return Settings(cache_dir=cache_dir, artifacts=tmp_path_factory.mktemp("artifacts"))
+
+
+@pytest.fixture(scope="session")
+def image(settings: Settings) -> Image:
+    """Return the default image; built if it is not there."""
+    return build_image(settings.spec(), settings, Progress())
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def cluster(engine: str, settings: Settings, image: Image) -> Iterator[Cluster]:
+    """Three nodes that the tests of a module share."""
+    with Cluster.up(nodes=3, engine=engine, settings=settings) as cluster:
+        yield cluster

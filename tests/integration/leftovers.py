@@ -1,0 +1,24 @@
+"""What is left of a cluster: nothing, if all is well."""
+
+from __future__ import annotations
+
+import contextlib
+
+from pytest_pidoc import dockerd, processes, runtime
+from pytest_pidoc.engines.containers import node_containers
+from pytest_pidoc.errors import EngineUnavailable
+
+__all__ = ["leftovers"]
+
+
+def leftovers(cluster: str) -> list[str]:
+    """Return what there is of a cluster: processes, containers, its directory."""
+    found = list(processes.of_cluster(cluster))
+    if (runtime.root() / cluster).exists():
+        found.append(str(runtime.root() / cluster))
+    try:
+        client = dockerd.connect()
+    except EngineUnavailable:  # so there are no containers
+        return found
+    with contextlib.closing(client):
+        return found + [container.id for container in node_containers(client, cluster)]

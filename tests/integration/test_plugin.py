@@ -1,0 +1,106 @@
+"""The plugin with real nodes: what the user of a test suite sees."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pytest_pidoc import Settings, runtime
+from pytest_pidoc.images.image import Image
+
+pytestmark = pytest.mark.qemu
+
+
+@pytest.fixture
+def run(pytester: pytest.Pytester, settings: Settings, image: Image, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+    """Run a test file in a pytest of its own, on the engine local and the session's cache."""
+    monkeypatch.setenv("PIDOC_CACHE_DIR", str(settings.cache_dir))
+    monkeypatch.setenv("PIDOC_ENGINE", "local")
+    monkeypatch.setenv("PIDOC_REQUIRE", "yes")
+
+    def run(source: str, *arguments: str) -> pytest.RunResult:
+        pytester.makepyfile(source)
+        before = {path.name for path in runtime.cluster_directories()}
+        result = pytester.runpytest_subprocess(*arguments, timeout=600)
+        assert {path.name for path in runtime.cluster_directories()} <= before
+        return result
+
+    return run
+
+
+def test_markers_and_fixtures(run) -> None:  # type: ignore[no-untyped-def]
+    """Equal markers share a cluster, the closest marker wins, ``fresh`` and ``boot_pi`` give nodes of one's own."""
+    result = run("""
+        import pytest
+
+        names = {}
+
+        @pytest.mark.pidoc(nodes=2)
+        class TestShared:
+            def test_first(self, pi_cluster):
+                assert len(pi_cluster) == 2
+                names["shared"] = pi_cluster.name
+
+            def test_second(self, pi_cluster, pi, pi_connection, pidoc_settings, pidoc_image):
+                assert pi_cluster.name == names["shared"]
+                assert pi is pi_cluster[0]
+                assert pi_connection is pi.connection
+                assert pidoc_settings.engine == "local"
+                assert pidoc_image.file("kernel").exists()
+
+            @pytest.mark.pidoc(nodes=2, fresh=True)
+            def test_fresh(self, pi_cluster):
+                assert pi_cluster.name != names["shared"]
+                names["fresh"] = pi_cluster
+
+            def test_fresh_is_gone(self):
+                assert not names["fresh"].directory.exists()
+
+            def test_own(self, boot_pi):
+                own = boot_pi(nodes=1, memory="384M")
+                assert own.name != names["shared"]
+                total = int(own[0].run("awk '/MemTotal/ {print $2}' /proc/meminfo").stdout)
+                assert total < 400 * 1024
+        """)
+
+    result.assert_outcomes(passed=5)
+
+
+def test_a_failed_test_shows_the_serial_log(run, pytester: pytest.Pytester) -> None:  # type: ignore[no-untyped-def]
+    """The report of a failure has a section per node, and names the folder with the logs, which outlives the run."""
+    result = run(
+        """
+        import pytest
+
+        @pytest.mark.pidoc(nodes=2)
+        def test_fails(pi_cluster):
+            pi_cluster[1].sudo("sh -c 'echo the last words > /dev/console'")
+            assert False
+        """,
+        "--pidoc-artifacts=evidence",
+    )
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*pi-1 serial log, last lines*", "*pi-2 serial log, last lines*", "*the last words*"])
+    folder = pytester.path / "evidence" / "test_a_failed_test_shows_the_serial_log.py-test_fails"
+    assert "the last words" in Path(folder, "pi-2", "serial.log").read_text(errors="replace")
+    assert str(folder) in result.stdout.str()
+
+
+def test_a_dead_node_does_not_spoil_the_next_test(run) -> None:  # type: ignore[no-untyped-def]
+    """A test that kills its node fails as NodeDied; the next test with that marker gets a new one."""
+    result = run("""
+        import pytest
+
+        @pytest.mark.pidoc(nodes=1)
+        def test_kills(pi):
+            pi.sudo("poweroff -f", warn=True)
+
+        @pytest.mark.pidoc(nodes=1)
+        def test_next(pi):
+            assert pi.run("uname -s").stdout.strip() == "Linux"
+        """)
+
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*NodeDied: pi-1 died while it ran 'poweroff -f'*"])
