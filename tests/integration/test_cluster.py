@@ -14,12 +14,11 @@ from pathlib import Path
 
 import pytest
 from invoke.exceptions import UnexpectedExit
+from leftovers import leftovers
 
 from pytest_pidoc import NodeDied, Settings
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.images.image import Image
-
-from leftovers import leftovers
 
 
 def test_every_node_is_a_64_bit_pi(cluster: Cluster) -> None:

@@ -11,12 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
+from leftovers import leftovers
 
 from pytest_pidoc import BootTimeout, KernelPanic, NodeDied, Settings, runtime
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.images.image import MANIFEST, Image
-
-from leftovers import leftovers
 
 REAPED_WITHIN = 10.0  # seconds, as promised
 
@@ -44,7 +43,7 @@ def broken_settings(settings: Settings, image: Image, tmp_path: Path) -> Setting
 
 @pytest.mark.qemu
 def test_a_guest_without_a_root_device_fails_at_once(broken_settings: Settings) -> None:
-    """The wait ends when the guest gives up, not with the time-out; the error shows its words and where they are kept."""
+    """The wait ends when the guest gives up, not with the time-out; the error shows its last words and their place."""
     start = time.monotonic()
 
     with pytest.raises((KernelPanic, NodeDied)) as caught:
