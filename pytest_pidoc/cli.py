@@ -70,7 +70,7 @@ def make_parser() -> argparse.ArgumentParser:
         added.add_argument("--json", action="store_true", help="print JSON for scripts")
         return added
 
-    start = ("engine", "model", "image", "nodes", "memory", "cpus", "boot_timeout")
+    start = ("engine", "model", "image", "nodes", "memory", "cpus", "boot_timeout", "start")
     command("demo", commands.demo, "boot three Pis and run a small test file on them", "pidoc demo", "engine")
     with_json(command("doctor", commands.doctor, "say what this machine has and lacks", "pidoc doctor"))
 
@@ -107,17 +107,17 @@ def make_parser() -> argparse.ArgumentParser:
         command(
             "bench",
             commands.bench,
-            "measure this machine's boots",
-            "pidoc bench boot --runs 3",
-            "engine",
-            "model",
-            "boot_timeout",
+            "measure this machine's starts",
+            "pidoc bench start --nodes 3",
+            *("engine", "model", "nodes", "boot_timeout"),
         )
     )
     bench.add_argument(
-        "subject", choices=("boot",), help="boot: cold boots, against an untuned Debian and of three nodes"
+        "subject",
+        choices=("boot", "start"),
+        help="boot: cold boots, against an untuned Debian and of three nodes; start: warm starts against cold ones",
     )
-    bench.add_argument("--runs", type=int, default=3, metavar="N", help="boots per row (default: 3)")
+    bench.add_argument("--runs", type=int, default=3, metavar="N", help="starts per row (default: 3)")
     return parser
 
 

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,7 +121,9 @@ def prune(options: argparse.Namespace, settings: Settings) -> int:
     from pytest_pidoc.images.cache import Cache
 
     reaper.sweep()
-    used = {record["provision"]["image"] for _, record in _records()}
+    if not 0 <= options.days < float("inf"):
+        raise SettingsError(f"--days: {options.days} is not a number of days from 0 on.")
+    used = {path for _, record in _records() for path in (record["provision"]["image"], record["template"])}
     cache = Cache(settings.cache_dir)
     for image in cache.images():
         age = datetime.now(timezone.utc) - datetime.fromisoformat(image.manifest.created)
@@ -165,9 +168,13 @@ def ps(options: argparse.Namespace, settings: Settings) -> int:
             "nodes": [],
         }
         if record["nodes"]:
-            cluster = Cluster.attach(directory)
-            entry["nodes"] = _describe(cluster)["nodes"]
-            cluster.close()
+            try:
+                with contextlib.closing(Cluster.attach(directory)) as cluster:
+                    entry["nodes"] = _describe(cluster)["nodes"]
+            except PidocError as error:  # its image or its daemon is gone; the other clusters are not
+                print(f"pidoc: {directory.name}: {error}", file=sys.stderr)
+                unknown = {"host": "", "port": "", "state": "unknown"}
+                entry["nodes"] = [{"name": node["name"], **unknown} for node in record["nodes"]]
         found.append(entry)
     if options.json:
         _print_json(found)
@@ -241,11 +248,12 @@ def down(options: argparse.Namespace, settings: Settings) -> int:
 
 def bench(options: argparse.Namespace, settings: Settings) -> int:
     """Measure."""
-    from pytest_pidoc import bench as benchmarks
+    from pytest_pidoc.bench import boot, start
 
     if options.runs < 1:
         raise SettingsError("--runs must be at least 1.")
-    report = benchmarks.boot(settings, runs=options.runs, progress=_progress())
+    subjects: dict[str, Callable[..., boot.BootReport | start.StartReport]] = {"boot": boot.boot, "start": start.start}
+    report = subjects[options.subject](settings, runs=options.runs, progress=_progress())
     if options.json:
         _print_json(report.to_dict())
     else:

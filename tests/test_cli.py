@@ -86,6 +86,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         "bench",
         "bench shutdown",
         "bench boot --runs many",
+        "bench speed",
         "build --container podman",
         "demo --json",
     ],

@@ -1,14 +1,13 @@
-"""``pidoc bench``: figures, not verdicts; ratios come from one run on one machine."""
+"""``pidoc bench boot``: cold boots, against an untuned Debian and of three nodes."""
 
 from __future__ import annotations
 
-import os
-import platform
 import statistics
 import time
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from pytest_pidoc.bench import host, spread
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.progress import Progress
 from pytest_pidoc.settings import Settings
@@ -55,17 +54,18 @@ class BootReport:
         return {**asdict(self), "ratios": self.ratios()}
 
     def ratios(self) -> dict[str, float]:
-        """Return the median banner against the untuned guest's, and three nodes' against one's."""
-        plain, one, three = (statistics.median(row.banner) for row in self.rows)
-        return {"tuned / plain": one / plain, "three / one": three / one}
+        """Return the median banner against the untuned guest's, and the median start of three nodes against one's."""
+        plain, one, _ = (statistics.median(row.banner) for row in self.rows)
+        _, one_ready, three_ready = (statistics.median(row.ready) for row in self.rows)
+        return {"banner, tuned / untuned": one / plain, "ready, three / one": three_ready / one_ready}
 
     def __str__(self) -> str:
         rows = [
-            (row.what, row.nodes, *(_spread(times) for times in (row.banner, row.ready, row.down))) for row in self.rows
+            (row.what, row.nodes, *(spread(times) for times in (row.banner, row.ready, row.down))) for row in self.rows
         ]
         head = ("what", "nodes", "banner s", "ready s", "down s")
         ratios = ", ".join(f"{name} {value:.2f}" for name, value in self.ratios().items())
-        notes = f"{self.host}; engine {self.engine}, {self.qemu}\nmedian (least to most); banner ratios: {ratios}"
+        notes = f"{self.host}; engine {self.engine}, {self.qemu}\nmedian (least to most); ratios: {ratios}"
         return f"{table(head, rows)}\n{notes}"
 
 
@@ -77,6 +77,7 @@ def boot(settings: Settings, *, runs: int, progress: Progress) -> BootReport:
     PidocError
         A boot failed.
     """
+    settings = replace(settings, start="cold")
     kinds = (
         ("untuned Debian", replace(settings, image=PLAIN, nodes=1)),
         (settings.image, replace(settings, nodes=1)),
@@ -90,7 +91,7 @@ def boot(settings: Settings, *, runs: int, progress: Progress) -> BootReport:
             cluster = Cluster.from_spec(kind.spec(), kind)
             with cluster:
                 engine = cluster.engine.name
-                qemu = "QEMU " + ".".join(map(str, cluster.engine.qemu_version("qemu-system-aarch64")))
+                qemu = str(cluster.engine.qemu_version("qemu-system-aarch64"))
                 banner, ready = cluster.timings.banner, cluster.timings.ready
                 start = time.monotonic()
             measured.append((banner, ready, time.monotonic() - start))
@@ -98,12 +99,4 @@ def boot(settings: Settings, *, runs: int, progress: Progress) -> BootReport:
         BootRow(what, kind.nodes, *(tuple(column) for column in zip(*measured, strict=True)))
         for (what, kind), measured in zip(kinds, times, strict=True)
     )
-    return BootReport(_host(), engine, qemu, rows)
-
-
-def _host() -> str:
-    return f"{len(os.sched_getaffinity(0))} CPUs, {platform.machine()}, Linux {platform.release()}"
-
-
-def _spread(times: tuple[float, ...]) -> str:
-    return f"{statistics.median(times):.2f} ({min(times):.2f} to {max(times):.2f})"
+    return BootReport(host(), engine, qemu, rows)

@@ -1,0 +1,127 @@
+"""``pidoc bench start``: warm starts against cold ones, and the memory that a node takes."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pytest_pidoc import processes
+from pytest_pidoc.bench import host, spread
+from pytest_pidoc.cluster import Cluster
+from pytest_pidoc.errors import PidocError
+from pytest_pidoc.node import Timings
+from pytest_pidoc.progress import Progress
+from pytest_pidoc.settings import Settings
+from pytest_pidoc.tables import table
+
+__all__ = ["Start", "StartReport", "start"]
+
+SETTLE = 2.0  # seconds after a start until memory is measured
+
+
+@dataclass(frozen=True)
+class Start:
+    """One start of a cluster.
+
+    Attributes
+    ----------
+    kind
+        ``warm`` or ``cold``.
+    nodes
+        Each node's times, in seconds.
+    total
+        Seconds until `Cluster.up` returned.
+    memory
+        Bytes that are each node's own: private and written to. Pages of the template's RAM are not among them.
+    down
+        Seconds until all was taken down.
+    """
+
+    kind: str
+    nodes: tuple[Timings, ...]
+    total: float
+    memory: tuple[int, ...]
+    down: float
+
+
+@dataclass(frozen=True)
+class StartReport:
+    """What ``pidoc bench start`` measured."""
+
+    host: str
+    engine: str
+    model: str
+    qemu: str
+    starts: tuple[Start, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain data: every start, and how many times faster warm ones are."""
+        return {**asdict(self), "cold / warm": self.ratio()}
+
+    def ratio(self) -> float:
+        """Return the median cold start against the median warm one, each until the last node was ready."""
+        return statistics.median(self._last("cold", "ready")) / statistics.median(self._last("warm", "ready"))
+
+    def __str__(self) -> str:
+        rows = []
+        for kind in ("cold", "warm"):
+            starts = [each for each in self.starts if each.kind == kind]
+            memory = [size / 1e6 for each in starts for size in each.memory]
+            times = [spread(self._last(kind, name)) for name in ("launched", "restored", "banner", "ready")]
+            rows.append((kind, len(starts[0].nodes), *times, spread(memory), spread([each.down for each in starts])))
+        head = ("start", "nodes", "launched s", "restored s", "banner s", "ready s", "private MB", "down s")
+        notes = (
+            f"{self.host}; engine {self.engine}, {self.qemu}, {self.model}\n"
+            f"median (least to most) of the slowest node; cold / warm: {self.ratio():.1f}"
+        )
+        return f"{table(head, rows)}\n{notes}"
+
+    def _last(self, kind: str, name: str) -> list[float]:
+        """Return the slowest node's time in each start of that kind; 0 where it has no such time."""
+        return [
+            max(getattr(timings, name) or 0.0 for timings in each.nodes) for each in self.starts if each.kind == kind
+        ]
+
+
+def start(settings: Settings, *, runs: int, progress: Progress) -> StartReport:
+    """Start the cluster that *settings* describe *runs* times cold and as often warm, in turn.
+
+    Raises
+    ------
+    PidocError
+        A start failed, or a node that should be forked was booted.
+    """
+    starts = []
+    engine = qemu = ""
+    Cluster.from_spec(replace(settings, nodes=1, start="warm").spec(), settings, progress=progress).down()
+    for number in range(1, runs + 1):
+        for kind in ("cold", "warm"):
+            progress.step(f"run {number} of {runs}: {settings.nodes} x {settings.model} {kind}")
+            chosen = replace(settings, start=kind)
+            began = time.monotonic()
+            with Cluster.from_spec(chosen.spec(), chosen) as cluster:
+                total = time.monotonic() - began
+                engine = cluster.engine.name
+                qemu = str(cluster.engine.qemu_version("qemu-system-aarch64"))
+                nodes = tuple(node.timings for node in cluster)
+                if any(each.start != kind for each in nodes):
+                    raise PidocError(f"A node that should have started {kind} has not.")
+                time.sleep(SETTLE)
+                memory = tuple(_private_memory(cluster.name))
+                began = time.monotonic()
+            starts.append(Start(kind, nodes, total, memory, time.monotonic() - began))
+    return StartReport(host(), engine, settings.model, qemu, tuple(starts))
+
+
+def _private_memory(cluster: str) -> list[int]:
+    """Return the bytes that are each QEMU's own and written to, from ``/proc/PID/smaps_rollup``."""
+    sizes = []
+    for identity in processes.of_cluster(cluster):
+        process = Path("/proc", identity.partition(":")[0])
+        if process.joinpath("comm").read_text().startswith("qemu-system"):
+            rollup = dict(line.split(":", 1) for line in process.joinpath("smaps_rollup").read_text().splitlines()[1:])
+            sizes.append(int(rollup["Private_Dirty"].split()[0]) * 1024)
+    return sizes
