@@ -4,15 +4,18 @@ import io
 import shutil
 import stat
 import subprocess
+import sys
 import tarfile
 
 import pytest
 
+from pytest_pidoc import processes
 from pytest_pidoc.errors import ImageError, SettingsError
 from pytest_pidoc.images import debian, disks, second_stage
 from pytest_pidoc.images.buildlog import BuildLog
 from pytest_pidoc.images.cache import Cache
 from pytest_pidoc.machines import MODELS
+from pytest_pidoc.waiting import Deadline
 
 
 @pytest.mark.parametrize("text", ["debian", "debian:bookworm"])
@@ -151,9 +154,27 @@ def test_a_command_that_takes_too_long_is_ended_with_its_children(tmp_path):
     with pytest.raises(ImageError, match=r"more than 0\.3 s|more than 0 s"):
         log.run(["sh", "-c", "sleep 60 & echo $!; wait"], what="sleeping", timeout=0.3)
 
-    child = int((tmp_path / "log").read_text().splitlines()[1])
-    state = subprocess.run(["ps", "-o", "stat=", "-p", str(child)], capture_output=True, text=True).stdout
-    assert state.strip() in ("", "Z")
+    assert processes.identify(int((tmp_path / "log").read_text().splitlines()[1])) is None
+
+
+def test_a_command_of_a_killed_build_ends_with_its_children(tmp_path):
+    """SIGKILL lets nobody clean up, so the kernel and a shell do."""
+    script = """
+import pathlib, sys
+from pytest_pidoc.images.buildlog import BuildLog
+log = BuildLog(pathlib.Path(sys.argv[1]))
+log.run(["sh", "-c", "sleep 60 & echo $!; wait"], what="sleeping", timeout=60)
+"""
+    log, deadline = tmp_path / "log", Deadline(20)
+    with subprocess.Popen([sys.executable, "-c", script, str(log)]) as process:
+        while (not log.exists() or len(log.read_text().splitlines()) < 2) and not deadline.expired:
+            deadline.pause()
+        process.kill()
+
+    child = int(log.read_text().splitlines()[1])
+    while processes.identify(child) and not deadline.expired:
+        deadline.pause()
+    assert processes.identify(child) is None
 
 
 @pytest.mark.skipif(not shutil.which("qemu-system-aarch64"), reason="qemu-system-aarch64 is not installed")

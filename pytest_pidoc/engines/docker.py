@@ -28,10 +28,9 @@ DIRECTORY = PurePosixPath("/run/pidoc")  # the node's directory, in the containe
 GUEST = PurePosixPath("/guest")
 TEMPLATE = PurePosixPath("/template")
 SSH_PORT = 2222  # where QEMU forwards to the guest's SSH port, in the container
-# What a container may use beside the guest's RAM. QEMU's cache of translated code grows up to 1 GiB unless `-accel
-# tcg,tb-size=` says less; a boot and some work of a Debian guest filled 130 MB of it. QEMU's own was 70 to 90 MB; the
-# rest of the second part is for the files that it has open.
-QEMU_ALLOWANCE = (1024 + 256) * MIB
+# What a container may use beside the RAM: QEMU's cache of translated code, QEMU's own (70 to 90 MB were measured),
+# and the pages of files that it has open.
+QEMU_ALLOWANCE = (qemu.CODE_CACHE + 256) * MIB
 PIDS = 256  # QEMU has a thread per virtual CPU and up to 64 for its disks
 
 
@@ -133,7 +132,8 @@ class DockerEngine:
                 guest=Path(GUEST),
                 forward=forward,
                 template=None if launch.template is None else Path(TEMPLATE),
-                read_only=qemu.maps_read_only_files(self.qemu_version(launch.machine.binary)),
+                read_only=launch.template is not None
+                and qemu.maps_read_only_files(self.qemu_version(launch.machine.binary)),
             ),
         ]
         try:

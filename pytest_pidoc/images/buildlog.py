@@ -11,8 +11,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pytest_pidoc.errors import ImageError
+from pytest_pidoc.waiting import Deadline
 
 __all__ = ["BuildLog"]
+
+# A build that is killed takes its commands along: the kernel tells this shell that its parent has died (setpriv is part
+# of every Debian), and the shell tells all of the command's processes, which mmdebstrap alone would wait for.
+_WATCHED = (
+    *("setpriv", "--pdeathsig", "TERM", "--"),
+    *("sh", "-c", """trap 'trap - TERM; kill -TERM 0' TERM; "$@" & wait $!""", "sh"),
+)
 
 
 class BuildLog:
@@ -84,9 +92,8 @@ class BuildLog:
             log.write(f"$ {shlex.join(words)}\n".encode())
             log.flush()
             try:
-                # A build that is killed takes its commands along: setpriv is part of every Debian.
                 process = subprocess.Popen(
-                    ["setpriv", "--pdeathsig", "TERM", "--", *words],
+                    [*_WATCHED, *words],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -109,10 +116,21 @@ class BuildLog:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    for number, patience in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0)):
-        if process.poll() is not None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(patience)
+    """End a command with all the processes that it has started: politely at first, after 10 s not."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        deadline = Deadline(10)
+        _signal(process, number)
+        while _signal(process, 0):
+            if deadline.expired:
+                break
+            deadline.pause()
+
+
+def _signal(process: subprocess.Popen[bytes], number: int) -> bool:
+    """Send a signal to the command's process group; tell whether there is still one."""
+    process.poll()  # a zombie that nobody has waited for would count
+    try:
+        os.killpg(process.pid, number)
+    except ProcessLookupError:
+        return False
+    return True
