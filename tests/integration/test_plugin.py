@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_pidoc import Settings, runtime
+from pytest_pidoc import Settings
 from pytest_pidoc.images.image import Image
 
 pytestmark = pytest.mark.qemu
@@ -18,12 +18,14 @@ def run(pytester: pytest.Pytester, settings: Settings, image: Image, monkeypatch
     monkeypatch.setenv("PIDOC_CACHE_DIR", str(settings.cache_dir))
     monkeypatch.setenv("PIDOC_ENGINE", "local")
     monkeypatch.setenv("PIDOC_REQUIRE", "yes")
+    temporary = pytester.mkdir("tmp")
+    monkeypatch.setenv("TMPDIR", str(temporary))
 
     def run(source: str, *arguments: str) -> pytest.RunResult:
         pytester.makepyfile(source)
-        before = {path.name for path in runtime.cluster_directories()}
         result = pytester.runpytest_subprocess(*arguments, timeout=600)
-        assert {path.name for path in runtime.cluster_directories()} <= before
+        assert list(temporary.glob("pidoc-*")), "nodes were started here"
+        assert not list(temporary.glob("pidoc-*/c-*")), "and nothing of them is left"
         return result
 
     return run
