@@ -7,7 +7,7 @@ import os
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 __all__ = ["HOST_KEY", "SEED_SIZE", "Identity"]
 
@@ -53,6 +53,10 @@ class Identity:
             random_seed=os.urandom(SEED_SIZE).hex(),
             host_keys={HOST_KEY: _make_key()},
         )
+
+    def reborn(self) -> Identity:
+        """Return the same after another boot: with another boot id and other random numbers."""
+        return replace(self, boot_id=str(uuid.uuid4()), random_seed=os.urandom(SEED_SIZE).hex())
 
     @property
     def public_host_keys(self) -> tuple[str, ...]:

@@ -7,15 +7,17 @@ import shlex
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_pidoc import readiness
-from pytest_pidoc.engines.engine import CONSOLE_SOCKET, QMP_SOCKET, SERIAL_LOG, Endpoint, Engine, Launch
+from pytest_pidoc import agent, readiness, runtime, ssh
+from pytest_pidoc.engines.engine import CONSOLE_SOCKET, OVERLAY, QMP_SOCKET, SERIAL_LOG, Endpoint, Engine, Launch
 from pytest_pidoc.errors import BootError, BootTimeout, KernelPanic, NodeDied
+from pytest_pidoc.identity import Identity
 from pytest_pidoc.qmp import Monitor
 from pytest_pidoc.serial import SerialLog
+from pytest_pidoc.ssh import Login
 from pytest_pidoc.waiting import Deadline
 
 if TYPE_CHECKING:  # Fabric takes 0.2 s to import: only when a connection is made
@@ -64,11 +66,13 @@ class Node:
         engine: Engine,
         endpoint: Endpoint,
         *,
+        identity: Identity | None = None,
         host_keys: Sequence[str] = (),
         timings: Timings | None = None,
     ) -> None:
         self._launch = launch
         self._engine = engine
+        self._identity = identity
         self._timings = timings
         self.host_keys = tuple(host_keys) or launch.image.manifest.host_keys
         """The public SSH host keys that the node is known by, as ``known_hosts`` has them behind the host."""
@@ -143,7 +147,7 @@ class Node:
     def connection(self) -> fabric.Connection:
         """The node's ``fabric.Connection``: open from the start, its host key pinned."""
         if self._connection is None:
-            self._connection = self._make_connection()
+            self._connection = self._login().connection()
         return self._connection
 
     @property
@@ -171,11 +175,7 @@ class Node:
 
     def ssh_arguments(self) -> list[str]:
         """Return the command of `ssh_command` as a list."""
-        return [
-            *("ssh", "-F", "none", "-i", str(self.private_key), "-o", "IdentitiesOnly=yes"),
-            *("-o", f'UserKnownHostsFile="{self.known_hosts}"', "-o", "StrictHostKeyChecking=yes"),
-            *("-p", str(self.port), f"{self.user}@{self.host}"),
-        ]
+        return self._login().arguments()
 
     def run(self, command: str, **kwargs: Any) -> Result:
         """Run a shell command and return Fabric's ``Result``.
@@ -193,7 +193,7 @@ class Node:
         when = f"while it ran {command!r}"
         with self._naming_death(when):
             result: Result = self.connection.run(command, **kwargs)
-        if _has_no_status(result):  # with warn=True
+        if ssh.broke(result):  # with warn=True
             self._await_death(when)
         return result
 
@@ -202,7 +202,7 @@ class Node:
         when = f"while it ran {command!r}"
         with self._naming_death(when):
             result: Result = self.connection.sudo(command, **kwargs)
-        if _has_no_status(result):
+        if ssh.broke(result):
             self._await_death(when)
         return result
 
@@ -225,6 +225,52 @@ class Node:
         if reason := self.death():
             what = " ".join(filter(None, (self.name, "died", when)))
             raise NodeDied(f"{what}: {reason}.", **self._evidence()) from cause
+
+    def come_up(self, *, began: float, deadline: Deadline, cancelled: Callable[[], bool]) -> None:
+        """Give the node that has just been started its identity, and wait until it is ready.
+
+        A forked node is itself before anybody can connect to it, a booted one by the first connection. The
+        parameters and errors are those of `await_ready`.
+        """
+        launched, restored = time.monotonic() - began, None
+        if self._launch.template is not None:
+            self._take_identity()
+            restored = time.monotonic() - began
+
+        def settle() -> None:
+            if self._launch.template is None and not self._launch.record:
+                agent.start(self)
+                self._take_identity()
+
+        self.await_ready(
+            began=began, deadline=deadline, cancelled=cancelled, launched=launched, restored=restored, settle=settle
+        )
+
+    def reset(self, *, timeout: float = 300.0) -> None:
+        """Put the node back to how it was when it was ready first: a new fork, or a boot, of what it was made from.
+
+        Disk and memory are as they were. Name, addresses, port, machine id and host key stay; the boot id and the
+        random seed are new. `connection` is another object afterwards.
+
+        Parameters
+        ----------
+        timeout
+            Seconds that it may take.
+
+        Raises
+        ------
+        BootError
+            The node did not become ready, or was started by another process, which alone can reset it.
+        """
+        if self._identity is None:
+            raise BootError(f"{self.name} was started by another process.", tip="reset it there")
+        began = time.monotonic()
+        self.stop()
+        (self.directory / OVERLAY).unlink(missing_ok=True)
+        self._identity = self._identity.reborn()
+        self.endpoint = self._engine.start(replace(self._launch, port=self.endpoint.port))
+        runtime.move_node(self.directory.parent, self.name, asdict(self.endpoint))
+        self.come_up(began=began, deadline=Deadline(timeout), cancelled=lambda: False)
 
     def await_ready(
         self,
@@ -294,88 +340,39 @@ class Node:
         self.close()
         self._engine.stop(self.endpoint)
 
+    def _login(self) -> Login:
+        return Login(self.host, self.port, self.user, self.private_key, self.known_hosts)
+
     def _open(self, banner: socket.socket, deadline: Deadline) -> bool:
-        """Log in on a socket that has shown the banner, and run a first command; tell whether it went through.
-
-        A server that is busy may drop a connection; that is a reason to try again, unlike a key that is not right.
-        """
-        import paramiko
-        from invoke.exceptions import CommandTimedOut, UnexpectedExit
-
-        connection = self.connection
-        # Emulated cryptography on a crowded host takes seconds: what bounds the boot bounds every step of it.
-        limits = dict.fromkeys(("timeout", "banner_timeout", "auth_timeout", "channel_timeout"), deadline.remaining)
-        usual = connection.connect_kwargs
-        connection.connect_kwargs = {**usual, **limits, "sock": banner}
+        """Log in on a socket that has shown the banner, and run a first command; tell whether it went through."""
         try:
-            connection.open()
-            connection.run("true", timeout=max(1, int(deadline.remaining)))
-        except paramiko.BadHostKeyException as error:
+            ssh.log_in(self.connection, banner, timeout=deadline.remaining)
+        except ssh.LoginRefused as error:
             raise BootError(
-                f"{self.name} has another host key than it should: who answers on port {self.port}?", **self._evidence()
+                f"{self.name} has answered on port {self.port}, but no command can be run: {error}", **self._evidence()
             ) from error
-        except (paramiko.AuthenticationException, UnexpectedExit) as error:
-            raise BootError(
-                f"{self.name} has answered, but no command can be run: {error}", **self._evidence()
-            ) from error
-        except (paramiko.SSHException, OSError, EOFError, CommandTimedOut) as error:
+        except ConnectionError as error:
             self.raise_if_dead(cause=error)
             if deadline.expired:
-                what = f"it has answered, but no command has run ({type(error).__name__})"
-                raise self._timeout(what, deadline) from error
+                raise self._timeout(f"it has answered, but no command has run ({error})", deadline) from error
             return False
-        else:
-            return True
-        finally:
-            connection.connect_kwargs = usual
-            if not connection.is_connected:
-                banner.close()
+        return True
 
-    def _make_connection(self) -> fabric.Connection:
-        import fabric
-        import paramiko
-
-        connection = fabric.Connection(
-            self.host,
-            user=self.user,
-            port=self.port,
-            connect_kwargs={
-                "pkey": paramiko.PKey.from_path(self.private_key),
-                "look_for_keys": False,
-                "allow_agent": False,
-            },
-            config=fabric.Config(
-                overrides={
-                    "load_ssh_configs": False,  # a user's Host * must not reroute the nodes
-                    # pytest captures stdin, so it must not be read; output is in the result and in the exception
-                    "run": {"hide": True, "in_stream": False},
-                    "sudo": {"hide": True, "in_stream": False},
-                }
-            ),
-        )
-        connection.client.load_host_keys(str(self.known_hosts))
-        connection.client.set_missing_host_key_policy(paramiko.RejectPolicy())
-        return connection
-
-    def take_host_keys(self, keys: Sequence[str]) -> None:
-        """Know the node by these public keys from the next connection on."""
-        self.host_keys = tuple(keys)
+    def _take_identity(self) -> None:
+        """Let the guest be who it is to be, and know it by its own host keys from the next connection on."""
+        assert self._identity is not None, "whoever starts a node gives it an identity"  # noqa: S101
+        agent.identify(self.directory, self._identity)
+        self.host_keys = self._identity.public_host_keys
         if self._connection is not None:
-            self._connection.client.get_host_keys().clear()
-            self._connection.client.load_host_keys(str(self.known_hosts))
+            ssh.pin(self._connection, self.known_hosts)
 
     @contextlib.contextmanager
     def _naming_death(self, when: str) -> Iterator[None]:
         """Turn the many ways in which a connection breaks into one error, if it broke because the node died."""
-        from invoke.exceptions import UnexpectedExit
-        from paramiko import SSHException
-
         try:
             yield
-        except (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError):
-            raise  # of a file, not of the connection
-        except (OSError, EOFError, SSHException, UnexpectedExit) as error:
-            if not isinstance(error, UnexpectedExit) or _has_no_status(error.result):
+        except Exception as error:
+            if ssh.broke(error):
                 self._await_death(when, cause=error)
             raise
 
@@ -399,11 +396,6 @@ class Node:
     def __repr__(self) -> str:
         state = "down" if self.death() else "up" if self._timings else "starting"
         return f"<Node {self.name} {self.model} ssh={self.host}:{self.port} {state}>"
-
-
-def _has_no_status(result: Any) -> bool:
-    """Tell whether the connection ended before a command did; what is no result of one has no such sign."""
-    return bool(getattr(result, "exited", 0) < 0)
 
 
 def _text(path: Any) -> Any:

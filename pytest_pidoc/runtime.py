@@ -28,6 +28,7 @@ __all__ = [
     "RECORD",
     "cluster_directories",
     "failed_directory",
+    "move_node",
     "new_directory",
     "read",
     "remove",
@@ -100,6 +101,15 @@ def read(directory: Path) -> dict[str, Any]:
     if not _is_record(record):
         raise PidocError(f"The record of the cluster {directory.name} is damaged.", look=str(directory / RECORD))
     return dict(record)
+
+
+def move_node(directory: Path, name: str, endpoint: dict[str, Any]) -> None:
+    """Write down where a node of a cluster is now."""
+    record = read(directory)
+    for entry in record["nodes"]:
+        if entry["name"] == name:
+            entry["endpoint"] = {**endpoint, "directory": str(endpoint["directory"])}
+    write(directory, record)
 
 
 def remove(directory: Path) -> None:

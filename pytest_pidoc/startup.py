@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
-from pytest_pidoc import agent, artifacts, processes, qemu, reaper, runtime, speed, warm
+from pytest_pidoc import artifacts, processes, qemu, reaper, runtime, speed, warm
 from pytest_pidoc.engines.engine import SERIAL_LOG, Launch
 from pytest_pidoc.errors import BootError, ChecksumMismatch, PidocError
 from pytest_pidoc.identity import Identity
@@ -205,30 +205,9 @@ class _Start:
         if self._cancelled.is_set():
             raise BootError(f"The start of {name} was cancelled.")
         identity = Identity.new(name, qemu.mac_address(launch.cluster, name))
-        node = Node(launch, self._found.engine, self._found.engine.start(launch))
-
-        def adopt() -> None:
-            agent.identify(node.directory, identity)
-            node.take_host_keys(identity.public_host_keys)
-
-        def settle() -> None:
-            if launch.template is None and not launch.record:
-                agent.start(node)
-                adopt()
-
+        node = Node(launch, self._found.engine, self._found.engine.start(launch), identity=identity)
         try:
-            launched, restored = time.monotonic() - began, None
-            if launch.template is not None:  # it is itself before anybody can connect to it
-                adopt()
-                restored = time.monotonic() - began
-            node.await_ready(
-                began=began,
-                deadline=deadline,
-                cancelled=self._cancelled.is_set,
-                launched=launched,
-                restored=restored,
-                settle=settle,
-            )
+            node.come_up(began=began, deadline=deadline, cancelled=self._cancelled.is_set)
         except BaseException:
             node.stop()
             raise

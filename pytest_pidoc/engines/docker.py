@@ -155,7 +155,7 @@ class DockerEngine:
                     mem_limit=memory,
                     memswap_limit=memory,  # of memory and swap together: no swap
                     nano_cpus=None if launch.cpus is None else round(launch.cpus * 1e9),
-                    port_bindings={SSH_PORT: ("127.0.0.1", None)},
+                    port_bindings={SSH_PORT: ("127.0.0.1", launch.port)},
                 ),
             )
         except docker.errors.APIError as error:

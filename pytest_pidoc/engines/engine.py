@@ -60,6 +60,8 @@ class Launch:
         The directory of a saved machine: the node waits for its state instead of booting.
     record
         Keep the RAM in a file of the node's directory, so that the machine can be saved.
+    port
+        Where its SSH server is to be reached on this machine; by default where nobody else listens.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Launch:
     cpus: float | None = None
     template: Path | None = None
     record: bool = False
+    port: int | None = None
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ class LocalEngine:
         command = qemu.arguments(
             launch,
             guest=guest,
-            forward="tcp:127.0.0.1:0",
+            forward=f"tcp:127.0.0.1:{launch.port or 0}",
             template=launch.template,
             read_only=launch.template is not None
             and qemu.maps_read_only_files(self.qemu_version(launch.machine.binary)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import socket
@@ -208,3 +209,64 @@ def test_going_down_leaves_nothing(engine: str, settings: Settings, image: Image
     assert leftovers(cluster.name) == []
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), timeout=5)
+
+
+@pytest.mark.qemu
+def test_what_is_put_on_a_node_that_still_boots_stays(settings: Settings, image: Image, tmp_path: Path) -> None:
+    """SSH comes first in a boot; what comes later does not take away what a test has put into /tmp meanwhile."""
+    (tmp_path / "file").write_text("mine")
+    with Cluster.up(nodes=1, engine="local", start="cold", settings=settings) as cold:
+        pi = cold[0]
+        pi.put(tmp_path / "file", "/tmp/file")
+
+        assert pi.timings.start == "cold"
+        assert pi.run("systemctl is-system-running --wait", warn=True).stdout.strip() == "running"
+        assert pi.run("cat /tmp/file").stdout == "mine"
+
+
+def test_nothing_that_must_be_unique_is_shared(cluster: Cluster, engine: str, settings: Settings) -> None:
+    """No two nodes of one cluster, or of two, share an id, a key, an address or random numbers."""
+    what = {
+        "machine id": "cat /etc/machine-id",
+        "boot id": "cat /proc/sys/kernel/random/boot_id",
+        "MAC address": "cat /sys/class/net/eth0/address",
+        "host key": "cat /etc/ssh/ssh_host_ed25519_key.pub",
+        "random numbers": "head -c 32 /dev/urandom | od -An -tx1",
+    }
+    with Cluster.up(nodes=2, engine=engine, settings=settings) as other:
+        nodes = [*cluster, *other]
+        for name, command in what.items():
+            found = [pi.run(command).stdout.strip() for pi in nodes]
+            assert all(found), name
+            assert len(set(found)) == len(nodes), f"{name}: {found}"
+        keys = [pi.connection.transport.get_remote_server_key().get_base64() for pi in nodes]
+        assert len(set(keys)) == len(nodes)
+
+
+def test_the_clock_is_right(cluster: Cluster) -> None:
+    """A node that was forked from a machine saved long ago knows what time it is."""
+    assert abs(float(cluster[1].run("date +%s.%N").stdout) - time.time()) < 2
+
+
+def test_the_journal_is_readable_after_a_fork(cluster: Cluster) -> None:
+    """``journalctl`` finds what journald wrote before and after the node got its own machine id."""
+    cluster[0].run("logger a message of this test")
+
+    assert "a message of this test" in cluster[0].sudo("journalctl --no-pager -n 50").stdout
+
+
+def test_a_reset_node_is_as_it_was_at_first(engine: str, settings: Settings, image: Image) -> None:
+    """A reset takes back what was written to disk and memory, and keeps name, port and host key."""
+    with Cluster.up(nodes=1, engine=engine, settings=settings) as cluster:
+        pi = cluster[0]
+        port, keys, boot_id = pi.port, pi.host_keys, pi.run("cat /proc/sys/kernel/random/boot_id").stdout
+        pi.sudo("sh -c 'echo spoiled > /etc/motd; echo spoiled > /run/spoiled; sync'")
+
+        pi.reset()
+
+        assert pi.run("grep -c spoiled /etc/motd /run/spoiled", warn=True, hide=True).stdout.count("spoiled:1") == 0
+        assert (pi.port, pi.host_keys, pi.run("hostname").stdout.strip()) == (port, keys, "pi-1")
+        assert pi.run("cat /proc/sys/kernel/random/boot_id").stdout != boot_id
+        with contextlib.closing(Cluster.attach(cluster.name)) as seen:
+            assert seen[0].death() is None
+    assert leftovers(cluster.name) == []

@@ -1,0 +1,135 @@
+"""SSH to a node, by Fabric: how a connection is made and first used, and what its exceptions mean."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # Fabric takes 0.2 s to import: only when a connection is made
+    import fabric
+
+__all__ = ["Login", "LoginRefused", "broke", "log_in", "pin"]
+
+
+class LoginRefused(Exception):
+    """A login or a first command failed in a way that trying again does not mend."""
+
+
+@dataclass(frozen=True)
+class Login:
+    """All that it takes to log in to a node.
+
+    Attributes
+    ----------
+    host, port
+        Where its SSH server is reached.
+    user
+        Who logs in.
+    private_key
+        The file with the key that opens it.
+    known_hosts
+        The file with its pinned host keys.
+    """
+
+    host: str
+    port: int
+    user: str
+    private_key: Path
+    known_hosts: Path
+
+    def arguments(self) -> list[str]:
+        """Return the OpenSSH command that opens a session."""
+        return [
+            *("ssh", "-F", "none", "-i", str(self.private_key), "-o", "IdentitiesOnly=yes"),
+            *("-o", f'UserKnownHostsFile="{self.known_hosts}"', "-o", "StrictHostKeyChecking=yes"),
+            *("-p", str(self.port), f"{self.user}@{self.host}"),
+        ]
+
+    def connection(self) -> fabric.Connection:
+        """Return a Fabric connection that is not open yet; it accepts the pinned host keys and no other."""
+        import fabric
+        import paramiko
+
+        connection = fabric.Connection(
+            self.host,
+            user=self.user,
+            port=self.port,
+            connect_kwargs={
+                "pkey": paramiko.PKey.from_path(self.private_key),
+                "look_for_keys": False,
+                "allow_agent": False,
+            },
+            config=fabric.Config(
+                overrides={
+                    "load_ssh_configs": False,  # a user's Host * must not reroute the nodes
+                    # pytest captures stdin, so it must not be read; output is in the result and in the exception
+                    "run": {"hide": True, "in_stream": False},
+                    "sudo": {"hide": True, "in_stream": False},
+                }
+            ),
+        )
+        connection.client.set_missing_host_key_policy(paramiko.RejectPolicy())
+        pin(connection, self.known_hosts)
+        return connection
+
+
+def pin(connection: fabric.Connection, known_hosts: Path) -> None:
+    """Let a connection accept the host keys of that file only, from its next opening on."""
+    connection.client.get_host_keys().clear()
+    connection.client.load_host_keys(str(known_hosts))
+
+
+def log_in(connection: fabric.Connection, banner: socket.socket, *, timeout: float) -> None:
+    """Open *connection* on a socket that has shown the server's banner, and run a first command.
+
+    Parameters
+    ----------
+    connection
+        Not open yet.
+    banner
+        The socket; closed if this fails.
+    timeout
+        Seconds for each step. Emulated cryptography on a crowded host takes seconds itself.
+
+    Raises
+    ------
+    LoginRefused
+        The host key or ours is not accepted, or the command failed.
+    ConnectionError
+        The connection broke or was too slow: a server that is busy drops some, so it may be tried again.
+    """
+    import paramiko
+    from invoke.exceptions import CommandTimedOut, UnexpectedExit
+
+    limits = dict.fromkeys(("timeout", "banner_timeout", "auth_timeout", "channel_timeout"), timeout)
+    usual = connection.connect_kwargs
+    connection.connect_kwargs = {**usual, **limits, "sock": banner}
+    try:
+        connection.open()
+        connection.run("true", timeout=max(1, int(timeout)))
+    except paramiko.BadHostKeyException as error:
+        raise LoginRefused("it has another host key than it should; who answers there?") from error
+    except (paramiko.AuthenticationException, UnexpectedExit) as error:
+        raise LoginRefused(str(error)) from error
+    except (paramiko.SSHException, OSError, EOFError, CommandTimedOut) as error:
+        raise ConnectionError(f"{type(error).__name__}: {error}") from error
+    finally:
+        connection.connect_kwargs = usual
+        if not connection.is_connected:
+            banner.close()
+
+
+def broke(outcome: object) -> bool:
+    """Tell whether a connection broke, from what a command on it raised or returned."""
+    from invoke.exceptions import UnexpectedExit
+    from invoke.runners import Result
+    from paramiko import SSHException
+
+    if isinstance(outcome, UnexpectedExit):
+        outcome = outcome.result
+    if isinstance(outcome, Result):
+        return bool(outcome.exited < 0)  # no status came
+    of_a_file = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
+    return isinstance(outcome, (OSError, EOFError, SSHException)) and not isinstance(outcome, of_a_file)
