@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 __all__ = ["HOST_KEY", "SEED_SIZE", "Identity"]
 
@@ -63,9 +63,24 @@ class Identity:
         """The public keys, as `known_hosts` has them behind the host."""
         return tuple(public.strip() for _, public in self.host_keys.values())
 
-    def request(self) -> bytes:
-        """Return the line that tells the guest's agent, with the time of now."""
-        return json.dumps({"clock": time.time(), **asdict(self)}).encode() + b"\n"
+    def request(self, *, ssh_held: bool) -> bytes:
+        """Return the lines that tell the guest's agent, with the time of now: names, and values in hex.
+
+        With *ssh_held* its SSH server waits for the key, and starts while the agent does the rest.
+        """
+        settings: list[tuple[Any, ...]] = [
+            ("clock", repr(time.time()).encode()),
+            ("random_seed", bytes.fromhex(self.random_seed)),
+            ("host_name", self.host_name.encode()),
+            *(("host_key", name.encode(), *(part.encode() for part in key)) for name, key in self.host_keys.items()),
+            *([("start_ssh", self.host_keys[HOST_KEY][0].encode())] if ssh_held else []),
+            ("machine_id", self.machine_id.encode()),
+            ("boot_id", self.boot_id.encode()),
+            ("mac_address", bytes.fromhex(self.mac_address.replace(":", ""))),
+            ("end",),
+        ]
+        lines = (" ".join([name, *(value.hex() for value in values)]) for name, *values in settings)
+        return "".join(f"{line}\n" for line in lines).encode()
 
 
 def _make_key() -> tuple[str, str]:

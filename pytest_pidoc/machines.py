@@ -41,6 +41,9 @@ class Machine:
         Seconds of a cold boot to a first command on the machine of ``speed.PROBE_REFERENCE``.
     devices
         More ``-device`` arguments.
+    ram
+        The address at which the RAM begins, if forks may boot from `pytest_pidoc.bootelf`: a 64-bit machine
+        without a boot loader of its own.
     """
 
     name: str
@@ -57,6 +60,7 @@ class Machine:
     network_device: str
     cold_boot: float
     devices: tuple[str, ...] = ()
+    ram: int | None = None
 
 
 MODELS: dict[str, Machine] = {
@@ -77,6 +81,7 @@ MODELS: dict[str, Machine] = {
             network_device="virtio-net-pci,romfile=",  # firmware is not used, so do not ask for its file
             cold_boot=15.0,
             devices=("virtio-rng-pci",),
+            ram=0x40000000,
         ),
     )
 }

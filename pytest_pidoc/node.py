@@ -361,7 +361,7 @@ class Node:
     def _take_identity(self) -> None:
         """Let the guest be who it is to be, and know it by its own host keys from the next connection on."""
         assert self._identity is not None, "whoever starts a node gives it an identity"  # noqa: S101
-        agent.identify(self.directory, self._identity)
+        agent.identify(self.directory, self._identity, ssh_held=self._launch.template is not None)
         self.host_keys = self._identity.public_host_keys
         if self._connection is not None:
             ssh.pin(self._connection, self.known_hosts)

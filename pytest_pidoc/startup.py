@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 
 from pytest_pidoc import artifacts, processes, qemu, reaper, runtime, speed, warm
-from pytest_pidoc.engines.engine import SERIAL_LOG, Launch
+from pytest_pidoc.engines.engine import OVERLAY, SERIAL_LOG, Launch
 from pytest_pidoc.errors import BootError, ChecksumMismatch, PidocError
 from pytest_pidoc.identity import Identity
 from pytest_pidoc.images.cache import Cache
@@ -29,6 +29,10 @@ from pytest_pidoc.settings import ClusterSpec, Settings
 from pytest_pidoc.waiting import Deadline
 
 __all__ = ["Started", "launch_of", "start"]
+
+#: Forks that become ready at a time. All of eight at once take a sixth more of the processors, which share their
+#: caches, and none is ready before 6 s; with four at a time half of them are ready after 4 s, and the last one sooner.
+STARTS_PER_CPU = 2
 
 
 @dataclass(frozen=True)
@@ -168,6 +172,8 @@ class _Start:
         self._template = template
         self._recorded = record
         self._cancelled = threading.Event()
+        at_once = spec.nodes if template is None else STARTS_PER_CPU * len(os.sched_getaffinity(0))
+        self._slots = threading.Semaphore(at_once)
         self._reaper: subprocess.Popen[bytes] | None = None
         self._futures: list[Future[Node]] = []
 
@@ -196,12 +202,17 @@ class _Start:
         return Started(self._directory, nodes, self._reaper)
 
     def _start_node(self, name: str, began: float, deadline: Deadline) -> Node:
+        with self._slots:
+            return self._start_one(name, began, deadline)
+
+    def _start_one(self, name: str, began: float, deadline: Deadline) -> Node:
         launch = replace(
             launch_of(self._spec, self._found, self._directory, name), template=self._template, record=self._recorded
         )
         launch.directory.mkdir(mode=0o700)
         if launch.template is not None:  # what the machine said before it was saved; QEMU appends to it
             (launch.directory / SERIAL_LOG).write_bytes((launch.template / SERIAL_LOG).read_bytes())
+            (launch.directory / OVERLAY).write_bytes(qemu.empty_overlay(launch.template / OVERLAY))
         if self._cancelled.is_set():
             raise BootError(f"The start of {name} was cancelled.")
         identity = Identity.new(name, qemu.mac_address(launch.cluster, name))

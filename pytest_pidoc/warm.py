@@ -10,13 +10,24 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pytest_pidoc import agent, migration, qemu, unix
-from pytest_pidoc.engines.engine import AGENT_SOCKET, OVERLAY, RAM, SERIAL_LOG, STATE, Engine, Launch, QemuVersion
+from pytest_pidoc import agent, bootelf, migration, qemu, unix
+from pytest_pidoc.engines.engine import (
+    AGENT_SOCKET,
+    BOOT_ELF,
+    OVERLAY,
+    RAM,
+    SERIAL_LOG,
+    STATE,
+    Engine,
+    Launch,
+    QemuVersion,
+)
 from pytest_pidoc.errors import BootError
 from pytest_pidoc.images.buildlog import BuildLog
 from pytest_pidoc.images.cache import Cache, image_file
@@ -27,17 +38,20 @@ from pytest_pidoc.progress import Progress
 __all__ = ["Template", "key", "template"]
 
 #: Raised when templates that were made before can no longer be used.
-FORMAT = 2
+FORMAT = 4
 
 PARTS = (RAM, STATE, OVERLAY, SERIAL_LOG)
 
+REST = 3.0  # seconds from the last command, so that what ends a session is not left to every fork
+
 QUIET_TIMEOUT = 120  # seconds that a guest has to come to rest
 
-# Comes to its end when no job of systemd's is left and the processor was idle for 98 % of a second.
+# Comes to its end when no job of systemd's is left and the processor was idle for 98 % of five seconds:
+# udev's workers end when they had nothing to do for three.
 _AWAIT_QUIET = f"""
 systemctl is-system-running --wait >/dev/null 2>&1; sync
-for second in $(seq {QUIET_TIMEOUT}); do
-    read -r _ u1 n1 s1 i1 w1 q1 o1 _ < /proc/stat; sleep 1; read -r _ u2 n2 s2 i2 w2 q2 o2 _ < /proc/stat
+for second in $(seq {QUIET_TIMEOUT // 5}); do
+    read -r _ u1 n1 s1 i1 w1 q1 o1 _ < /proc/stat; sleep 5; read -r _ u2 n2 s2 i2 w2 q2 o2 _ < /proc/stat
     busy=$((u2 + n2 + s2 + w2 + q2 + o2 - u1 - n1 - s1 - w1 - q1 - o1)) idle=$((i2 - i1))
     [ $((busy * 50)) -le $((busy + idle)) ] && exit 0
 done
@@ -119,14 +133,21 @@ def template(
             # With somebody connected the agent sleeps in its read; with nobody it would have to look again and again.
             with unix.connect(node.directory / AGENT_SOCKET):
                 _await_quiet(node)
+                agent.hold_ssh(node)
                 node.close()
+                time.sleep(REST)
                 migration.save(node.directory, version)
             for name in PARTS:
                 _copy(node.directory / name, directory / name)
+        parts = list(PARTS)
+        if launch.machine.ram is not None:
+            kernel, initrd = launch.image.file("kernel"), launch.image.file("initrd")
+            bootelf.write(directory / BOOT_ELF, kernel=kernel, initrd=initrd, ram=launch.machine.ram)
+            parts.append(BOOT_ELF)
         return replace(
             manifest,
             recipe=f"{manifest.recipe} warm",
-            files={name: image_file(directory / name) for name in PARTS},
+            files={name: image_file(directory / name) for name in parts},
             versions={**manifest.versions, "qemu": version.text},
         )
 

@@ -6,6 +6,8 @@ import dataclasses
 import itertools
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -159,3 +161,27 @@ def test_addresses_of_a_cluster_differ() -> None:
 def test_every_address_is_locally_administered(cluster: str, node: str) -> None:
     """Whatever the names, the address is one that QEMU's prefix leaves free."""
     assert re.fullmatch(r"52:54:00(:[0-9a-f]{2}){3}", qemu.mac_address(cluster, node))
+
+
+def test_fork_boots_from_its_templates_elf_file(launch: Launch) -> None:
+    """The kernel with the initrd in it is the template's, and the kernel is told where the initrd is."""
+    arguments = qemu.arguments(
+        launch, guest=Path("/guest"), forward="tcp:127.0.0.1:0", template=Path("/var/cache/template")
+    )
+
+    assert values(arguments, "-kernel") == ["/var/cache/template/boot.elf"]
+    assert values(arguments, "-initrd") == []
+    assert "initrdmem=0x48000000," in values(arguments, "-append")[0]
+
+
+@pytest.mark.skipif(shutil.which("qemu-img") is None, reason="needs qemu-img")
+def test_empty_overlay_is_as_large_as_its_disk(tmp_path: Path) -> None:
+    """QEMU finds nothing wrong with it."""
+    disk, overlay = tmp_path / "disk.qcow2", tmp_path / "overlay.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, "4G"], check=True)
+
+    overlay.write_bytes(qemu.empty_overlay(disk))
+
+    subprocess.run(["qemu-img", "check", "-q", overlay], check=True)
+    info = json.loads(subprocess.check_output(["qemu-img", "info", "--output=json", overlay]))
+    assert info["virtual-size"] == 4 * 1024 * MIB

@@ -34,6 +34,7 @@ AGENT_SOCKET = "agent.sock"
 # The files of a template, beside its overlay.
 RAM = "ram"
 STATE = "state"
+BOOT_ELF = "boot.elf"  # not of every machine
 
 
 @dataclass(frozen=True)

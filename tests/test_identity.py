@@ -1,0 +1,49 @@
+"""What makes a node itself, and how its agent is told."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_pidoc.identity import HOST_KEY, Identity
+
+MAC = "52:54:00:01:02:03"
+
+
+def settings(identity: Identity, *, ssh_held: bool) -> dict[str, list[bytes]]:
+    lines = identity.request(ssh_held=ssh_held).decode("ascii").splitlines()
+    return {name: [bytes.fromhex(value) for value in values] for name, *values in map(str.split, lines)}
+
+
+def test_request_tells_all_of_it() -> None:
+    """Every line is a name and its values in hex."""
+    identity = Identity.new("pi-1", MAC)
+
+    told = settings(identity, ssh_held=False)
+
+    assert told["host_name"] == [b"pi-1"]
+    assert told["machine_id"] == [identity.machine_id.encode()]
+    assert told["mac_address"] == [bytes.fromhex("525400010203")]
+    assert told["host_key"] == [HOST_KEY.encode(), *(part.encode() for part in identity.host_keys[HOST_KEY])]
+    assert list(told)[-1] == "end"
+
+
+@pytest.mark.parametrize("ssh_held", [True, False])
+def test_held_ssh_server_gets_its_key_when_it_is_written(ssh_held: bool) -> None:
+    """It starts behind the key and the host name, if it waits at all."""
+    identity = Identity.new("pi-1", MAC)
+
+    names = list(settings(identity, ssh_held=ssh_held))
+
+    assert ("start_ssh" in names) is ssh_held
+    if ssh_held:
+        assert names.index("start_ssh") > max(names.index("host_key"), names.index("host_name"))
+
+
+def test_two_identities_share_nothing() -> None:
+    """Names may be equal, what is random is not."""
+    one, other = (Identity.new("pi-1", MAC) for _ in range(2))
+
+    assert one.machine_id != other.machine_id
+    assert one.boot_id != other.boot_id
+    assert one.random_seed != other.random_seed
+    assert one.public_host_keys != other.public_host_keys
