@@ -23,9 +23,9 @@ IDENTITY_TIMEOUT = 30.0  # seconds until the agent has answered
 
 
 # Replaces ssh.service until the next boot by one that has loaded its libraries, has read its configuration and waits
-# for its host key, a FIFO. With -r it forks for a connection and does not execute itself again: the banner costs 0.3 s
-# of the processor, not 0.4 to 0.8. OpenSSL and OpenSSH draw new random numbers from the kernel in every process that
-# was forked, so no two machines share any. What restarts the server gives it the usual configuration.
+# for its host key, a FIFO. With -r it forks for a connection and does not execute itself again, which means to load 25
+# libraries under emulation. OpenSSL and OpenSSH draw new random numbers from the kernel in every process that was
+# forked, so no two machines share any. What restarts the server gives it the usual configuration.
 _HOLD_SSH = """
 mkdir -p /run/pidoc /run/systemd/system/ssh.service.d
 cat > /run/systemd/system/ssh.service.d/pidoc.conf <<END
@@ -54,7 +54,11 @@ def start(node: Node) -> None:
     command = "setsid --fork python3 .pidoc-agent </dev/null 2>&1 | sed /^listening/q; rm .pidoc-agent"
     said = node.connection.sudo(f"sh -c {shlex.quote(command)}").stdout.strip()
     if said != "listening":
-        raise BootError(f"The agent in {node.name} has ended.", evidence=said)
+        raise BootError(
+            f"{node.name} cannot be given its identity: the agent in it has ended.",
+            evidence=said,
+            tip="an image with python3",
+        )
 
 
 def hold_ssh(node: Node) -> None:

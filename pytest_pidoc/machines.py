@@ -42,7 +42,7 @@ class Machine:
     devices
         More ``-device`` arguments.
     ram
-        The address at which the RAM begins, if forks may boot from `pytest_pidoc.bootelf`: a 64-bit machine
+        The address at which the RAM begins, if forks may boot from ``pytest_pidoc.bootelf``: a 64-bit machine
         without a boot loader of its own.
     """
 

@@ -230,7 +230,7 @@ class Node:
         """Give the node that has just been started its identity, and wait until it is ready.
 
         A forked node is itself before anybody can connect to it, a booted one by the first connection. The
-        parameters and errors are those of `await_ready`.
+        parameters and errors are those of ``await_ready``.
         """
         launched, restored = time.monotonic() - began, None
         if self._launch.template is not None:

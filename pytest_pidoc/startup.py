@@ -30,8 +30,8 @@ from pytest_pidoc.waiting import Deadline
 
 __all__ = ["Started", "launch_of", "start"]
 
-#: Forks that become ready at a time. All of eight at once take a sixth more of the processors, which share their
-#: caches, and none is ready before 6 s; with four at a time half of them are ready after 4 s, and the last one sooner.
+#: Forks that become ready at a time. Of eight at once, each took a sixth more processor time than with four at a time
+#: (medians of two runs on two processors), and the first ones were ready later.
 STARTS_PER_CPU = 2
 
 

@@ -85,6 +85,7 @@ VARIANTS = {
             *("?priority(required)", "apt", "kmod", "openssh-server", "sudo", "systemd-sysv", "udev"),
             "usr-is-merged",
             *("ifupdown", "isc-dhcp-client", "dbus"),
+            "python3",  # which gives a node its identity, after the boot
         ),
     ),
 }
