@@ -79,7 +79,7 @@ MODELS: dict[str, Machine] = {
             root="/dev/vda",
             disk_device="virtio-blk-pci",
             network_device="virtio-net-pci,romfile=",  # firmware is not used, so do not ask for its file
-            cold_boot=15.0,
+            cold_boot=8.0,
             devices=("virtio-rng-pci",),
             ram=0x40000000,
         ),
