@@ -55,7 +55,7 @@ def arguments(
         "net.ifnames=0",  # the card is eth0 on every model
         f"systemd.hostname={launch.name}",
         manifest.append,
-        bootelf.initrd_argument(manifest.files["initrd"].size, machine.ram) if template and machine.ram else "",
+        bootelf.initrd_argument(manifest.files["initrd"].size, machine.ram or 0) if _has_boot_elf(launch) else "",
     ]
     return [
         machine.binary,
@@ -87,10 +87,14 @@ def arguments(
 
 def _kernel(launch: Launch, guest: Path, template: Path | None) -> list[str]:
     """Return what the machine boots; a fork does only when its guest restarts."""
-    if template is not None and launch.machine.ram is not None:
+    if template is not None and _has_boot_elf(launch):
         return ["-kernel", str(template / BOOT_ELF)]
     files = launch.image.manifest.files
     return ["-kernel", str(guest / files["kernel"].name), "-initrd", str(guest / files["initrd"].name)]
+
+
+def _has_boot_elf(launch: Launch) -> bool:
+    return launch.template is not None and (launch.template / BOOT_ELF).exists()
 
 
 def _memory(launch: Launch, template: Path | None, *, read_only: bool) -> list[str]:

@@ -140,8 +140,8 @@ def template(
             for name in PARTS:
                 _copy(node.directory / name, directory / name)
         parts = list(PARTS)
-        if launch.machine.ram is not None:
-            kernel, initrd = launch.image.file("kernel"), launch.image.file("initrd")
+        kernel, initrd = launch.image.file("kernel"), launch.image.file("initrd")
+        if launch.machine.ram is not None and kernel.exists():  # a published image has them in its container only
             bootelf.write(directory / BOOT_ELF, kernel=kernel, initrd=initrd, ram=launch.machine.ram)
             parts.append(BOOT_ELF)
         return replace(

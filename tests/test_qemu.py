@@ -163,15 +163,24 @@ def test_every_address_is_locally_administered(cluster: str, node: str) -> None:
     assert re.fullmatch(r"52:54:00(:[0-9a-f]{2}){3}", qemu.mac_address(cluster, node))
 
 
-def test_fork_boots_from_its_templates_elf_file(launch: Launch) -> None:
+def test_fork_boots_from_its_templates_elf_file(launch: Launch, tmp_path: Path) -> None:
     """The kernel with the initrd in it is the template's, and the kernel is told where the initrd is."""
-    arguments = qemu.arguments(
-        launch, guest=Path("/guest"), forward="tcp:127.0.0.1:0", template=Path("/var/cache/template")
-    )
+    (tmp_path / "boot.elf").touch()
+    forked = dataclasses.replace(launch, template=tmp_path)
+    arguments = qemu.arguments(forked, guest=Path("/guest"), forward="tcp:127.0.0.1:0", template=Path("/template"))
 
-    assert values(arguments, "-kernel") == ["/var/cache/template/boot.elf"]
+    assert values(arguments, "-kernel") == ["/template/boot.elf"]
     assert values(arguments, "-initrd") == []
     assert "initrdmem=0x48000000," in values(arguments, "-append")[0]
+
+
+def test_fork_of_a_published_image_boots_its_kernel(launch: Launch, tmp_path: Path) -> None:
+    """Where the kernel is in the container only, there is no ELF file made of it."""
+    forked = dataclasses.replace(launch, template=tmp_path)
+    arguments = qemu.arguments(forked, guest=Path("/guest"), forward="tcp:127.0.0.1:0", template=Path("/template"))
+
+    assert values(arguments, "-kernel") == ["/guest/kernel"]
+    assert values(arguments, "-initrd") == ["/guest/initrd"]
 
 
 @pytest.mark.skipif(shutil.which("qemu-img") is None, reason="needs qemu-img")
