@@ -101,7 +101,7 @@ def _local(settings: Settings) -> Check:
             raise EngineUnavailable("qemu-img is not installed.")
     except EngineUnavailable as error:
         return Check("engine local", False, error.what, "apt-get install qemu-system-arm qemu-utils")
-    return Check("engine local", True, f"QEMU {'.'.join(map(str, version))}")
+    return Check("engine local", True, str(version))
 
 
 def _docker(settings: Settings) -> Check:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -48,7 +49,7 @@ def test_qemu_is_found_with_its_version(no_docker: str) -> None:
     found = checks()
 
     assert found["engine local"].ok
-    assert found["engine local"].found.startswith("QEMU ")
+    assert re.fullmatch(r"QEMU \d+\.\d+\.\d+", found["engine local"].found)
 
 
 @pytest.mark.docker
