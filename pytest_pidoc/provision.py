@@ -18,9 +18,7 @@ from pytest_pidoc.machines import machine
 from pytest_pidoc.progress import Progress
 from pytest_pidoc.settings import ClusterSpec, Settings
 
-__all__ = ["PUBLISHED", "Provision", "build_image", "provision"]
-
-PUBLISHED = "docker://"  # before the name of a container image that holds a guest
+__all__ = ["Provision", "build_image", "provision"]
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ def provision(spec: ClusterSpec, settings: Settings, progress: Progress) -> Prov
     from pytest_pidoc.images import container, registry
 
     with contextlib.closing(dockerd.connect()) as client:
-        if spec.image.startswith(PUBLISHED):
+        if spec.image.startswith(registry.PREFIX):
             reference, image = registry.pull(
                 client, spec.image, directory=settings.cache_dir / "published", progress=progress
             )

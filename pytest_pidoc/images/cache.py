@@ -58,7 +58,7 @@ class Cache:
 
     def images(self) -> list[Image]:
         """Return all finished images, oldest first, without checking their files."""
-        found = [self._read(path) for path in (self.root / "images").glob("[!.]*") if (path / MANIFEST).is_file()]
+        found = [Image.read(path) for path in (self.root / "images").glob("[!.]*") if (path / MANIFEST).is_file()]
         return sorted(found, key=lambda image: (image.manifest.created, image.manifest.key))
 
     def find(self, key: str) -> Image | None:
@@ -76,7 +76,7 @@ class Cache:
         path = self.root / "images" / key
         if not path.is_dir():
             return None
-        image = self._read(path)
+        image = Image.read(path)
         if self._stamped(key) != _look(image):
             self.verify(image)
         return image
@@ -190,16 +190,6 @@ class Cache:
         old = path.with_name(_OLD + path.name)
         path.rename(old)  # at once, so that nobody finds half an image
         _remove(old)
-
-    def _read(self, path: Path) -> Image:
-        try:
-            manifest = Manifest.from_json((path / MANIFEST).read_text(encoding="utf-8"))
-        except (OSError, ValueError, ImageError) as error:
-            raise ImageError(
-                f"The image in {path} has no usable manifest: {error}",
-                tip=f"remove {path}; it is built again when needed",
-            ) from error
-        return Image(path, manifest)
 
     def _stamped(self, key: str) -> object:
         try:
