@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import shlex
 import socket
 from pathlib import Path
@@ -42,18 +44,19 @@ systemctl daemon-reload && systemctl stop ssh.service && systemctl start ssh.ser
 
 
 def start(node: Node) -> None:
-    """Bring the agent to a node over SSH and start it there, where it waits to be told who it is.
+    """Bring the agent to a node and start it there, where it waits to be told who it is.
 
     Raises
     ------
     BootError
         It has ended instead.
     """
-    node.connection.put(str(PROGRAM), ".pidoc-agent")
+    program = base64.b64encode(gzip.compress(PROGRAM.read_bytes())).decode()
+    port = node.machine.agent
     # It says when it listens, so that nothing is left to chance, and its file may go.
-    command = "setsid --fork python3 .pidoc-agent </dev/null 2>&1 | sed /^listening/q; rm .pidoc-agent"
-    said = node.connection.sudo(f"sh -c {shlex.quote(command)}").stdout.strip()
-    if said != "listening":
+    wait = f"setsid --fork python3 .pidoc-agent {port} </dev/null 2>&1 | sed /^listening/q; rm .pidoc-agent"
+    said = node.shell(f"echo {program} | base64 -d | gzip -d >.pidoc-agent; sudo -n sh -c {shlex.quote(wait)}").text
+    if said.strip() != "listening":
         raise BootError(
             f"{node.name} cannot be given its identity: the agent in it has ended.",
             evidence=said,
@@ -62,11 +65,19 @@ def start(node: Node) -> None:
 
 
 def hold_ssh(node: Node) -> None:
-    """Let the SSH server of a machine that is to be saved wait for `identify`; the connection stays."""
-    node.connection.sudo(f"sh -ec {shlex.quote(_HOLD_SSH)}")
+    """Let the SSH server of a machine that is to be saved wait for `identify`; the connection stays.
+
+    Raises
+    ------
+    BootError
+        It does not.
+    """
+    held = node.shell(f"sudo -n sh -ec {shlex.quote(_HOLD_SSH)}")
+    if held.status:
+        raise BootError(f"The SSH server of {node.name} cannot be made to wait for its key.", evidence=held.text)
 
 
-def identify(directory: Path, identity: Identity, *, ssh_held: bool) -> None:
+def identify(directory: Path, identity: Identity, *, forked: bool, plugged: bool) -> None:
     """Tell the agent of the node in *directory* who that is, and wait until it is that.
 
     Parameters
@@ -75,8 +86,10 @@ def identify(directory: Path, identity: Identity, *, ssh_held: bool) -> None:
         The node's directory.
     identity
         Who it is.
-    ssh_held
+    forked
         Whether its SSH server waits for that: see `hold_ssh`.
+    plugged
+        Whether its network card has just been plugged in and has no address yet.
 
     Raises
     ------
@@ -86,7 +99,7 @@ def identify(directory: Path, identity: Identity, *, ssh_held: bool) -> None:
     name = identity.host_name
     try:
         with unix.connect(directory / AGENT_SOCKET, timeout=IDENTITY_TIMEOUT) as port:
-            port.sendall(identity.request(ssh_held=ssh_held))
+            port.sendall(identity.request(ssh_held=forked, plugged=plugged))
             answer = _line(port)
     except OSError as error:
         raise RestoreFailed(f"{name} did not take its identity: {error}.") from error

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
+import re
+import secrets
 import socket
+import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +17,8 @@ from pexpect.socket_pexpect import SocketSpawn
 
 from pytest_pidoc import unix
 from pytest_pidoc.errors import ConsoleError
+from pytest_pidoc.shell import Output
+from pytest_pidoc.waiting import Deadline
 
 if TYPE_CHECKING:
     _Spawn = SocketSpawn[str]
@@ -18,6 +26,9 @@ else:  # only its stubs know that it is generic
     _Spawn = SocketSpawn
 
 __all__ = ["Console"]
+
+NUDGE = 3.0  # seconds of silence after which Enter is pressed again: a login program may just have started
+LINE = 512  # characters of a line: a terminal takes 4095, the FIFO of a serial port 8 or 16 at a time
 
 
 class Console(_Spawn):
@@ -66,6 +77,84 @@ class Console(_Spawn):
             data = spawn._decoder.decode(data, final=False)
             spawn._log(data, "read")
         return str(data)
+
+    def log_in(
+        self, user: str = "", password: str = "", *, deadline: Deadline, check: Callable[[], None] = lambda: None
+    ) -> None:
+        """Wait for a prompt, give name and password if it asks for them, and take a plain shell for `run`.
+
+        Parameters
+        ----------
+        user, password
+            Who logs in, where the console does not do that by itself.
+        deadline
+            When to give up.
+        check
+            Called every few seconds; raises when waiting has become pointless.
+
+        Raises
+        ------
+        ConsoleError
+            There is no prompt in time, or the password is refused.
+        """
+        while not deadline.expired:
+            self.sendline("")
+            seen = self.expect([r"[$#] $", r"login: $", pexpect.TIMEOUT], timeout=min(NUDGE, deadline.remaining + 0.1))
+            check()
+            if seen == 1:
+                self._give_password(user, password, deadline)
+            if seen != 2:
+                # No line editor, no echo, and no messages of the kernel: what comes is what a command prints.
+                self.sendline("exec sh")
+                self.sendline("PS1= PS2=; stty -echo; sudo -n dmesg -n 1")
+                self.run("true", timeout=max(1.0, deadline.remaining))
+                return
+        raise ConsoleError(
+            f"The console of {self.node_name} has shown no prompt within {deadline.timeout:.0f} s.",
+            evidence="\n".join(str(self.before or "").splitlines()[-20:]),
+        )
+
+    def _give_password(self, user: str, password: str, deadline: Deadline) -> None:
+        self.sendline(user)
+        self.expect("assword: ", timeout=max(1.0, deadline.remaining))
+        self.sendline(password)
+        if self.expect([r"[$#] $", "Login incorrect"], timeout=max(1.0, deadline.remaining)) == 1:
+            raise ConsoleError(f"{self.node_name} does not let {user} in with the password that its image should have.")
+
+    def run(self, command: str, *, timeout: float = 60.0) -> Output:
+        """Run a shell command in the shell that `log_in` took; *timeout* is in seconds.
+
+        Raises
+        ------
+        ConsoleError
+            It has not ended in time.
+        """
+        mark, end = secrets.token_hex(8), secrets.token_hex(8)
+        packed = base64.b64encode(gzip.compress(command.encode())).decode()
+        self.sendline("pidoc=")
+        for line in textwrap.wrap(packed, LINE):
+            self.sendline(f"pidoc=${{pidoc}}{line}")
+        # The marks are written in two halves, so that an echo of this line is not taken for what it prints.
+        run = 'sh -c "$(echo $pidoc | base64 -d | gzip -d)" </dev/null 2>&1'
+        halves = (f"{each[:8]}''{each[8:]}" for each in (mark, end))
+        self.sendline(f"echo {next(halves)}; {run}; echo {next(halves)}:$?:")
+        self.expect_exact(f"{mark}\r\n", timeout=timeout)
+        self.expect(rf"{end}:(\d+):", timeout=timeout)
+        text = str(self.before or "").replace("\r\n", "\n")
+        found: Any = self.match
+        assert isinstance(found, re.Match)  # noqa: S101 # expect has returned
+        return Output(int(found[1]), text)
+
+    def log_out(self) -> None:
+        """Leave the shell that `log_in` took."""
+        self.sendline("exit")
+
+    def send(self, s: str | bytes) -> int:
+        """Write to the console and return the number of bytes written; ``sendline`` ends here too."""
+        try:
+            return int(super().send(s))
+        except OSError as error:
+            raise ConsoleError(f"The console of {self.node_name} was closed: {error}.") from error
 
     def expect_list(self, *args: Any, **kwargs: Any) -> Any:
         """Wait for one of some compiled patterns; ``expect`` ends here too."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 import uuid
 from collections.abc import Mapping
@@ -12,6 +13,8 @@ from typing import Any
 __all__ = ["HOST_KEY", "SEED_SIZE", "Identity"]
 
 HOST_KEY = "ssh_host_ed25519_key"
+#: Address, netmask and gateway of a guest in QEMU's user network.
+USER_NETWORK = ("10.0.2.15", "255.255.255.0", "10.0.2.2")
 SEED_SIZE = 64  # bytes: twice what the kernel's generator holds
 
 
@@ -63,10 +66,11 @@ class Identity:
         """The public keys, as `known_hosts` has them behind the host."""
         return tuple(public.strip() for _, public in self.host_keys.values())
 
-    def request(self, *, ssh_held: bool) -> bytes:
+    def request(self, *, ssh_held: bool, plugged: bool = False) -> bytes:
         """Return the lines that tell the guest's agent, with the time of now: names, and values in hex.
 
-        With *ssh_held* its SSH server waits for the key, and starts while the agent does the rest.
+        With *ssh_held* its SSH server waits for the key, and starts while the agent does the rest. With *plugged* its
+        network card was plugged in a moment ago and has no address.
         """
         settings: list[tuple[Any, ...]] = [
             ("clock", repr(time.time()).encode()),
@@ -77,6 +81,7 @@ class Identity:
             ("machine_id", self.machine_id.encode()),
             ("boot_id", self.boot_id.encode()),
             ("mac_address", bytes.fromhex(self.mac_address.replace(":", ""))),
+            *([("address", *(socket.inet_aton(part) for part in USER_NETWORK))] if plugged else []),
             ("end",),
         ]
         lines = (" ".join([name, *(value.hex() for value in values)]) for name, *values in settings)

@@ -31,19 +31,33 @@ class Machine:
         Number of virtual CPUs.
     memory
         RAM in bytes.
-    console
-        The serial port's name in the guest.
-    root
-        The root device's name in the guest.
-    disk_device, network_device
-        QEMU's device names of the disk and of the network card.
     cold_boot
         Seconds of a cold boot to a first command on the machine of ``speed.PROBE_REFERENCE``.
+    root
+        The disk's name in the guest.
+    disk
+        QEMU's device name of the disk; ``if=sd`` where the machine has a slot for one itself.
+    network
+        QEMU's device name of the network card; ``nic`` where it is the machine's own.
     devices
         More ``-device`` arguments.
+    console, baud
+        The name of the serial console in the guest, and its speed.
+    serial_ports
+        What is connected to each of the machine's serial ports: the ``console``, the ``agent``, or ``none``.
+    agent
+        The guest's name of the port to the agent; empty if it is virtio-serial's.
+    kernel, initrd, tree
+        The roles of the image's files that it boots; where an image has no such file, its ``kernel`` and ``initrd``.
+    append
+        Kernel arguments that it needs.
     ram
         The address at which the RAM begins, if forks may boot from ``pytest_pidoc.bootelf``: a 64-bit machine
         without a boot loader of its own.
+    fixed_memory
+        Whether the RAM's size is the board's.
+    least_qemu
+        The first version of QEMU that has it.
     """
 
     name: str
@@ -54,13 +68,27 @@ class Machine:
     cpu: str
     cores: int
     memory: int
-    console: str
-    root: str
-    disk_device: str
-    network_device: str
     cold_boot: float
-    devices: tuple[str, ...] = ()
+    root: str = "/dev/vda"
+    disk: str = "virtio-blk-pci"
+    network: str = "virtio-net-pci,romfile="  # firmware is not used, so do not ask for its file
+    devices: tuple[str, ...] = ("virtio-rng-pci",)
+    console: str = "ttyAMA0"
+    baud: int = 115200
+    serial_ports: tuple[str, ...] = ("console",)
+    agent: str = ""
+    kernel: str = "kernel"
+    initrd: str = "initrd"
+    tree: str = ""
+    append: str = ""
     ram: int | None = None
+    fixed_memory: bool = False
+    least_qemu: tuple[int, int] = (7, 2)
+
+    @property
+    def plugs_network(self) -> bool:
+        """Whether the network card is a USB device, whose state QEMU cannot save: forks get it plugged in."""
+        return self.network.startswith("usb-")
 
 
 MODELS: dict[str, Machine] = {
@@ -75,13 +103,77 @@ MODELS: dict[str, Machine] = {
             cpu="cortex-a53",
             cores=1,
             memory=512 * MIB,
-            console="ttyAMA0",
-            root="/dev/vda",
-            disk_device="virtio-blk-pci",
-            network_device="virtio-net-pci,romfile=",  # firmware is not used, so do not ask for its file
             cold_boot=8.0,
-            devices=("virtio-rng-pci",),
             ram=0x40000000,
+        ),
+        Machine(
+            name="pi2-virt",
+            summary="a Pi 2's CPU on virtio disks and network: the fastest with 32 bits",
+            architecture="armhf",
+            binary="qemu-system-arm",
+            machine="virt",
+            cpu="cortex-a7",
+            cores=1,
+            memory=512 * MIB,
+            cold_boot=16.0,
+        ),
+        Machine(
+            name="pi4-virt",
+            summary="a Pi 4's CPU on virtio disks and network",
+            architecture="arm64",
+            binary="qemu-system-aarch64",
+            machine="virt",
+            cpu="cortex-a72",
+            cores=2,
+            memory=1024 * MIB,
+            cold_boot=8.0,
+            ram=0x40000000,
+        ),
+        Machine(
+            name="pi3",
+            summary="the board: BCM2837, four cores, SD card, USB network",
+            architecture="arm64",
+            binary="qemu-system-aarch64",
+            machine="raspi3b",
+            cpu="cortex-a53",
+            cores=4,
+            memory=1024 * MIB,
+            cold_boot=25.0,
+            root="/dev/mmcblk0",
+            disk="if=sd",
+            network="usb-net",
+            devices=(),
+            console="ttyS1",
+            serial_ports=("agent", "console"),
+            agent="/dev/ttyAMA0",
+            initrd="initrd/board",
+            tree="dtb/bcm2837-rpi-3-b",
+            fixed_memory=True,
+        ),
+        Machine(
+            name="pi4",
+            summary="the board: BCM2711, four cores, SD card, USB network",
+            architecture="arm64",
+            binary="qemu-system-aarch64",
+            machine="raspi4b",
+            cpu="cortex-a72",
+            cores=4,
+            memory=2048 * MIB,
+            cold_boot=30.0,
+            root="/dev/mmcblk0",
+            disk="if=sd",
+            network="usb-net",
+            devices=(),
+            console="ttyS1",
+            # QEMU's mini UART takes the divisor's high byte for the interrupts to enable (it does not know LCR's bit
+            # DLAB): at 115200 that is the one for sending, which never ends; at 230400 the one for receiving.
+            baud=230400,
+            serial_ports=("agent", "console"),
+            agent="/dev/ttyAMA0",
+            initrd="initrd/board",
+            tree="dtb/bcm2711-rpi-4-b",
+            fixed_memory=True,
+            least_qemu=(9, 0),
         ),
     )
 }

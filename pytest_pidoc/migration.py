@@ -8,7 +8,8 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from pytest_pidoc.engines.engine import QEMU_LOG, QMP_SOCKET, STATE, QemuVersion
+from pytest_pidoc import repairs
+from pytest_pidoc.engines.engine import QEMU_LOG, QMP_SOCKET, STATE, Launch, QemuVersion
 from pytest_pidoc.errors import BootError, MonitorError
 from pytest_pidoc.qmp import Monitor
 from pytest_pidoc.waiting import Deadline
@@ -43,19 +44,17 @@ def save(directory: Path, version: QemuVersion) -> None:
             deadline.pause()
 
 
-def restore(directory: Path, state: Path, version: QemuVersion, *, name: str) -> None:
-    """Let the QEMU in *directory*, started with ``-incoming defer``, read a state and go on.
+def restore(launch: Launch, state: Path, version: QemuVersion) -> None:
+    """Let a node's QEMU, started with ``-incoming defer``, read a state and go on.
 
     Parameters
     ----------
-    directory
-        The node's directory.
+    launch
+        The node.
     state
         The file, as that QEMU sees it.
     version
         Of that QEMU.
-    name
-        The node's, for messages.
 
     Raises
     ------
@@ -63,6 +62,7 @@ def restore(directory: Path, state: Path, version: QemuVersion, *, name: str) ->
         QEMU has refused the state, or died of it.
     """
     deadline = Deadline(RESTORE_TIMEOUT, interval=0.002)
+    directory, name = launch.directory, launch.name
     try:
         with Monitor.connect(directory / QMP_SOCKET, name=name) as monitor:
             _ignore_shared(monitor)
@@ -72,6 +72,7 @@ def restore(directory: Path, state: Path, version: QemuVersion, *, name: str) ->
                 if deadline.expired:
                     raise RestoreFailed(f"{name} has not read its warm state within {RESTORE_TIMEOUT:.0f} s.")
                 deadline.pause()
+            repairs.apply(launch, monitor)
             monitor.execute("cont")
     except MonitorError as error:
         log = directory / QEMU_LOG

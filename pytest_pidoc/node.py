@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_pidoc import agent, readiness, runtime, ssh
 from pytest_pidoc.engines.engine import CONSOLE_SOCKET, OVERLAY, QMP_SOCKET, SERIAL_LOG, Endpoint, Engine, Launch
-from pytest_pidoc.errors import BootError, BootTimeout, KernelPanic, NodeDied
+from pytest_pidoc.errors import BootError, BootTimeout, ConsoleError, KernelPanic, NodeDied
 from pytest_pidoc.identity import Identity
+from pytest_pidoc.machines import Machine
 from pytest_pidoc.qmp import Monitor
 from pytest_pidoc.serial import SerialLog
+from pytest_pidoc.shell import Output
 from pytest_pidoc.ssh import Login
 from pytest_pidoc.waiting import Deadline
 
@@ -91,6 +93,11 @@ class Node:
     def model(self) -> str:
         """The model: ``pi3-virt``."""
         return self._launch.machine.name
+
+    @property
+    def machine(self) -> Machine:
+        """The model's row in the table."""
+        return self._launch.machine
 
     @property
     def host(self) -> str:
@@ -236,6 +243,11 @@ class Node:
         if self._launch.template is not None:
             self._take_identity()
             restored = time.monotonic() - began
+        if self._by_console:
+            self._await_console(deadline=deadline, cancelled=cancelled)
+            ready = time.monotonic() - began
+            self._timings = Timings(launched, ready, ready)
+            return
 
         def settle() -> None:
             if self._launch.template is None and not self._launch.record:
@@ -245,6 +257,19 @@ class Node:
         self.await_ready(
             began=began, deadline=deadline, cancelled=cancelled, launched=launched, restored=restored, settle=settle
         )
+
+    def shell(self, command: str, *, timeout: float = 300.0) -> Output:
+        """Run a shell command over SSH, or on the console of a node that has no network card yet.
+
+        Raises
+        ------
+        ConsoleError
+            It has not ended in *timeout* seconds on the console.
+        """
+        if self._by_console:
+            return self.console.run(command, timeout=timeout)
+        done = self.run(command, warn=True)
+        return Output(done.return_code, done.stdout + done.stderr)
 
     def reset(self, *, timeout: float = 300.0) -> None:
         """Put the node back to how it was when it was ready first: a new fork, or a boot, of what it was made from.
@@ -303,20 +328,12 @@ class Node:
             With the last serial lines.
         """
         launched = time.monotonic() - began if launched is None else launched
-
-        def check() -> None:
-            if cancelled():
-                raise BootError(f"The start of {self.name} was cancelled.")
-            self.raise_if_dead()
-            if panic := self.serial_log.panic():
-                raise KernelPanic(f"The kernel of {self.name} gave up: {panic}", **self._evidence())
-
         opened = False
         while not opened:
             banner = readiness.await_banner(
                 (self.host, self.port),
                 deadline=deadline,
-                check=check,
+                check=lambda: self._check(cancelled),
                 answers=lambda: readiness.guest_answers(self.endpoint),
             )
             if banner is None:
@@ -327,6 +344,27 @@ class Node:
         ready = time.monotonic() - began
         self._timings = Timings(launched, answered, ready, restored, "cold" if restored is None else "warm")
 
+    @property
+    def _by_console(self) -> bool:
+        """Whether it is to be saved before its network card is plugged in."""
+        return self._launch.record and self._launch.machine.plugs_network
+
+    def _check(self, cancelled: Callable[[], bool]) -> None:
+        """Raise when waiting for the node to start has become pointless."""
+        if cancelled():
+            raise BootError(f"The start of {self.name} was cancelled.")
+        self.raise_if_dead()
+        if panic := self.serial_log.panic():
+            raise KernelPanic(f"The kernel of {self.name} gave up: {panic}", **self._evidence())
+
+    def _await_console(self, *, deadline: Deadline, cancelled: Callable[[], bool]) -> None:
+        """Wait until commands can be run on the serial console."""
+        try:
+            self.console.log_in(deadline=deadline, check=lambda: self._check(cancelled))
+        except ConsoleError as error:
+            self.raise_if_dead(cause=error)
+            raise self._timeout("its console has shown no prompt", deadline) from error
+
     def close(self) -> None:
         """Close the connections to the node; it goes on running."""
         for opened in (self._connection, self._console, self._monitor):
@@ -334,6 +372,12 @@ class Node:
                 with contextlib.suppress(OSError):
                     opened.close()
         self._connection = self._console = self._monitor = None
+
+    def leave(self) -> None:
+        """Log out wherever somebody is logged in, and close the connections."""
+        if self._by_console:
+            self.console.log_out()
+        self.close()
 
     def stop(self) -> None:
         """Close the connections and end the node at once."""
@@ -361,7 +405,9 @@ class Node:
     def _take_identity(self) -> None:
         """Let the guest be who it is to be, and know it by its own host keys from the next connection on."""
         assert self._identity is not None, "whoever starts a node gives it an identity"  # noqa: S101
-        agent.identify(self.directory, self._identity, ssh_held=self._launch.template is not None)
+        forked = self._launch.template is not None
+        plugged = forked and self._launch.machine.plugs_network
+        agent.identify(self.directory, self._identity, forked=forked, plugged=plugged)
         self.host_keys = self._identity.public_host_keys
         if self._connection is not None:
             ssh.pin(self._connection, self.known_hosts)

@@ -12,6 +12,7 @@ from pytest_pidoc.engines.engine import (
     AGENT_SOCKET,
     BOOT_ELF,
     CONSOLE_SOCKET,
+    DEVICE_TREE,
     OVERLAY,
     QMP_SOCKET,
     RAM,
@@ -19,9 +20,19 @@ from pytest_pidoc.engines.engine import (
     Launch,
     QemuVersion,
 )
-from pytest_pidoc.machines import MIB
+from pytest_pidoc.images.image import ImageFile
+from pytest_pidoc.machines import MIB, Machine
 
-__all__ = ["AGENT_PORT", "arguments", "empty_overlay", "mac_address", "maps_read_only_files", "overlay_command"]
+__all__ = [
+    "AGENT_PORT",
+    "arguments",
+    "boot_files",
+    "empty_overlay",
+    "mac_address",
+    "maps_read_only_files",
+    "network_card",
+    "overlay_command",
+]
 
 AGENT_PORT = "org.pytest-pidoc.agent"  # the name of the port in the guest
 
@@ -51,9 +62,10 @@ def arguments(
     kernel_arguments = [
         f"root={machine.root}",
         "rw",
-        f"console={machine.console},115200",
+        f"console={machine.console},{machine.baud}",
         "net.ifnames=0",  # the card is eth0 on every model
         f"systemd.hostname={launch.name}",
+        machine.append,
         manifest.append,
         bootelf.initrd_argument(manifest.files["initrd"].size, machine.ram or 0) if _has_boot_elf(launch) else "",
     ]
@@ -66,31 +78,64 @@ def arguments(
         *("-cpu", machine.cpu, "-smp", str(machine.cores)),
         *_kernel(launch, guest, template),
         *("-append", " ".join(argument for argument in kernel_arguments if argument)),
-        *_disk(guest / manifest.files["disk"].name, template),
-        *("-device", f"{machine.disk_device},drive=disk0"),
+        *(("-dtb", DEVICE_TREE) if machine.tree else ()),
+        *_disk(launch, guest / manifest.files["disk"].name, template),
         *("-netdev", f"user,id=net0,hostfwd={forward}-:22"),
-        *("-device", f"{machine.network_device},netdev=net0,mac={mac_address(launch.cluster, launch.name)}"),
+        *_network(launch),
         *(part for device in machine.devices for part in ("-device", device)),
-        # The log gets every byte from the first one on, whether or not somebody is connected.
-        *(
-            "-chardev",
-            f"socket,id=serial0,path={CONSOLE_SOCKET},server=on,wait=off,logfile={SERIAL_LOG},logappend=on",
-        ),
-        *("-serial", "chardev:serial0"),
-        *("-chardev", f"socket,id=agent0,path={AGENT_SOCKET},server=on,wait=off"),
-        *("-device", "virtio-serial-pci", "-device", f"virtserialport,chardev=agent0,name={AGENT_PORT}"),
+        *_serial_ports(machine),
         *("-chardev", f"socket,id=qmp0,path={QMP_SOCKET},server=on,wait=off"),
         *("-mon", "chardev=qmp0,mode=control"),
         *(("-incoming", "defer") if template else ()),
     ]
 
 
+def network_card(launch: Launch) -> str:
+    """Return the ``-device`` argument of the node's network card."""
+    return f"{launch.machine.network},id=nic0,netdev=net0,mac={mac_address(launch)}"
+
+
+def _network(launch: Launch) -> list[str]:
+    if launch.machine.network == "nic":
+        return ["-net", f"nic,netdev=net0,macaddr={mac_address(launch)}"]
+    if launch.machine.plugs_network and (launch.record or launch.template):
+        return []
+    return ["-device", network_card(launch)]
+
+
+def _serial_ports(machine: Machine) -> list[str]:
+    """Return what is connected to the machine's serial ports, and the agent's own port if it has none of those."""
+    chardevs = {
+        # The log gets every byte from the first one on, whether or not somebody is connected.
+        "console": f"socket,id=console0,path={CONSOLE_SOCKET},server=on,wait=off,logfile={SERIAL_LOG},logappend=on",
+        "agent": f"socket,id=agent0,path={AGENT_SOCKET},server=on,wait=off",
+    }
+    return [
+        *(part for chardev in chardevs.values() for part in ("-chardev", chardev)),
+        *(part for port in machine.serial_ports for part in ("-serial", _SERIAL[port])),
+        *(
+            ()
+            if "agent" in machine.serial_ports
+            else ("-device", "virtio-serial-pci", "-device", f"virtserialport,chardev=agent0,name={AGENT_PORT}")
+        ),
+    ]
+
+
+_SERIAL = {"console": "chardev:console0", "agent": "chardev:agent0", "none": "null"}
+
+
+def boot_files(launch: Launch) -> tuple[ImageFile, ImageFile | None]:
+    """Return the kernel and the initrd of the image that the machine boots; an image may have no initrd."""
+    files, machine = launch.image.manifest.files, launch.machine
+    return files.get(machine.kernel) or files["kernel"], files.get(machine.initrd) or files.get("initrd")
+
+
 def _kernel(launch: Launch, guest: Path, template: Path | None) -> list[str]:
     """Return what the machine boots; a fork does only when its guest restarts."""
     if template is not None and _has_boot_elf(launch):
         return ["-kernel", str(template / BOOT_ELF)]
-    files = launch.image.manifest.files
-    return ["-kernel", str(guest / files["kernel"].name), "-initrd", str(guest / files["initrd"].name)]
+    kernel, initrd = boot_files(launch)
+    return ["-kernel", str(guest / kernel.name), *(("-initrd", str(guest / initrd.name)) if initrd else ())]
 
 
 def _has_boot_elf(launch: Launch) -> bool:
@@ -113,26 +158,28 @@ def _memory(launch: Launch, template: Path | None, *, read_only: bool) -> list[s
     return ["-machine", f"{launch.machine.machine},memory-backend=ram", "-object", json.dumps(backend), *size]
 
 
-def _disk(base: Path, template: Path | None) -> list[str]:
-    """Return the chain of disks, the node's own overlay on top.
+def _disk(launch: Launch, base: Path, template: Path | None) -> list[str]:
+    """Return the chain of disks, the node's own overlay on top, and the device that it is in.
 
     What it lies on is said here and not read from the overlay: a template's files have another path in a container.
     """
-    layers = [str(base), *([str(template / OVERLAY)] if template else [])]
-    devices: list[dict[str, object]] = []
-    for number, layer in enumerate([*layers, OVERLAY]):
-        top = number == len(layers)
-        devices.append(
-            {
-                "driver": "qcow2",
-                "node-name": "disk0" if top else f"layer{number}",
-                "read-only": not top,
-                "discard": "unmap",
-                "file": {"driver": "file", "filename": layer},
-                **({"backing": f"layer{number - 1}"} if number else {}),
-            }
-        )
-    return [part for device in devices for part in ("-blockdev", json.dumps(device))]
+    arguments = []
+    layers = [base, *([template / OVERLAY] if template else [])]
+    for number, layer in enumerate(layers):
+        device = {
+            "driver": "qcow2",
+            "node-name": f"layer{number}",
+            "read-only": True,
+            "discard": "unmap",
+            "file": {"driver": "file", "filename": str(layer)},
+            **({"backing": f"layer{number - 1}"} if number else {}),
+        }
+        arguments += ["-blockdev", json.dumps(device)]
+    # A slot of the machine's own takes a -drive only, and every device takes one.
+    top = f"format=qcow2,file={OVERLAY},backing=layer{len(layers) - 1},discard=unmap"
+    if launch.machine.disk.startswith("if="):
+        return [*arguments, "-drive", f"{launch.machine.disk},id=disk0,{top}"]
+    return [*arguments, "-drive", f"if=none,id=disk0,{top}", "-device", f"{launch.machine.disk},drive=disk0"]
 
 
 def maps_read_only_files(version: QemuVersion) -> bool:
@@ -165,7 +212,11 @@ def empty_overlay(disk: Path) -> bytes:
     return b"".join(part.ljust(cluster, b"\0") for part in (header, table, block, b""))
 
 
-def mac_address(cluster: str, node: str) -> str:
-    """Return a locally administered Ethernet address that is a node's own: ``52:54:00:xx:xx:xx``."""
-    tail = hashlib.sha256(f"{cluster}/{node}".encode()).hexdigest()[:6]
-    return f"52:54:00:{tail[:2]}:{tail[2:4]}:{tail[4:]}"
+def mac_address(launch: Launch) -> str:
+    """Return a locally administered Ethernet address that is a node's own: ``52:54:00:xx:xx:xx``.
+
+    QEMU's ``usb-net`` shows its guest 40 in place of whatever the first byte is, which makes Linux call it eth0.
+    """
+    tail = hashlib.sha256(f"{launch.cluster}/{launch.name}".encode()).hexdigest()[:6]
+    first = "40" if launch.machine.plugs_network else "52"
+    return f"{first}:54:00:{tail[:2]}:{tail[2:4]}:{tail[4:]}"

@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
-from pytest_pidoc import artifacts, processes, qemu, reaper, runtime, speed, warm
-from pytest_pidoc.engines.engine import OVERLAY, SERIAL_LOG, Launch
+from pytest_pidoc import artifacts, devicetree, processes, qemu, reaper, runtime, speed, warm
+from pytest_pidoc.engines.engine import DEVICE_TREE, OVERLAY, SERIAL_LOG, Launch
 from pytest_pidoc.errors import BootError, ChecksumMismatch, PidocError
 from pytest_pidoc.identity import Identity
 from pytest_pidoc.images.cache import Cache
@@ -213,9 +213,11 @@ class _Start:
         if launch.template is not None:  # what the machine said before it was saved; QEMU appends to it
             (launch.directory / SERIAL_LOG).write_bytes((launch.template / SERIAL_LOG).read_bytes())
             (launch.directory / OVERLAY).write_bytes(qemu.empty_overlay(launch.template / OVERLAY))
+        if (tree := devicetree.tree(launch)) is not None:
+            (launch.directory / DEVICE_TREE).write_bytes(tree)
         if self._cancelled.is_set():
             raise BootError(f"The start of {name} was cancelled.")
-        identity = Identity.new(name, qemu.mac_address(launch.cluster, name))
+        identity = Identity.new(name, qemu.mac_address(launch))
         node = Node(launch, self._found.engine, self._found.engine.start(launch), identity=identity)
         try:
             node.come_up(began=began, deadline=deadline, cancelled=self._cancelled.is_set)

@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pytest_pidoc import agent, bootelf, migration, qemu, unix
+from pytest_pidoc import agent, bootelf, devicetree, migration, qemu, unix
 from pytest_pidoc.engines.engine import (
     AGENT_SOCKET,
     BOOT_ELF,
@@ -87,6 +87,7 @@ def key(launch: Launch, version: QemuVersion) -> str:
         "qemu": version.text,
         "command": qemu.arguments(nameless, guest=Path("/guest"), forward="tcp:127.0.0.1:0"),
         "image": launch.image.manifest.key,
+        "tree": hashlib.sha256(devicetree.tree(launch) or b"").hexdigest(),
         "agent": hashlib.sha256(agent.PROGRAM.read_bytes()).hexdigest(),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -134,14 +135,15 @@ def template(
             with unix.connect(node.directory / AGENT_SOCKET):
                 _await_quiet(node)
                 agent.hold_ssh(node)
-                node.close()
+                node.leave()
                 time.sleep(REST)
                 migration.save(node.directory, version)
             for name in PARTS:
                 _copy(node.directory / name, directory / name)
         parts = list(PARTS)
-        kernel, initrd = launch.image.file("kernel"), launch.image.file("initrd")
-        if launch.machine.ram is not None and kernel.exists():  # a published image has them in its container only
+        kernel, initrd = (file and launch.image.path / file.name for file in qemu.boot_files(launch))
+        # A published image has them in its container only.
+        if launch.machine.ram is not None and initrd and kernel and kernel.exists():
             bootelf.write(directory / BOOT_ELF, kernel=kernel, initrd=initrd, ram=launch.machine.ram)
             parts.append(BOOT_ELF)
         return replace(
@@ -157,9 +159,8 @@ def template(
 
 def _await_quiet(node: Node) -> None:
     """Wait until nothing happens in the guest any more."""
-    quiet = node.run(_AWAIT_QUIET, warn=True)
-    if not quiet.ok:
-        busy = node.run("top -b -n 1 | head -n 15", warn=True).stdout
+    if node.shell(_AWAIT_QUIET, timeout=3 * QUIET_TIMEOUT).status:
+        busy = node.shell("top -b -n 1 | head -n 15").text
         raise BootError(f"The guest has not come to rest within {QUIET_TIMEOUT} s.", evidence=busy)
 
 

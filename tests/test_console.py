@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import pty
+import select
 import socket
 from typing import TYPE_CHECKING
 
@@ -12,9 +15,10 @@ from support import unix_server
 
 from pytest_pidoc.console import Console
 from pytest_pidoc.errors import ConsoleError
+from pytest_pidoc.waiting import Deadline
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -146,3 +150,101 @@ def test_closed_after_the_block(short_path: Path) -> None:
         console.close()
 
         assert console.closed
+
+
+def terminal(*command: str) -> Callable[[socket.socket], None]:
+    """Return what connects a socket to a program on a terminal, as a serial port does."""
+
+    def serve(connection: socket.socket) -> None:
+        pid, terminal = pty.fork()
+        if pid == 0:
+            os.execvp(command[0], command)
+        try:
+            while True:
+                for ready in select.select([terminal, connection], [], [], 10)[0]:
+                    if ready is connection:
+                        data = connection.recv(4096)
+                        os.write(terminal, data)
+                    else:
+                        data = os.read(terminal, 4096)
+                        connection.sendall(data)
+                    if not data:
+                        return
+        finally:
+            os.close(terminal)
+            os.waitpid(pid, 0)
+
+    return serve
+
+
+LOGIN = r"""
+stty -echo
+while :; do
+    printf 'pi-1 login: '; read -r name
+    [ -n "$name" ] || continue
+    printf 'Password: '; read -r password; echo
+    [ "$name/$password" = pi/raspberry ] && break
+    echo 'Login incorrect'
+done
+stty echo
+PS1='pi@pi-1:~$ ' exec bash --norc --noprofile -i
+"""
+
+
+@pytest.fixture(params=[("bash", "--norc", "--noprofile", "-i"), ("sh", "-c", LOGIN)], ids=["shell", "login"])
+def shell(request: pytest.FixtureRequest, short_path: Path) -> Iterator[Console]:
+    """A console with a real shell on a real terminal, which may ask for a name and a password."""
+    with (
+        unix_server(short_path / "console.sock", terminal(*request.param)) as path,
+        Console.connect(path, name="pi-1", timeout=5) as opened,
+    ):
+        opened.log_in("pi", "raspberry", deadline=Deadline(10))
+        yield opened
+
+
+def test_command_runs_on_the_console(shell: Console) -> None:
+    """Status and text are the command's own: no echo, no prompt, neither stream lost."""
+    assert shell.run("echo one; echo two >&2; (exit 3)") == (3, "one\ntwo\n")
+    assert shell.run("true") == (0, "")
+
+
+def test_any_command_can_be_run_on_the_console(shell: Console) -> None:
+    """Quotes, several lines, and more than a line of a terminal holds."""
+    text = 'it\'s "quoted" $HOME `here` \\n\n' * 400
+
+    assert shell.run(f"cat <<'END' | wc -c\n{text}END\n").text.strip() == str(len(text))
+
+
+def test_command_on_the_console_that_does_not_end_is_an_error(shell: Console) -> None:
+    """A bound is a bound."""
+    with pytest.raises(ConsoleError, match="was silent"):
+        shell.run("sleep 3", timeout=0.3)
+
+
+def test_wrong_password_is_told(short_path: Path) -> None:
+    """Nobody waits until a time-out for a login that was refused."""
+    with (
+        unix_server(short_path / "console.sock", terminal("sh", "-c", LOGIN)) as path,
+        Console.connect(path, name="pi-1", timeout=5) as console,
+        pytest.raises(ConsoleError, match="pi-1 does not let pi in"),
+    ):
+        console.log_in("pi", "changed", deadline=Deadline(10))
+
+
+def test_console_without_a_prompt_is_told(console: Console) -> None:
+    """A login program that asks for a name and goes away is no shell."""
+    with pytest.raises(ConsoleError, match="was closed"):
+        console.log_in(deadline=Deadline(5))
+
+
+def test_console_that_stays_silent_is_told(short_path: Path) -> None:
+    """There is a bound, and the wait can be ended sooner by whoever knows better."""
+    looked = []
+    with (
+        unix_server(short_path / "console.sock", terminal("sleep", "20")) as path,
+        Console.connect(path, name="pi-1", timeout=5) as console,
+        pytest.raises(ConsoleError, match="The console of pi-1 has shown no prompt within 0 s"),
+    ):
+        console.log_in(deadline=Deadline(0.2), check=lambda: looked.append(True))
+
+    assert looked

@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 
+from pytest_pidoc.engines.engine import QemuVersion
 from pytest_pidoc.errors import SettingsError
 from pytest_pidoc.images.debian import ARCHITECTURES
 from pytest_pidoc.machines import DEFAULT_MODEL, MIB, MODELS, Machine, machine
@@ -36,6 +37,14 @@ def test_row_is_possible(row: Machine) -> None:
 
 
 @every_model
+def test_console_and_agent_are_connected_once(row: Machine) -> None:
+    """Each has one port: on the boards both are UARTs, elsewhere the agent's is virtio-serial's."""
+    assert row.serial_ports.count("console") == 1
+    assert row.serial_ports.count("agent") == (1 if row.agent else 0)
+    assert set(row.serial_ports) <= {"console", "agent", "none"}
+
+
+@every_model
 def test_default_recipe_knows_the_architecture(row: Machine) -> None:
     """The default image can be built for every model."""
     assert row.architecture in ARCHITECTURES
@@ -47,13 +56,18 @@ def test_qemu_knows_the_machine(row: Machine) -> None:
     """QEMU has the machine, the CPU and the devices that the row names."""
     if shutil.which(row.binary) is None:
         pytest.skip(f"{row.binary} is not installed")
-    devices = [device.partition(",")[0] for device in (row.disk_device, row.network_device, *row.devices)]
+    named = (row.disk, row.network, *row.devices)
+    devices = [device.partition(",")[0] for device in named if device != "nic" and not device.startswith("if=")]
 
     def listed(*arguments: str) -> str:
         done = subprocess.run([row.binary, *arguments], capture_output=True, text=True, check=True, timeout=30)
         return done.stdout + done.stderr
 
-    assert f"\n{row.machine} " in listed("-machine", "help")
+    version = QemuVersion.parse(listed("--version"))
+    if version.numbers < row.least_qemu:
+        assert f"\n{row.machine} " not in listed("-machine", "help")
+        return
+    assert f"\n{row.machine.partition(',')[0]} " in listed("-machine", "help")
     assert row.cpu in listed("-machine", row.machine, "-cpu", "help").split()
     known = listed("-device", "help")
     assert [device for device in devices if f'name "{device}"' not in known] == []

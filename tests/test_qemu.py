@@ -98,10 +98,13 @@ def test_ssh_port_is_forwarded(launch: Launch) -> None:
 
 
 def test_only_the_overlay_is_written(launch: Launch) -> None:
-    """The one disk is the node's own overlay, by its bare name."""
-    disks = [json.loads(value) for value in values(command(launch), "-blockdev")]
+    """The one disk is the node's own overlay, by its bare name; what it lies on is read only."""
+    arguments = command(launch)
+    disks = [json.loads(value) for value in values(arguments, "-blockdev")]
 
-    assert [disk["file"]["filename"] for disk in disks if not disk["read-only"]] == ["overlay.qcow2"]
+    assert [disk["file"]["filename"] for disk in disks if not disk["read-only"]] == []
+    (drive,) = values(arguments, "-drive")
+    assert "file=overlay.qcow2,backing=layer0," in drive
 
 
 def test_sockets_and_logs_have_bare_names(launch: Launch) -> None:
@@ -128,13 +131,39 @@ def test_nothing_comes_from_the_users_configuration(launch: Launch) -> None:
 def test_models_devices_are_there(tmp_path: Path, model: str) -> None:
     """Disk, network card and whatever else the row names are on the command line."""
     machine = MODELS[model]
-    devices = values(
-        command(make_launch(tmp_path / "node", make_image(tmp_path / "image"), machine=machine)), "-device"
-    )
+    arguments = command(make_launch(tmp_path / "node", make_image(tmp_path / "image"), machine=machine))
+    devices = values(arguments, "-device")
 
-    assert any(device.startswith(machine.disk_device) for device in devices)
-    assert any(device.startswith(machine.network_device) for device in devices)
+    if machine.disk.startswith("if="):
+        assert any(drive.startswith(machine.disk) for drive in values(arguments, "-drive"))
+    else:
+        assert f"{machine.disk},drive=disk0" in devices
+    cards = values(arguments, "-net") if machine.network == "nic" else devices
+    assert any(card.startswith(machine.network) for card in cards)
     assert all(device in devices for device in machine.devices)
+
+
+def test_board_has_console_and_agent_on_its_serial_ports(tmp_path: Path) -> None:
+    """A board has no virtio: the agent's port is the UART that the console leaves free."""
+    arguments = command(make_launch(tmp_path / "node", make_image(tmp_path / "image"), machine=MODELS["pi3"]))
+
+    assert values(arguments, "-serial") == ["chardev:agent0", "chardev:console0"]
+    assert not any("virtio" in device for device in values(arguments, "-device"))
+    assert values(arguments, "-dtb") == ["board.dtb"]
+
+
+@pytest.mark.parametrize("life", [{"record": True}, {"template": Path("/template")}])
+def test_usb_network_card_is_not_there_when_a_board_is_saved_or_restored(
+    tmp_path: Path, life: dict[str, object]
+) -> None:
+    """QEMU cannot save a usb-net, so it is plugged in when the machine has been restored."""
+    launch = make_launch(tmp_path / "node", make_image(tmp_path / "image"), machine=MODELS["pi3"], **life)
+    template = launch.template
+    arguments = qemu.arguments(launch, guest=Path("/guest"), forward="tcp:127.0.0.1:0", template=template)
+
+    assert not any("usb-net" in device for device in values(arguments, "-device"))
+    assert any("hostfwd" in netdev for netdev in values(arguments, "-netdev"))
+    assert qemu.network_card(launch).startswith("usb-net,id=nic0,netdev=net0,mac=40:54:00:")
 
 
 def test_overlay_is_made_over_the_images_disk() -> None:
@@ -147,20 +176,24 @@ def test_overlay_is_made_over_the_images_disk() -> None:
     assert arguments[-1] == "overlay.qcow2"
 
 
-def test_address_of_a_node_is_always_the_same() -> None:
+def test_address_of_a_node_is_always_the_same(launch: Launch) -> None:
     """A node that is started again keeps its network card's address."""
-    assert qemu.mac_address("c-1", "pi-1") == qemu.mac_address("c-1", "pi-1")
+    assert qemu.mac_address(launch) == qemu.mac_address(dataclasses.replace(launch, port=2222))
 
 
-def test_addresses_of_a_cluster_differ() -> None:
+def test_addresses_of_a_cluster_differ(launch: Launch) -> None:
     """No two nodes of a large cluster share an address."""
-    assert len({qemu.mac_address("c-1", f"pi-{number}") for number in range(250)}) == 250
+    nodes = [dataclasses.replace(launch, name=f"pi-{number}") for number in range(250)]
+
+    assert len({qemu.mac_address(node) for node in nodes}) == 250
 
 
-@given(st.text(), st.text())
-def test_every_address_is_locally_administered(cluster: str, node: str) -> None:
+@given(st.text(), st.text(), st.sampled_from(["pi3", "pi3-virt"]))
+def test_every_address_is_locally_administered(cluster: str, node: str, model: str) -> None:
     """Whatever the names, the address is one that QEMU's prefix leaves free."""
-    assert re.fullmatch(r"52:54:00(:[0-9a-f]{2}){3}", qemu.mac_address(cluster, node))
+    launch = Launch(node, cluster, Path(), MODELS[model], None, 0)
+
+    assert re.fullmatch(r"(52|40):54:00(:[0-9a-f]{2}){3}", qemu.mac_address(launch))
 
 
 def test_fork_boots_from_its_templates_elf_file(launch: Launch, tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ class DockerEngine:
                 self._wait_for_qemu(launch, container)
                 if launch.template is not None:
                     version = self.qemu_version(launch.machine.binary)
-                    migration.restore(launch.directory, Path(TEMPLATE / STATE), version, name=launch.name)
+                    migration.restore(launch, Path(TEMPLATE / STATE), version)
                 ports = self._api.inspect_container(container)["NetworkSettings"]["Ports"]
                 port = int(ports[f"{SSH_PORT}/tcp"][0]["HostPort"])
             started = True

@@ -78,7 +78,7 @@ class LocalEngine:
             port = self._forwarded_port(launch, child)
             if launch.template is not None:
                 version = self.qemu_version(command[0])
-                migration.restore(directory, launch.template / STATE, version, name=launch.name)
+                migration.restore(launch, launch.template / STATE, version)
             handle = processes.identify(child.pid)
             if handle is None:
                 raise NodeDied(f"{launch.name} died at once.", look=str(directory / QEMU_LOG))

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import stat
 import subprocess
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,16 @@ from pytest_pidoc.images import disks, second_stage
 from pytest_pidoc.images.buildlog import BuildLog
 from pytest_pidoc.images.cache import Cache, image_file
 from pytest_pidoc.images.image import Image, ImageFile, Manifest, Source
-from pytest_pidoc.images.packages import ARCHITECTURES, MODULES_WITHOUT, TOOLS, VARIANTS, Architecture
+from pytest_pidoc.images.packages import (
+    ARCHITECTURES,
+    BUILDER,
+    BUILDER_ARCHITECTURE,
+    MODULES_WITHOUT,
+    TOOLS,
+    VARIANTS,
+    VIRT,
+    Architecture,
+)
 from pytest_pidoc.machines import MIB, MODELS
 from pytest_pidoc.progress import Progress
 
@@ -39,6 +49,8 @@ VERSION = 1
 DISK_SIZE = 4096 * MIB  # a power of two, as SD cards have
 
 RELEASES = ("bookworm",)
+
+_WITHOUT_SECURITY = """--setup-hook=sed -i '/-security /d' "$1/etc/apt/sources.list\""""
 
 
 @dataclass(frozen=True)
@@ -138,7 +150,7 @@ class _Build:
         self.variant = VARIANTS[recipe.variant]
         self.name = architecture
         self.architecture = _architecture(architecture)
-        self.machine = MODELS[self.architecture.builder]
+        self.machine = MODELS[BUILDER]
         self.directory = directory
         self.work = directory / "work"
         self.log = log
@@ -150,12 +162,13 @@ class _Build:
         host_key = self.make_keys()
         self.bootstrap()
         files = self.take_kernel()
+        kernel, initrd = self.make_builder()
         self.progress.step("starting an emulated machine to install the packages")
         second_stage.finish(
             self.machine,
             disk=self.work / "disk.qcow2",
-            kernel=self.directory / "kernel",
-            initrd=self.directory / "initrd",
+            kernel=kernel,
+            initrd=initrd,
             log=self.log,
             progress=self.progress,
         )
@@ -166,6 +179,7 @@ class _Build:
             timeout=600,
         )
         sources = tuple(self.sources())
+        versions = self.versions(sources)
         shutil.rmtree(self.work)
         return Manifest(
             recipe=str(self.recipe),
@@ -175,7 +189,7 @@ class _Build:
             user="pi",
             host_keys=(host_key,),
             append=self.variant.append,
-            versions=self.versions(sources),
+            versions=versions,
             sources=sources,
         )
 
@@ -193,33 +207,14 @@ class _Build:
         """Download and unpack the packages; leave the disk and the kernel's package in the work directory."""
         (self.work / "guest.tar").write_bytes(disks.tar(self.guest_files()))
         self.progress.step(f"downloading and unpacking Debian {self.recipe.release} for {self.name}")
-        self.log.run(
-            [
-                "mmdebstrap",
-                "--variant=extract",
-                f"--architectures={self.name}",
-                *("--skip=cleanup/apt", "--skip=chroot/mount", "--format=null"),
-                # Merged /usr: the packages of this release expect it, and the variant "extract" does not make it.
-                '--setup-hook=for name in bin lib sbin; do mkdir -p "$1/usr/$name"; ln -s "usr/$name" "$1/$name"; done',
-                f"--extract-hook=tar-in {self.work / 'guest.tar'} /",
-                '--extract-hook=eval "$PIDOC_EXTRACT"',
-                f"--extract-hook=download /pidoc.tar {self.work / 'pidoc.tar'}",
-                self.recipe.release,
-                "/dev/null",
-            ],
-            what="downloading and unpacking Debian's packages",
-            timeout=3600,
-            environment={
-                "PATH": _search_path(),
-                "PIDOC_EXTRACT": (GUEST / "build" / "extract.sh").read_text("utf-8"),
-                "PIDOC_PACKAGES": " ".join(self.variant.packages),
-                "PIDOC_KERNEL": self.architecture.kernel,
-                "PIDOC_MODULES_WITHOUT": " ".join(MODULES_WITHOUT),
-                "PIDOC_DISK_SIZE": str(DISK_SIZE),
-                # An ordinary user's unpacked root belongs to other users, who may not enter the cache.
-                **({"TMPDIR": str(self.work)} if os.geteuid() == 0 else {}),
-            },
-        )
+        try:
+            self.run_mmdebstrap()
+        except ImageError as error:
+            # Security support ends years earlier for some architectures than for others.
+            if not re.search(r"E: Failed to fetch \S+-security/", error.evidence):
+                raise
+            self.progress.step(f"Debian has no security updates of {self.recipe.release} for {self.name}: without them")
+            self.run_mmdebstrap(_WITHOUT_SECURITY)
         self.log.run(
             [
                 "tar",
@@ -234,6 +229,39 @@ class _Build:
             timeout=600,
         )
         (self.work / "pidoc.tar").unlink()
+
+    def run_mmdebstrap(self, *more: str) -> None:
+        """Run mmdebstrap, whose hook leaves ``pidoc.tar`` in the work directory."""
+        self.log.run(
+            [
+                "mmdebstrap",
+                "--variant=extract",
+                f"--architectures={self.name}{f',{BUILDER_ARCHITECTURE}' if self.foreign else ''}",
+                *("--skip=cleanup/apt", "--skip=chroot/mount", "--format=null"),
+                # Merged /usr: the packages of this release expect it, and the variant "extract" does not make it.
+                '--setup-hook=for name in bin lib sbin; do mkdir -p "$1/usr/$name"; ln -s "usr/$name" "$1/$name"; done',
+                f"--extract-hook=tar-in {self.work / 'guest.tar'} /",
+                '--extract-hook=eval "$PIDOC_EXTRACT"',
+                f"--extract-hook=download /pidoc.tar {self.work / 'pidoc.tar'}",
+                *more,
+                self.recipe.release,
+                "/dev/null",
+            ],
+            what="downloading and unpacking Debian's packages",
+            timeout=3600,
+            environment={
+                "PATH": _search_path(),
+                "PIDOC_EXTRACT": (GUEST / "build" / "extract.sh").read_text("utf-8"),
+                "PIDOC_ARCHITECTURE": self.name,
+                "PIDOC_PACKAGES": " ".join(self.variant.packages),
+                "PIDOC_KERNEL": self.architecture.kernel,
+                "PIDOC_BUILDER_KERNEL": f"{ARCHITECTURES[BUILDER_ARCHITECTURE].kernel}:{BUILDER_ARCHITECTURE}",
+                "PIDOC_MODULES_WITHOUT": " ".join(MODULES_WITHOUT),
+                "PIDOC_DISK_SIZE": str(DISK_SIZE),
+                # An ordinary user's unpacked root belongs to other users, who may not enter the cache.
+                **({"TMPDIR": str(self.work)} if os.geteuid() == 0 else {}),
+            },
+        )
 
     def guest_files(self) -> Iterator[disks.Entry]:
         """Yield what goes into the guest beside its packages."""
@@ -252,32 +280,50 @@ class _Build:
         ):
             yield disks.Entry(f"etc/ssh/{name}", (self.work / name).read_bytes(), mode)
 
+    @property
+    def foreign(self) -> bool:
+        """Whether the kernel that finishes the guest is of another architecture than the guest."""
+        return self.name != BUILDER_ARCHITECTURE
+
     def take_kernel(self) -> dict[str, ImageFile]:
-        """Take the kernel and the boards' device trees from its package, and make the initrd; return the trees."""
+        """Take the kernel and the boards' device trees from its package, and make the initrds; return all of them."""
         self.progress.step("making the initrd")
-        for pattern in ("linux-image-*.deb", "busybox-static_*.deb"):
-            (package,) = self.work.glob(pattern)
-            self.log.run(
-                ["dpkg-deb", "--extract", package, self.work / "unpacked"],
-                what=f"unpacking {pattern}",
-                timeout=600,
-            )
-        unpacked = self.work / "unpacked"
-        (kernel,) = (unpacked / "boot").glob("vmlinuz-*")
-        shutil.copyfile(kernel, self.directory / "kernel")
-        (modules,) = (unpacked / "lib" / "modules").iterdir()
-        (self.directory / "initrd").write_bytes(
-            disks.initrd(
-                init=(GUEST / "initrd" / "init").read_bytes(),
-                busybox=(unpacked / "bin" / "busybox").read_bytes(),
-                modules=disks.module_closure(modules, self.architecture.modules),
-            )
-        )
-        trees = {}
+        unpacked = self.unpack(self.name)
+        files = {}
+        for role, modules in self.architecture.initrds.items():
+            name = role.replace("/", "-")
+            (self.directory / name).write_bytes(self.initrd(unpacked, modules))
+            files[role] = self.file(name)
+        shutil.copyfile(_kernel(unpacked), self.directory / "kernel")
         for tree in sorted(unpacked.glob("usr/lib/linux-image-*/**/bcm2*-rpi-*.dtb")):
             shutil.copyfile(tree, self.directory / tree.name)
-            trees[f"dtb/{tree.stem}"] = self.file(tree.name)
-        return trees
+            files[f"dtb/{tree.stem}"] = self.file(tree.name)
+        return files
+
+    def make_builder(self) -> tuple[Path, Path]:
+        """Return the kernel and the initrd of the machine that finishes the guest."""
+        if not self.foreign:
+            return self.directory / "kernel", self.directory / "initrd"
+        unpacked = self.unpack(BUILDER_ARCHITECTURE)
+        initrd = self.work / "initrd"
+        initrd.write_bytes(self.initrd(unpacked, VIRT))
+        return _kernel(unpacked), initrd
+
+    def unpack(self, architecture: str) -> Path:
+        """Unpack the kernel of that architecture and the guest's busybox; return where."""
+        target = self.work / f"unpacked-{architecture}"
+        for pattern in (f"linux-image-*_{architecture}.deb", "busybox-static_*.deb"):
+            (package,) = self.work.glob(pattern)
+            self.log.run(["dpkg-deb", "--extract", package, target], what=f"unpacking {package.name}", timeout=600)
+        return target
+
+    def initrd(self, unpacked: Path, modules: Iterable[str]) -> bytes:
+        """Make an initrd that loads *modules* of the unpacked kernel."""
+        return disks.initrd(
+            init=(GUEST / "initrd" / "init").read_bytes(),
+            busybox=(unpacked / "bin" / "busybox").read_bytes(),
+            modules=disks.module_closure(_modules(unpacked), modules),
+        )
 
     def file(self, name: str) -> ImageFile:
         return image_file(self.directory / name)
@@ -292,7 +338,7 @@ class _Build:
     def versions(self, sources: tuple[Source, ...]) -> dict[str, str]:
         """Return the versions of the guest's main parts and of the tools that made the image."""
         found = {source.name: source.version for source in sources}
-        (kernel,) = (name for name in found if name.startswith("linux-image-"))
+        kernel = f"linux-image-{_modules(self.work / f'unpacked-{self.name}').name}"
         tools = {
             tool: subprocess.run([tool, "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
             for tool in ("mmdebstrap", self.machine.binary)
@@ -306,11 +352,20 @@ class _Build:
 
 _FILES = {
     "kernel": "kernel",
-    "initrd": "initrd",
     "disk": "disk.qcow2",
     "private_key": "id_ed25519",
     "public_key": "id_ed25519.pub",
 }
+
+
+def _kernel(unpacked: Path) -> Path:
+    (kernel,) = (unpacked / "boot").glob("vmlinuz-*")
+    return kernel
+
+
+def _modules(unpacked: Path) -> Path:
+    (modules,) = (unpacked / "lib" / "modules").iterdir()
+    return modules
 
 
 def _require_tools() -> None:

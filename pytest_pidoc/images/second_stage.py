@@ -120,7 +120,7 @@ def _command(machine: Machine, *, disk: Path, kernel: Path, initrd: Path) -> lis
             "-drive",
             f"if=none,id=disk0,format=qcow2,file={option},cache=unsafe,discard=unmap,detect-zeroes=unmap",
         ),
-        *("-device", f"{machine.disk_device},drive=disk0"),
+        *("-device", f"{machine.disk},drive=disk0"),
         *(part for device in machine.devices for part in ("-device", device)),
         *("-serial", "stdio"),
     ]

@@ -1,8 +1,8 @@
 # Runs on the building host as mmdebstrap's extract hook; $1 is the new root, which is still empty.
 # It runs in mmdebstrap's user namespace, so the owners are right even if an ordinary user builds.
 # Nothing of the guest's architecture is executed: packages are unpacked here and configured in the second stage.
-# Environment: PIDOC_PACKAGES, PIDOC_KERNEL (a Debian metapackage), PIDOC_MODULES_WITHOUT (tar patterns),
-# PIDOC_DISK_SIZE (bytes).
+# Environment: PIDOC_ARCHITECTURE, PIDOC_PACKAGES, PIDOC_KERNEL and PIDOC_BUILDER_KERNEL (Debian metapackages: of the
+# guest, and of the machine that runs the second stage), PIDOC_MODULES_WITHOUT (tar patterns), PIDOC_DISK_SIZE (bytes).
 # Result: /pidoc.tar in the root, with the disk, the packages that are unpacked but not installed, and all checksums.
 set -eu
 root=$1
@@ -12,14 +12,17 @@ trap 'rm -rf "$out"' EXIT
 mkdir -p "$out" "$here/preinst" "$root/var/cache/apt/archives/partial" "$root/var/log"
 export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG"
 
-# The kernel's package is not installed: its postinst would spend minutes on an initramfs that nobody boots.
+# The kernels' packages are not installed: their postinst would spend minutes on an initramfs that nobody boots.
 cd "$out"
-kernel=$(apt-cache depends "$PIDOC_KERNEL" | sed -n 's/^ *Depends: *\(linux-image-[0-9].*\)/\1/p' | head -n 1)
-apt-get --quiet download "$kernel" busybox-static
+current() { # the package of the current kernel, which a metapackage depends on
+    apt-cache depends "$1" | sed -n 's/^ *Depends: *\(linux-image-[0-9].*\)/\1/p' | head -n 1
+}
+kernel=$(current "$PIDOC_KERNEL")
+apt-get --quiet download "$kernel" "$(current "$PIDOC_BUILDER_KERNEL")" busybox-static
 sha256sum -- *.deb > packages.sha256
 cd "$root/var/cache/apt/archives"
 # shellcheck disable=SC2086
-apt-get --quiet --yes --download-only install '?essential' $PIDOC_PACKAGES
+apt-get --quiet --yes --download-only install "?essential?architecture($PIDOC_ARCHITECTURE)" $PIDOC_PACKAGES
 sha256sum -- *.deb >> "$out/packages.sha256"
 
 # A preinst script is a program of the guest: take it out, the second stage runs it.

@@ -1,0 +1,156 @@
+"""The device tree that a board boots with: Debian's or Raspberry Pi's, less what QEMU's board lacks.
+
+A driver that touches a device which QEMU does not emulate gets an external abort, and the kernel panics. The edits are
+those with which Linux 6.1 boots on QEMU 7.2 to 10.0; what a tree does not have is left alone.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_pidoc.errors import ImageError
+
+if TYPE_CHECKING:
+    import fdt
+
+    from pytest_pidoc.engines.engine import Launch
+
+__all__ = ["edited", "tree"]
+
+
+def tree(launch: Launch) -> bytes | None:
+    """Return the device tree blob that the node boots with; ``None`` where QEMU makes it.
+
+    Raises
+    ------
+    ImageError
+        The image has no tree for that board, or it cannot be read.
+    """
+    machine, files = launch.machine, launch.image.manifest.files
+    if not machine.tree:
+        return None
+    role = "dtb" if "dtb" in files else machine.tree  # the former was given by the user
+    if role not in files:
+        known = ", ".join(sorted(name for name in files if name.startswith("dtb/"))) or "none at all"
+        raise ImageError(
+            f"The image {launch.image} has no device tree {machine.tree} for {machine.name}, but {known}.",
+            tip="give one with --pidoc-dtb",
+        )
+    return edited(launch.image.file(role), machine.machine)
+
+
+@functools.cache
+def edited(path: Path, board: str) -> bytes:
+    """Return the tree in the file *path* with the edits that QEMU's machine *board* needs.
+
+    Raises
+    ------
+    ImageError
+        The file cannot be read, or is no device tree.
+    """
+    import fdt
+
+    try:
+        blob = fdt.parse_dtb(path.read_bytes())
+    except Exception as error:  # the library raises what its parser stumbles over
+        raise ImageError(f"{path} is not a device tree that can be read: {error!r}.") from error
+    for change in _EDITS.get(board, ()):
+        change(blob)
+    return bytes(blob.to_dtb(version=17))
+
+
+_Edit = Callable[["fdt.FDT"], None]
+
+
+def _set(path: str, name: str, value: str) -> _Edit:
+    """Set a text property of a node, if there is such a node."""
+
+    def edit(blob: fdt.FDT) -> None:
+        if blob.exist_node(path):
+            blob.set_property(name, value, path)
+
+    return edit
+
+
+def _flag(path: str, name: str) -> _Edit:
+    """Give a node a property without a value, if there is such a node."""
+
+    def edit(blob: fdt.FDT) -> None:
+        import fdt
+
+        if blob.exist_node(path):
+            blob.add_item(fdt.Property(name), path)
+
+    return edit
+
+
+def _drop(path: str, name: str) -> _Edit:
+    """Remove a property."""
+
+    def edit(blob: fdt.FDT) -> None:
+        if blob.exist_property(name, path):
+            blob.remove_property(name, path)
+
+    return edit
+
+
+def _remove(path: str) -> _Edit:
+    """Remove a node."""
+
+    def edit(blob: fdt.FDT) -> None:
+        if blob.exist_node(path):
+            parent, _, name = path.rpartition("/")
+            blob.remove_node(name, parent)
+
+    return edit
+
+
+def _memory(address: int, size: int) -> _Edit:
+    """Tell of more RAM. QEMU disables every node called ``memory`` but the one that it writes itself."""
+
+    def edit(blob: fdt.FDT) -> None:
+        import fdt
+
+        node = fdt.Node(f"ram@{address:x}")
+        node.append(fdt.PropStrings("device_type", "memory"))
+        node.append(fdt.PropWords("reg", address >> 32, address & 0xFFFFFFFF, size))
+        blob.add_item(node, "/")
+
+    return edit
+
+
+# A Bluetooth chip at the end of the first UART keeps Linux from making that a terminal, which is the agent's port.
+_UART = _remove("/soc/serial@7e201000/bluetooth")
+
+_EDITS: dict[str, tuple[_Edit, ...]] = {
+    "raspi3b": (_UART,),
+    "raspi4b": (
+        _UART,
+        # What QEMU lacks: the second level interrupt controller of HDMI, its clocks and I2C busses, and HDMI itself.
+        *(
+            _set(f"/soc/{name}", "status", "disabled")
+            for name in (
+                "interrupt-controller@7ef00100",
+                "clock@7ef00000",
+                "i2c@7ef04500",
+                "i2c@7ef09500",
+                "hdmi@7ef00700",
+                "hdmi@7ef05700",
+            )
+        ),
+        # QEMU's card is in the slot of the older controller, where the board has its Wi-Fi.
+        _set("/emmc2bus/mmc@7e340000", "status", "disabled"),
+        _drop("/soc/mmc@7e300000", "non-removable"),
+        _drop("/soc/mmc@7e300000", "mmc-pwrseq"),
+        _remove("/soc/mmc@7e300000/wifi@1"),
+        _flag("/soc/mmc@7e300000", "broken-cd"),
+        _set("/soc/mmc@7e300000", "status", "okay"),
+        # The USB-C port: there is no PCIe, and so none of the other ports.
+        _set("/soc/usb@7e980000", "dr_mode", "host"),
+        _set("/soc/usb@7e980000", "status", "okay"),
+        _memory(0x4000_0000, 0x4000_0000),  # QEMU tells of the first gigabyte alone
+    ),
+}

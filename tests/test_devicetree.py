@@ -1,0 +1,91 @@
+"""Device trees of boards."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import fdt
+import pytest
+from support import make_image, make_launch
+
+from pytest_pidoc import devicetree
+from pytest_pidoc.errors import ImageError
+from pytest_pidoc.images.cache import image_file
+from pytest_pidoc.machines import MODELS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def board() -> fdt.FDT:
+    """Return a tree with some of the nodes of a Raspberry Pi 4's."""
+    blob = fdt.FDT()
+    blob.add_item(fdt.PropStrings("model", "Raspberry Pi 4 Model B"), "/")
+    for path in ("soc", "soc/mmc@7e300000", "soc/mmc@7e300000/wifi@1", "soc/usb@7e980000", "soc/hdmi@7ef00700"):
+        parent, _, name = path.rpartition("/")
+        blob.add_item(fdt.Node(name), f"/{parent}")
+    blob.set_property("dr_mode", "peripheral", "/soc/usb@7e980000")
+    blob.add_item(fdt.Property("non-removable"), "/soc/mmc@7e300000")
+    return blob
+
+
+@pytest.fixture
+def blob(tmp_path: Path) -> Path:
+    path = tmp_path / "bcm2711-rpi-4-b.dtb"
+    path.write_bytes(board().to_dtb(version=17))
+    return path
+
+
+def test_what_qemus_board_lacks_is_disabled(blob: Path) -> None:
+    """A driver that touches it would panic the kernel; USB is a host, and the card is where QEMU has it."""
+    edited = fdt.parse_dtb(devicetree.edited(blob, "raspi4b"))
+
+    assert edited.get_property("status", "/soc/hdmi@7ef00700").value == "disabled"
+    assert edited.get_property("dr_mode", "/soc/usb@7e980000").value == "host"
+    assert edited.exist_property("broken-cd", "/soc/mmc@7e300000")
+    assert not edited.exist_property("non-removable", "/soc/mmc@7e300000")
+    assert not edited.exist_node("/soc/mmc@7e300000/wifi@1")
+    assert list(edited.get_property("reg", "/ram@40000000")) == [0, 0x40000000, 0x40000000]
+    assert edited.get_property("model", "/").value == "Raspberry Pi 4 Model B"
+
+
+def test_tree_of_another_board_is_left_as_it_is(blob: Path) -> None:
+    """Nothing is added to a tree whose board needs nothing."""
+    assert devicetree.edited(blob, "raspi9") == blob.read_bytes()
+
+
+def test_users_own_tree_comes_first(tmp_path: Path, blob: Path) -> None:
+    """What the user gave as dtb is taken in place of the image's."""
+    image = make_image(tmp_path / "image")
+    (image.path / "given.dtb").write_bytes(blob.read_bytes())
+    files = {**image.manifest.files, "dtb": image_file(image.path / "given.dtb")}
+    given = dataclasses.replace(image, manifest=dataclasses.replace(image.manifest, files=files))
+
+    tree = devicetree.tree(make_launch(tmp_path / "node", given, machine=MODELS["pi4"]))
+
+    assert tree is not None
+    assert fdt.parse_dtb(tree).get_property("dr_mode", "/soc/usb@7e980000").value == "host"
+
+
+def test_virtual_machine_has_qemus_tree(tmp_path: Path) -> None:
+    """QEMU describes the machine virt itself."""
+    assert devicetree.tree(make_launch(tmp_path / "node", make_image(tmp_path / "image"))) is None
+
+
+def test_image_without_the_boards_tree_is_refused(tmp_path: Path) -> None:
+    """The error names the tree, the model and what to do."""
+    launch = make_launch(tmp_path / "node", make_image(tmp_path / "image"), machine=MODELS["pi4"])
+
+    with pytest.raises(ImageError, match=r"no device tree dtb/bcm2711-rpi-4-b for pi4") as caught:
+        devicetree.tree(launch)
+
+    assert "--pidoc-dtb" in caught.value.tip
+
+
+def test_file_that_is_no_tree_is_refused(tmp_path: Path) -> None:
+    """Whatever the parser makes of it."""
+    (tmp_path / "bad.dtb").write_bytes(b"no tree at all")
+
+    with pytest.raises(ImageError, match="not a device tree"):
+        devicetree.edited(tmp_path / "bad.dtb", "raspi4b")
