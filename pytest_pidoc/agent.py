@@ -89,7 +89,7 @@ def identify(directory: Path, identity: Identity, *, forked: bool, plugged: bool
     forked
         Whether its SSH server waits for that: see `hold_ssh`.
     plugged
-        Whether its network card has just been plugged in and has no address yet.
+        Whether its network card is a USB device: it may have been plugged in a moment ago and have no address.
 
     Raises
     ------

@@ -70,7 +70,7 @@ class Identity:
         """Return the lines that tell the guest's agent, with the time of now: names, and values in hex.
 
         With *ssh_held* its SSH server waits for the key, and starts while the agent does the rest. With *plugged* its
-        network card was plugged in a moment ago and has no address.
+        network card, on USB, may have been plugged in a moment ago and have no address.
         """
         settings: list[tuple[Any, ...]] = [
             ("clock", repr(time.time()).encode()),
