@@ -114,10 +114,14 @@ def make_parser() -> argparse.ArgumentParser:
     )
     bench.add_argument(
         "subject",
-        choices=("boot", "start"),
-        help="boot: cold boots, against an untuned Debian and of three nodes; start: warm starts against cold ones",
+        choices=("boot", "start", "soak"),
+        help="boot: cold boots, against an untuned Debian and of three nodes; start: warm starts against cold ones; "
+        "soak: warm starts one after the other, which fails if one of them does or something is left behind",
     )
-    bench.add_argument("--runs", type=int, default=3, metavar="N", help="starts per row (default: 3)")
+    bench.add_argument("--runs", type=int, default=3, metavar="N", help="starts per row; of a soak, all (default: 3)")
+    bench.add_argument(
+        "--untuned", action="store_true", help="start: cold starts of an untuned Debian too, which are slow"
+    )
     return parser
 
 

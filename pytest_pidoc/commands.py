@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -247,18 +248,24 @@ def down(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def bench(options: argparse.Namespace, settings: Settings) -> int:
-    """Measure."""
-    from pytest_pidoc.bench import boot, start
+    """Measure; fail if a soak found something."""
+    from pytest_pidoc.bench import boot, soak, start
 
     if options.runs < 1:
         raise SettingsError("--runs must be at least 1.")
-    subjects: dict[str, Callable[..., boot.BootReport | start.StartReport]] = {"boot": boot.boot, "start": start.start}
+    if options.untuned and options.subject != "start":
+        raise SettingsError("--untuned is for pidoc bench start.")
+    subjects: dict[str, Callable[..., boot.BootReport | start.StartReport | soak.SoakReport]] = {
+        "boot": boot.boot,
+        "start": partial(start.start, untuned=options.untuned),
+        "soak": soak.soak,
+    }
     report = subjects[options.subject](settings, runs=options.runs, progress=_progress())
     if options.json:
         _print_json(report.to_dict())
     else:
         print(report)
-    return 0
+    return 1 if isinstance(report, soak.SoakReport) and not report.ok else 0
 
 
 def _records() -> list[tuple[Path, dict[str, Any]]]:

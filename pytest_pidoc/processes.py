@@ -9,7 +9,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["CLUSTER_VARIABLE", "identify", "is_alive", "kill", "of_cluster", "wait"]
+__all__ = ["CLUSTER_VARIABLE", "children", "identify", "is_alive", "kill", "of_cluster", "wait"]
 
 #: Every process that belongs to a cluster carries its name in this environment variable, so that it can be
 #: found from the moment it is executed, even if its starter was killed before it could write anything down.
@@ -67,6 +67,20 @@ def of_cluster(cluster: str) -> Iterator[str]:
             continue
         if wanted in environment.split(b"\0") and (identity := identify(int(entry.name))):
             yield identity
+
+
+def children() -> Iterator[str]:
+    """Yield ``pid name`` of every child of this process; one that has ended and was not waited for is still one."""
+    for entry in os.scandir("/proc"):
+        if not entry.name.isdigit():
+            continue
+        try:
+            stat = Path(entry.path, "stat").read_text(encoding="utf-8", errors="replace")
+        except OSError:  # gone
+            continue
+        name, _, fields = stat.rpartition(")")
+        if int(fields.split()[1]) == os.getpid():
+            yield f"{entry.name} {name.partition('(')[2]}"
 
 
 def _pid(identity: str) -> int:

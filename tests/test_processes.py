@@ -221,3 +221,31 @@ def test_zombie_is_not_of_a_cluster() -> None:
         assert eventually(lambda: list(processes.of_cluster(CLUSTER)))
         os.kill(ours.pid, signal.SIGKILL)
         assert eventually(lambda: not list(processes.of_cluster(CLUSTER)))
+
+
+def test_children_are_found_until_somebody_waits_for_them() -> None:
+    """A child that has ended is one still, and is gone when it was waited for."""
+    with child("sleep", "600") as sleeper:
+        assert eventually(lambda: f"{sleeper.pid} sleep" in list(processes.children()))
+        os.kill(sleeper.pid, signal.SIGKILL)
+        assert eventually(lambda: processes.identify(sleeper.pid) is None)
+
+        assert f"{sleeper.pid} sleep" in list(processes.children())
+
+    assert f"{sleeper.pid} sleep" not in list(processes.children())
+
+
+def test_a_grandchild_is_no_child() -> None:
+    """What a child starts is that child's."""
+    code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'input()'])"
+    with child(sys.executable, "-c", code) as parent:
+        children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+        assert eventually(children.read_text)
+        grandchild = children.read_text().strip()
+
+        found = [each.partition(" ")[0] for each in processes.children()]
+
+        assert str(parent.pid) in found
+        assert grandchild not in found
+        os.kill(int(grandchild), signal.SIGKILL)
+        parent.wait(10)

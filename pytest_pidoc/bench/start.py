@@ -1,4 +1,4 @@
-"""``pidoc bench start``: warm starts against cold ones, and the memory that a node takes."""
+"""``pidoc bench start``: warm starts against cold ones, if asked of an untuned Debian too, and a node's memory."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from pytest_pidoc import processes
 from pytest_pidoc.bench import host, spread
+from pytest_pidoc.bench.boot import PLAIN
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.errors import PidocError
 from pytest_pidoc.node import Timings
@@ -29,7 +30,7 @@ class Start:
     Attributes
     ----------
     kind
-        ``warm`` or ``cold``.
+        ``warm``, ``cold``, or ``untuned``: a cold start of an untuned Debian.
     nodes
         Each node's times, in seconds.
     total
@@ -59,23 +60,34 @@ class StartReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data: every start, and how many times faster warm ones are."""
-        return {**asdict(self), "cold / warm": self.ratio()}
+        return {**asdict(self), **self.ratios()}
 
-    def ratio(self) -> float:
-        """Return the median cold start against the median warm one, each until the last node was ready."""
-        return statistics.median(self._last("cold", "ready")) / statistics.median(self._last("warm", "ready"))
+    def ratios(self) -> dict[str, float]:
+        """Return the median of each other kind of start against the warm ones', each until the last node was ready."""
+        warm = statistics.median(self._last("warm", "ready"))
+        return {
+            f"{kind} / warm": statistics.median(self._last(kind, "ready")) / warm
+            for kind in self.kinds
+            if kind != "warm"
+        }
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of starts, in the order in which they were made."""
+        return tuple(dict.fromkeys(each.kind for each in self.starts))
 
     def __str__(self) -> str:
         rows = []
-        for kind in ("cold", "warm"):
+        for kind in self.kinds:
             starts = [each for each in self.starts if each.kind == kind]
             memory = [size / 1e6 for each in starts for size in each.memory]
             times = [spread(self._last(kind, name)) for name in ("launched", "restored", "banner", "ready")]
             rows.append((kind, len(starts[0].nodes), *times, spread(memory), spread([each.down for each in starts])))
         head = ("start", "nodes", "launched s", "restored s", "banner s", "ready s", "private MB", "down s")
+        ratios = ", ".join(f"{name}: {value:.1f}" for name, value in self.ratios().items())
         notes = (
             f"{self.host}; engine {self.engine}, {self.qemu}, {self.model}\n"
-            f"median (least to most) of the slowest node; cold / warm: {self.ratio():.1f}"
+            f"median (least to most) of the slowest node; {ratios}"
         )
         return f"{table(head, rows)}\n{notes}"
 
@@ -86,8 +98,19 @@ class StartReport:
         ]
 
 
-def start(settings: Settings, *, runs: int, progress: Progress) -> StartReport:
+def start(settings: Settings, *, runs: int, progress: Progress, untuned: bool = False) -> StartReport:
     """Start the cluster that *settings* describe *runs* times cold and as often warm, in turn.
+
+    Parameters
+    ----------
+    settings
+        What is started.
+    runs
+        How often.
+    progress
+        Hears of every start.
+    untuned
+        Start as many nodes of an untuned Debian cold, too.
 
     Raises
     ------
@@ -97,18 +120,20 @@ def start(settings: Settings, *, runs: int, progress: Progress) -> StartReport:
     starts = []
     engine = qemu = ""
     Cluster.from_spec(replace(settings, nodes=1, start="warm").spec(), settings, progress=progress).down()
+    kinds = {"cold": replace(settings, start="cold"), "warm": replace(settings, start="warm")}
+    if untuned:
+        kinds = {"untuned": replace(settings, image=PLAIN, start="cold"), **kinds}
     for number in range(1, runs + 1):
-        for kind in ("cold", "warm"):
+        for kind, chosen in kinds.items():
             progress.step(f"run {number} of {runs}: {settings.nodes} x {settings.model} {kind}")
-            chosen = replace(settings, start=kind)
             began = time.monotonic()
             with Cluster.from_spec(chosen.spec(), chosen) as cluster:
                 total = time.monotonic() - began
                 engine = cluster.engine.name
                 qemu = str(cluster.engine.qemu_version("qemu-system-aarch64"))
                 nodes = tuple(node.timings for node in cluster)
-                if any(each.start != kind for each in nodes):
-                    raise PidocError(f"A node that should have started {kind} has not.")
+                if any(each.start != chosen.start for each in nodes):
+                    raise PidocError(f"A node that should have started {chosen.start} has not.")
                 time.sleep(SETTLE)
                 memory = tuple(_private_memory(cluster.name))
                 began = time.monotonic()
