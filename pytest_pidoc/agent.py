@@ -53,8 +53,10 @@ def start(node: Node) -> None:
     """
     program = base64.b64encode(gzip.compress(PROGRAM.read_bytes())).decode()
     port = node.machine.agent
+    # Out of the service that runs the console, which ends with all its processes when somebody logs out.
+    leave = "for each in '' systemd/; do f=/sys/fs/cgroup/${each}cgroup.procs; [ ! -e $f ] || echo $$ >$f; done"
     # It says when it listens, so that nothing is left to chance, and its file may go.
-    wait = f"setsid --fork python3 .pidoc-agent {port} </dev/null 2>&1 | sed /^listening/q; rm .pidoc-agent"
+    wait = f"{leave}; setsid --fork python3 .pidoc-agent {port} </dev/null 2>&1 | sed /^listening/q; rm .pidoc-agent"
     said = node.shell(f"echo {program} | base64 -d | gzip -d >.pidoc-agent; sudo -n sh -c {shlex.quote(wait)}").text
     if said.strip() != "listening":
         raise BootError(

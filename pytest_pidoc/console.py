@@ -106,8 +106,8 @@ class Console(_Spawn):
             if seen != 2:
                 # No line editor, no echo, and no messages of the kernel: what comes is what a command prints.
                 self.sendline("exec sh")
-                self.sendline("PS1= PS2=; stty -echo; sudo -n dmesg -n 1")
-                self.run("true", timeout=max(1.0, deadline.remaining))
+                self.sendline("PS1= PS2=; stty -echo")
+                self.run("sudo -n dmesg -n 1", timeout=max(1.0, deadline.remaining))  # sudo eats what is typed ahead
                 return
         raise ConsoleError(
             f"The console of {self.node_name} has shown no prompt within {deadline.timeout:.0f} s.",

@@ -54,6 +54,8 @@ class Machine:
     ram
         The address at which the RAM begins, if forks may boot from ``pytest_pidoc.bootelf``: a 64-bit machine
         without a boot loader of its own.
+    sd_gpio, system_timer
+        The addresses of a board's GPIO controller and system timer, if `pytest_pidoc.repairs` needs them.
     fixed_memory
         Whether the RAM's size is the board's.
     least_qemu
@@ -82,8 +84,15 @@ class Machine:
     tree: str = ""
     append: str = ""
     ram: int | None = None
+    sd_gpio: int | None = None
+    system_timer: int | None = None
     fixed_memory: bool = False
     least_qemu: tuple[int, int] = (7, 2)
+
+    @property
+    def needs_qtest(self) -> bool:
+        """Whether a restored machine needs repairs by reads and writes of its registers."""
+        return self.sd_gpio is not None or self.system_timer is not None
 
     @property
     def plugs_network(self) -> bool:
@@ -148,6 +157,7 @@ MODELS: dict[str, Machine] = {
             agent="/dev/ttyAMA0",
             initrd="initrd/board",
             tree="dtb/bcm2837-rpi-3-b",
+            sd_gpio=0x3F200000,
             fixed_memory=True,
         ),
         Machine(

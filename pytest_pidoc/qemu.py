@@ -15,6 +15,7 @@ from pytest_pidoc.engines.engine import (
     DEVICE_TREE,
     OVERLAY,
     QMP_SOCKET,
+    QTEST_SOCKET,
     RAM,
     SERIAL_LOG,
     Launch,
@@ -86,8 +87,16 @@ def arguments(
         *_serial_ports(machine),
         *("-chardev", f"socket,id=qmp0,path={QMP_SOCKET},server=on,wait=off"),
         *("-mon", "chardev=qmp0,mode=control"),
-        *(("-incoming", "defer") if template else ()),
+        *(("-incoming", "defer", *_qtest(machine)) if template else ()),
     ]
+
+
+def _qtest(machine: Machine) -> tuple[str, ...]:
+    """Return what opens the socket for `pytest_pidoc.repairs`."""
+    if not machine.needs_qtest:
+        return ()
+    chardev = f"socket,id=qtest0,path={QTEST_SOCKET},server=on,wait=off"
+    return "-chardev", chardev, "-qtest", "chardev:qtest0", "-qtest-log", "none"
 
 
 def network_card(launch: Launch) -> str:

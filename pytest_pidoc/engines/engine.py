@@ -30,6 +30,7 @@ QEMU_LOG = "qemu.log"
 QMP_SOCKET = "qmp.sock"
 CONSOLE_SOCKET = "console.sock"
 AGENT_SOCKET = "agent.sock"
+QTEST_SOCKET = "qtest.sock"  # of a board that is restored
 DEVICE_TREE = "board.dtb"  # of a machine that takes one
 
 # The files of a template, beside its overlay.

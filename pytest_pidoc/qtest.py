@@ -1,0 +1,82 @@
+"""QEMU's qtest: reads and writes of a machine's physical addresses, while it stands still or runs.
+
+Protocol: lines, as the comment at the start of softmmu/qtest.c (system/qtest.c) in QEMU's sources describes them. It
+works beside TCG, in every build of QEMU.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+
+from pytest_pidoc import unix
+from pytest_pidoc.errors import MonitorError
+
+__all__ = ["QTest"]
+
+
+class QTest:
+    """A connection to the qtest socket at *path*; *timeout* in seconds bounds each answer.
+
+    ::
+
+        with QTest(directory / "qtest.sock") as bus:
+            bus.write(address, bus.read(address) | 1)
+
+    Raises
+    ------
+    MonitorError
+        Nobody listens there.
+    """
+
+    def __init__(self, path: Path, *, timeout: float = 10.0) -> None:
+        try:
+            self._socket = unix.connect(path, timeout=timeout)
+        except OSError as error:
+            raise MonitorError(f"QEMU's qtest socket cannot be reached: {error}.", look=str(path)) from error
+        self._lines = self._socket.makefile("r", encoding="ascii")
+
+    def read(self, address: int) -> int:
+        """Return the 32 bits at a physical address.
+
+        Raises
+        ------
+        MonitorError
+            QEMU is gone, or refused it.
+        """
+        return int(self._command(f"readl {address:#x}"), 16)
+
+    def write(self, address: int, value: int) -> None:
+        """Write 32 bits to a physical address.
+
+        Raises
+        ------
+        MonitorError
+            QEMU is gone, or refused it.
+        """
+        self._command(f"writel {address:#x} {value:#x}")
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._lines.close()
+        self._socket.close()
+
+    def _command(self, line: str) -> str:
+        try:
+            self._socket.sendall(f"{line}\n".encode("ascii"))
+            while (answer := self._lines.readline()).startswith("IRQ"):
+                pass  # told to whoever listens, and nothing to us
+        except OSError as error:
+            raise MonitorError(f"QEMU did not answer {line!r} on its qtest socket: {error}.") from error
+        word, _, rest = answer.strip().partition(" ")
+        if word != "OK":
+            raise MonitorError(f"QEMU refused {line!r} on its qtest socket: {answer.strip() or 'it is gone'}.")
+        return rest
+
+    def __enter__(self) -> QTest:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,97 @@
+"""What is put right on a restored board: on QEMU's own boards, which stand still without a guest."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+from support import eventually, make_image, make_launch, qmp_peer, unix_server
+
+from pytest_pidoc import repairs
+from pytest_pidoc.engines.engine import QMP_SOCKET, QTEST_SOCKET, Launch
+from pytest_pidoc.errors import MonitorError
+from pytest_pidoc.machines import MODELS
+from pytest_pidoc.qmp import Monitor
+from pytest_pidoc.qtest import QTest
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.qemu
+
+SD_ON_SDHOST = (0o44 << 24, 0o4444)  # pins 48 to 53 with function ALT0, as Linux sets them
+
+
+@pytest.fixture(params=[name for name, row in MODELS.items() if row.needs_qtest])
+def board(request: pytest.FixtureRequest, short_path: Path) -> Iterator[Launch]:
+    """A board whose processors stand still."""
+    row = MODELS[request.param]
+    if shutil.which(row.binary) is None:
+        pytest.skip(f"{row.binary} is not installed")
+    launch = make_launch(short_path / "node", make_image(short_path / "image"), machine=row)
+    command = [
+        *(row.binary, "-machine", row.machine, "-S", "-nodefaults", "-display", "none"),
+        *("-netdev", "user,id=net0"),
+        *("-qmp", f"unix:{QMP_SOCKET},server=on,wait=off"),
+        *("-chardev", f"socket,id=qtest0,path={QTEST_SOCKET},server=on,wait=off"),
+        *("-qtest", "chardev:qtest0", "-qtest-log", "none"),
+    ]
+    with subprocess.Popen(command, cwd=launch.directory) as process:
+        try:
+            assert eventually((launch.directory / QTEST_SOCKET).exists)
+            yield launch
+        finally:
+            process.kill()
+
+
+def test_registers_are_as_before(board: Launch) -> None:
+    """The card is moved by a change of the pins' functions, which are then what the guest had set."""
+    gpio = board.machine.sd_gpio
+    assert gpio is not None
+    with QTest(board.directory / QTEST_SOCKET) as bus:
+        for register, value in zip((0x10, 0x14), SD_ON_SDHOST, strict=True):
+            bus.write(gpio + register, value)
+
+    with Monitor.connect(board.directory / QMP_SOCKET) as monitor:
+        repairs.apply(board, monitor)
+
+        with QTest(board.directory / QTEST_SOCKET) as bus:
+            assert (bus.read(gpio + 0x10), bus.read(gpio + 0x14)) == SD_ON_SDHOST
+        assert "usb-net" in monitor.human("info qtree")
+
+
+def test_refusal_is_an_error(board: Launch) -> None:
+    """What QEMU says is shown."""
+    with QTest(board.directory / QTEST_SOCKET) as bus, pytest.raises(MonitorError, match="refused"):
+        bus._command("make tea")
+
+
+def test_qemu_that_is_gone_is_told(short_path: Path) -> None:
+    """An empty answer is the end, and no number."""
+
+    def hang_up(connection: socket.socket) -> None:
+        connection.recv(100)
+
+    with (
+        unix_server(short_path / QTEST_SOCKET, hang_up) as path,
+        QTest(path) as bus,
+        pytest.raises(MonitorError, match="it is gone"),
+    ):
+        bus.read(0)
+
+
+def test_machine_without_quirks_is_left_alone(short_path: Path) -> None:
+    """Nothing is asked of a machine whose state QEMU saves."""
+    launch = make_launch(short_path / "node", make_image(short_path / "image"))
+    requests: list[dict[str, object]] = []
+    with (
+        unix_server(launch.directory / QMP_SOCKET, qmp_peer({}, requests=requests)) as path,
+        Monitor.connect(path) as monitor,
+    ):
+        repairs.apply(launch, monitor)
+
+    assert [request["execute"] for request in requests] == ["qmp_capabilities"]
