@@ -60,7 +60,7 @@ def arguments(
     """
     machine, manifest = launch.machine, launch.image.manifest
     kernel_arguments = [
-        f"root={machine.root}",
+        f"root={_root(machine.root, manifest.partition)}",
         "rw",
         f"console={machine.console},{machine.baud}",
         "net.ifnames=0",  # the card is eth0 on every model
@@ -122,6 +122,11 @@ def _serial_ports(machine: Machine) -> list[str]:
 
 
 _SERIAL = {"console": "chardev:console0", "agent": "chardev:agent0", "none": "null"}
+
+
+def _root(disk: str, partition: int) -> str:
+    """Return the device of a disk's partition, as the kernel names it: ``/dev/vda2``, ``/dev/mmcblk0p2``."""
+    return f"{disk}{'p' if disk[-1].isdigit() else ''}{partition}" if partition else disk
 
 
 def boot_files(launch: Launch) -> tuple[ImageFile, ImageFile | None]:
