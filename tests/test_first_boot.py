@@ -136,7 +136,7 @@ def test_a_user_who_is_never_made_is_told(session):
     """After the time that there is for it."""
     _, one = session(password="secret")
 
-    with pytest.raises(ImageError, match="after userconf[.]txt should have made him"):
+    with pytest.raises(ImageError, match=r"after userconf\.txt should have made him"):
         one.log_in(new_user=True)
 
 

@@ -102,11 +102,11 @@ def recipe(text: str, model: str) -> Recipe:
         It names no image, or a URL without a SHA-256.
     """
     family, _, rest = text.partition(":")
-    if source.is_location(text):
+    if family != "raspios":
+        if not source.is_location(text):
+            raise SettingsError(f"There is no recipe {text!r}.", tip="raspios, a path, or URL#sha256=<64 hex digits>")
         found = source.parse(text, what="image")
         return Recipe(str(found), found)
-    if family != "raspios":
-        raise SettingsError(f"There is no recipe {text!r}.", tip="raspios, a path, or URL#sha256=<64 hex digits>")
     if source.is_location(rest):
         found = source.parse(rest, what="image")
         return Recipe(f"raspios:{found}", found)
@@ -168,9 +168,7 @@ def build(
 
     def make(directory: Path, log: BuildLog) -> Manifest:
         require_tools(TOOLS)
-        donor = _donor(machine)
-        image = debian.build(cache, donor.recipe, donor.architecture, progress=progress)
-        return _Build(cache, recipe, machine, image, directory, log, progress, patience).run()
+        return _Build(cache, recipe, machine, directory, log, progress, patience).run()
 
     return cache.build(
         key(cache, recipe, machine), make, what=f"{recipe} for {machine.name}", progress=progress, rebuild=rebuild
@@ -179,7 +177,7 @@ def build(
 
 @dataclass(frozen=True)
 class _Donor:
-    """The Debian image whose kernel boots an image for the first time, and always on a machine with virtio."""
+    """The Debian image whose kernel boots another image: for the first time, and on a machine with virtio always."""
 
     recipe: debian.Recipe
     architecture: str
@@ -205,7 +203,6 @@ class _Build:
         cache: Cache,
         recipe: Recipe,
         machine: Machine,
-        donor: Image,
         directory: Path,
         log: BuildLog,
         progress: Progress,
@@ -214,7 +211,6 @@ class _Build:
         self.cache = cache
         self.recipe = recipe
         self.machine = machine
-        self.donor = donor
         self.directory = directory
         self.work = directory / "work"
         self.disk = self.work / "disk.raw"
@@ -229,18 +225,18 @@ class _Build:
         number = root.number if root else 0
         root_fs = self.take_root(root)
         self.require_architecture(root_fs)
-        versions = {**self.versions(root_fs), "kernel": self.donor.manifest.versions.get("kernel", "")}
+        donor = _donor(self.machine)
+        debian_image = debian.build(self.cache, donor.recipe, donor.architecture, progress=self.progress)
+        versions = self.versions(root_fs)
+        self.make_initrd(debian_image)
         if _has_virtio(self.machine):
-            self.add_modules(root_fs)
-        new_user = _wants_user(root_fs)
-        self.put_root_back(root)
-        self.make_initrd()
-        if _has_virtio(self.machine):
-            shutil.copyfile(self.donor.file("kernel"), self.directory / "kernel")
-            shutil.copyfile(self.work / "initrd", self.directory / "initrd")
+            versions["kernel"] = debian_image.manifest.versions["kernel"]
+            self.add_kernel(debian_image, root_fs)
         elif boot is not None:
             versions["kernel"] = "the image's own"
             self.take_kernel(Fat(self.disk, boot, self.log))
+        new_user = _wants_user(root_fs)
+        self.put_root_back(root)
         if new_user:
             self.ask_for_user(boot)
         self.log.run(
@@ -249,10 +245,10 @@ class _Build:
             timeout=60,
         )
         first_boot(
-            _donor(self.machine).machine,
+            donor.machine,
             disk=self.disk,
             partition=number,
-            kernel=self.donor.file("kernel"),
+            kernel=debian_image.file("kernel"),
             initrd=self.work / "initrd",
             public_key=(self.directory / "id_ed25519.pub").read_text("ascii").strip(),
             new_user=new_user,
@@ -363,25 +359,28 @@ class _Build:
                 f"{where}, and the processor of {model.name} is ARMv6.", tip="Raspberry Pi OS, which is made for ARMv6"
             )
 
-    def add_modules(self, root_fs: Ext4) -> None:
-        """Put the modules of Debian's kernel beside those of the Pi's."""
+    def make_initrd(self, donor: Image) -> None:
+        """Make the initrd from Debian's: the image gives its network card an address by itself."""
+        content = donor.file("initrd").read_bytes()
+        (self.work / "initrd").write_bytes(content + disks.cpio([disks.Entry("no-address")]))
+
+    def add_kernel(self, donor: Image, root_fs: Ext4) -> None:
+        """Take Debian's kernel, and put its modules beside those of the Pi's."""
         self.progress.step("putting Debian's kernel beside the Pi's own, which has no virtio")
+        shutil.copyfile(donor.file("kernel"), self.directory / "kernel")
+        shutil.copyfile(self.work / "initrd", self.directory / "initrd")
         disk = self.work / "donor.raw"
         self.log.run(
-            ["qemu-img", "convert", "-O", "raw", self.donor.file("disk"), disk],
+            ["qemu-img", "convert", "-O", "raw", donor.file("disk"), disk],
             what="unpacking Debian's disk",
             timeout=600,
         )
         Ext4(disk, self.log).copy_out("/usr/lib/modules", self.work)
         disk.unlink()
         for version in (self.work / "modules").iterdir():
-            root_fs.copy_in(version, "/lib/modules")
+            if not root_fs.exists(f"/lib/modules/{version.name}"):
+                root_fs.copy_in(version, "/lib/modules")
         shutil.rmtree(self.work / "modules")
-
-    def make_initrd(self) -> None:
-        """Make the initrd from Debian's: the image gives its network card an address by itself."""
-        content = self.donor.file("initrd").read_bytes()
-        (self.work / "initrd").write_bytes(content + disks.cpio([disks.Entry("no-address")]))
 
     def take_kernel(self, boot: Fat) -> None:
         """Take out of the boot partition what the Pi's firmware would boot."""
