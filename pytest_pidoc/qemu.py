@@ -220,8 +220,13 @@ def empty_overlay(disk: Path) -> bytes:
 def mac_address(launch: Launch) -> str:
     """Return a locally administered Ethernet address that is a node's own: ``52:54:00:xx:xx:xx``.
 
+    A guest that asks for its address by DHCP has the same in all nodes: QEMU gives 10.0.2.15, to which SSH is
+    forwarded, to the first card that asks, and remembers that in a saved machine, so that another card would get
+    another address. Each node is alone in its user network.
+
     QEMU's ``usb-net`` shows its guest 40 in place of whatever the first byte is, which makes Linux call it eth0.
     """
-    tail = hashlib.sha256(f"{launch.cluster}/{launch.name}".encode()).hexdigest()[:6]
+    owner = "any node" if launch.image.manifest.dhcp else f"{launch.cluster}/{launch.name}"
+    tail = hashlib.sha256(owner.encode()).hexdigest()[:6]
     first = "40" if launch.machine.plugs_network else "52"
     return f"{first}:54:00:{tail[:2]}:{tail[2:4]}:{tail[4:]}"
