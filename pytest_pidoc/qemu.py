@@ -226,7 +226,7 @@ def mac_address(launch: Launch) -> str:
 
     QEMU's ``usb-net`` shows its guest 40 in place of whatever the first byte is, which makes Linux call it eth0.
     """
-    owner = "any node" if launch.image.manifest.dhcp else f"{launch.cluster}/{launch.name}"
+    owner = "any node" if launch.image.manifest.stock else f"{launch.cluster}/{launch.name}"
     tail = hashlib.sha256(owner.encode()).hexdigest()[:6]
     first = "40" if launch.machine.plugs_network else "52"
     return f"{first}:54:00:{tail[:2]}:{tail[2:4]}:{tail[4:]}"

@@ -15,6 +15,7 @@ from pytest_pidoc.errors import ChecksumMismatch, DownloadError, ImageError
 from pytest_pidoc.images import download
 from pytest_pidoc.images.download import Patience, fetch, shown
 from pytest_pidoc.progress import Progress
+from pytest_pidoc.sharing import locked
 
 CONTENT = os.urandom(3 << 20)
 QUICK = Patience(connect=5, read=0.3, attempts=3, pause=0)
@@ -286,6 +287,7 @@ from pathlib import Path
 from pytest_pidoc.errors import PidocError
 from pytest_pidoc.images.download import fetch
 from pytest_pidoc.progress import Progress
+from pytest_pidoc.sharing import locked
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
 try:
     fetch(sys.argv[1], sys.argv[2], directory=Path(sys.argv[3]), progress=Progress())
@@ -349,3 +351,18 @@ def test_a_url_is_shown_without_its_secrets():
     """Logs and manifests are read by others."""
     assert shown("https://me:word@host:8443/a.zip?sig=1#frag") == "https://host:8443/a.zip"
     assert shown("/a/path") == "/a/path"
+
+
+def test_downloads_are_discarded_by_their_age(server, get, tmp_path):
+    """Also one that was never finished, but not one that is under way."""
+    url, sha256 = server.add("/a", CONTENT)
+    path = get(url, sha256)
+    half, busy = (path.with_name(f"{digit * 64}.part") for digit in "12")
+    half.write_bytes(b"half")
+    busy.write_bytes(b"half")
+
+    assert download.discard(path.parent, age=3600) == []
+    with locked(busy.with_suffix(".lock"), purpose="downloading", timeout=0):
+        assert download.discard(path.parent, age=0) == [half, path]
+    assert left(tmp_path) == [".part"]
+    assert download.discard(tmp_path / "nowhere", age=0) == []

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_pidoc.errors import ChecksumMismatch, DownloadError, ImageError
+from pytest_pidoc.errors import ChecksumMismatch, DownloadError, ImageError, PidocError
 from pytest_pidoc.images.cache import image_file
 from pytest_pidoc.progress import Progress
 from pytest_pidoc.sharing import locked
@@ -28,7 +28,7 @@ from pytest_pidoc.sharing import locked
 if TYPE_CHECKING:  # requests takes 0.1 s to import
     import requests
 
-__all__ = ["Patience", "fetch", "shown"]
+__all__ = ["Patience", "discard", "fetch", "shown"]
 
 CHUNK = 1 << 20  # bytes
 REDIRECTS = 10
@@ -36,6 +36,7 @@ TELL_EVERY = 10.0  # seconds between two words about how far it is
 LOCK_TIMEOUT = 7200.0  # seconds to wait for another process's download of the same file
 ROOM = 256 * 1024**2  # bytes that a download leaves free
 
+_KEPT = {".lock", ".holder", ".json"}  # a lock that is removed would be no lock
 _TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
 
 
@@ -114,6 +115,19 @@ def fetch(
             f"{shown(url)} cannot be kept in {directory}: {error.strerror}.",
             tip="make room or give another place with --pidoc-cache-dir DIR or PIDOC_CACHE_DIR",
         ) from error
+
+
+def discard(directory: Path, *, age: float) -> list[Path]:
+    """Remove downloads that were last written more than *age* seconds ago, and return them; those under way stay."""
+    removed = []
+    for path in sorted(directory.glob("*")):
+        if path.suffix in _KEPT or not path.is_file() or time.time() - path.stat().st_mtime < age:
+            continue
+        with contextlib.suppress(PidocError), locked(path.with_suffix(".lock"), purpose="removing it", timeout=0):
+            path.unlink(missing_ok=True)
+            path.with_suffix(".json").unlink(missing_ok=True)
+            removed.append(path)
+    return removed
 
 
 def shown(url: str) -> str:

@@ -56,8 +56,9 @@ class Manifest:
         Kernel arguments that the guest needs beside those that the model gives.
     partition
         The number of the partition of the disk that is the root; 0 if the disk has none.
-    dhcp
-        Whether the guest brings its network card up by itself and asks for an address.
+    stock
+        Whether it is somebody else's and was left as it is: it boots as slowly as it does, and asks for its address
+        by DHCP.
     created
         When it was built, ISO 8601 in UTC.
     versions
@@ -74,7 +75,7 @@ class Manifest:
     host_keys: tuple[str, ...]
     append: str = ""
     partition: int = 0
-    dhcp: bool = False
+    stock: bool = False
     created: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     sources: tuple[Source, ...] = ()
