@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support import make_image
 
 from pytest_pidoc import bootelf
 from pytest_pidoc.errors import ImageError
+from pytest_pidoc.images.image import Image
 
 RAM = 0x40000000
 
@@ -66,3 +69,24 @@ def test_kernel_that_belongs_elsewhere_is_refused(tmp_path: Path, kernel: bytes)
         bootelf.write(tmp_path / "elf", kernel=tmp_path / "kernel", initrd=tmp_path / "initrd", ram=RAM)
 
     assert not (tmp_path / "elf").exists()
+
+
+def test_an_image_that_boots_otherwise_is_told(tmp_path: Path) -> None:
+    """Another kernel, no initrd, a device tree of the user's own: forks of it boot as the machine did."""
+    image = make_image(tmp_path / "image")
+    kernel = image.file("kernel")
+    files = image.manifest.files
+
+    def with_files(**changes: object) -> Image:
+        kept = {role: file for role, file in {**files, **changes}.items() if file is not None}
+        return replace(image, manifest=replace(image.manifest, files=kept))  # type: ignore[arg-type]
+
+    assert not bootelf.can_hold(image)
+    kernel.write_bytes(linux())
+    assert bootelf.can_hold(image)
+    assert not bootelf.can_hold(with_files(initrd=None))
+    assert not bootelf.can_hold(with_files(dtb=files["kernel"]))
+    kernel.write_bytes(linux()[:40])
+    assert not bootelf.can_hold(image)
+    kernel.unlink()
+    assert not bootelf.can_hold(image)

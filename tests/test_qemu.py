@@ -227,3 +227,47 @@ def test_empty_overlay_is_as_large_as_its_disk(tmp_path: Path) -> None:
     subprocess.run(["qemu-img", "check", "-q", overlay], check=True)
     info = json.loads(subprocess.check_output(["qemu-img", "info", "--output=json", overlay]))
     assert info["virtual-size"] == 4 * 1024 * MIB
+
+
+def with_manifest(launch: Launch, **changes: object) -> Launch:
+    manifest = dataclasses.replace(launch.image.manifest, **changes)
+    return dataclasses.replace(launch, image=dataclasses.replace(launch.image, manifest=manifest))
+
+
+@pytest.mark.parametrize(
+    ("disk", "partition", "root"),
+    [
+        ("/dev/vda", 0, "/dev/vda"),
+        ("/dev/vda", 2, "/dev/vda2"),
+        ("/dev/mmcblk0", 0, "/dev/mmcblk0"),
+        ("/dev/mmcblk0", 2, "/dev/mmcblk0p2"),
+        ("/dev/sda", 2, "/dev/sda2"),
+    ],
+)
+def test_the_root_may_be_a_partition(launch: Launch, disk: str, partition: int, root: str) -> None:
+    """A disk whose name ends in a digit has a p before the partition's number, as the kernel names it."""
+    machine = dataclasses.replace(launch.machine, root=disk)
+
+    assert f"root={root}" in kernel_arguments(
+        with_manifest(dataclasses.replace(launch, machine=machine), partition=partition)
+    )
+
+
+def test_an_image_boots_with_the_parts_that_it_has(launch: Launch) -> None:
+    """A kernel with all its drivers has no initrd; a device tree of one's own replaces QEMU's."""
+    files = dict(launch.image.manifest.files)
+    without = {role: file for role, file in files.items() if role != "initrd"}
+    own = {**files, "dtb": dataclasses.replace(files["kernel"], name="own-dtb")}
+
+    assert values(command(launch), "-initrd") == ["/guest/initrd"]
+    assert values(command(with_manifest(launch, files=without)), "-initrd") == []
+    assert values(command(launch), "-dtb") == []
+    assert values(command(with_manifest(launch, files=own)), "-dtb") == ["/guest/own-dtb"]
+
+
+def test_guests_that_use_dhcp_have_the_same_card_in_all_nodes(launch: Launch) -> None:
+    """QEMU gives the address with the forward to the first card that asks, and a saved machine remembers which."""
+    others = [dataclasses.replace(launch, name=name) for name in ("pi-1", "pi-2")]
+
+    assert len({qemu.card_address(each) for each in others}) == 2
+    assert len({qemu.card_address(with_manifest(each, stock=True)) for each in others}) == 1
