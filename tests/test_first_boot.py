@@ -21,11 +21,12 @@ SOON = Patience(prompt=2, user=1, command=1, rest=1, off=2)
 class Guest:
     """The other end of a serial console: asks for a login, then runs "commands"."""
 
-    def __init__(self, connection, *, password="raspberry", ready_at=0.0, fails=()):
+    def __init__(self, connection, *, password="raspberry", ready_at=0.0, fails=(), prompt="pi@raspberrypi:~$ "):
         self.connection = connection
         self.password = password
         self.ready_at = time.monotonic() + ready_at
         self.fails = fails
+        self.prompt = prompt
         self.commands = []
 
     def say(self, text):
@@ -49,7 +50,7 @@ class Guest:
             if right:
                 break
             self.say("\r\n\r\nLogin incorrect\r\n")
-        self.say("\r\nLinux raspberrypi\r\n\x1b[?2004hpi@raspberrypi:~$ ")
+        self.say(f"\r\nLinux raspberrypi\r\n\x1b[?2004h{self.prompt}")
         while True:
             typed = self.hear()
             if "poweroff" in typed:
@@ -58,7 +59,7 @@ class Guest:
             command, _, marker = typed.rpartition("; echo ")
             self.commands.append(command)
             status = 1 if any(word in command for word in self.fails) else 0
-            self.say(f"{typed}\r\nsome output\r\n{marker.replace('$?', str(status))}\r\npi@raspberrypi:~$ ")
+            self.say(f"{typed}\r\nsome output\r\n{marker.replace('$?', str(status))}\r\n{self.prompt}")
 
 
 @pytest.fixture
@@ -100,6 +101,23 @@ def test_the_steps_are_those_that_the_documentation_names(session, tmp_path):
     assert steps[0] == "waiting for the login on the serial console"
     assert steps[-1] == "switching the machine off"
     assert len(steps) == 10
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "pi@raspberrypi:~$ ",
+        "\x1b[01;32mpi@raspberrypi\x1b[00m:\x1b[01;34m~ $\x1b[00m ",
+        "\x1b[01;32mpi@raspberrypi\x1b[00m:\x1b[01;34m~\x1b[00m$ ",
+        "# ",
+    ],
+    ids=["debian", "raspbian", "colours", "sh"],
+)
+def test_a_shell_is_known_by_its_prompt(session, prompt):
+    """In any colour."""
+    _, one = session(prompt=prompt)
+
+    one.log_in(new_user=False)
 
 
 def test_a_login_that_never_comes_is_told(session, tmp_path):
@@ -164,7 +182,7 @@ def test_a_step_that_takes_too_long_is_named(session):
 
     _, one = session(hangs)
 
-    with pytest.raises(ImageError, match="not done within 1 s: making the terminal plain"):
+    with pytest.raises(ImageError, match="not done within 1 s: making the shell plain"):
         one.log_in(new_user=False)
 
 

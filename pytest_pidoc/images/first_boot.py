@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,7 @@ USER, PASSWORD = "pi", "raspberry"  # known to everybody; SSH does not take it
 PASSWORD_HASH = "$6$pidoc$xj7ipJN6L165MweJaRAym1eqbJ/MRJ.flfecgUsb7knqRx7H3JXIoEMAMyHnSpre8SzayC/13tIrOkflGADIj."  # noqa: S105
 
 CONSOLE = "console.sock"
+_PROMPT = r"[$#] ?(?:\x1b\[[0-9;?]*[a-zA-Z])* ?$"  # Raspbian's ends with a change of colour and a space
 
 
 @dataclass(frozen=True)
@@ -179,10 +180,8 @@ class Session:
             self._console.sendline(USER)
             self._expect(["assword: "], self._patience.command, "The console asks for no password.")
             self._console.sendline(PASSWORD)
-            refused = self._expect(
-                ["ogin incorrect", r"[$#] ?(\x1b\[[0-9;?]*[a-zA-Z])*$"], self._patience.command, "No shell has started."
-            )
-            if refused:
+            answers = ["ogin incorrect", _PROMPT]
+            if answers[self._expect(answers, self._patience.command, "No shell has started.")] == _PROMPT:
                 break
             waited = time.monotonic() - start
             if not new_user or waited > self._patience.user:
@@ -192,7 +191,7 @@ class Session:
                     tip=f"an image in which the password of {USER} is {PASSWORD}, as published ones have it",
                 )
             self._expect(["login: "], self._patience.command, "The console does not ask again.")
-        self.run("making the terminal plain", "export TERM=dumb PAGER=cat; stty -echo cols 500")
+        self.run("making the shell plain", "unset HISTFILE; export TERM=dumb; stty -echo cols 500")
 
     def run(self, what: str, command: str, *, rest: bool = False) -> None:
         """Run a shell command.
@@ -227,7 +226,7 @@ class Session:
         self._log.note(text)
         self._progress.step(f"in the machine: {text}")
 
-    def _expect(self, wanted: list[str | type[pexpect.EOF]], timeout: float, failure: str) -> int:
+    def _expect(self, wanted: Sequence[str | type[pexpect.EOF]], timeout: float, failure: str) -> int:
         """Wait for one of some patterns, but not if the machine has given up; return which it was."""
         given_up = [r"Kernel panic - not syncing[^\r\n]*", r"pidoc: no root device[^\r\n]*", "emergency mode"]
         try:
