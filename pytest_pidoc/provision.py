@@ -12,7 +12,7 @@ from pytest_pidoc.engines.choose import choose
 from pytest_pidoc.engines.engine import Engine
 from pytest_pidoc.engines.local import LocalEngine
 from pytest_pidoc.errors import SettingsError
-from pytest_pidoc.images import recipes
+from pytest_pidoc.images import recipes, registry
 from pytest_pidoc.images.cache import Cache
 from pytest_pidoc.images.image import Image
 from pytest_pidoc.progress import Progress
@@ -76,21 +76,25 @@ def provision(spec: ClusterSpec, settings: Settings, progress: Progress) -> Prov
 
     Raises
     ------
+    SettingsError
+        A published image cannot be given other parts.
     EngineUnavailable
         There is no engine that could be used.
     ImageError
         The image cannot be built, pulled or trusted.
     """
+    published = spec.image.startswith(registry.PREFIX)
+    if published:
+        _refuse_parts(spec)
     engine = choose(spec.engine)
     if engine == "local":
         return Provision(build_image(spec, settings, progress), LocalEngine())
 
     from pytest_pidoc import dockerd
-    from pytest_pidoc.images import container, registry
+    from pytest_pidoc.images import container
 
     with contextlib.closing(dockerd.connect()) as client:
-        if spec.image.startswith(registry.PREFIX):
-            _refuse_parts(spec)
+        if published:
             reference, image = registry.pull(
                 client, spec.image, directory=settings.cache_dir / "published", progress=progress
             )

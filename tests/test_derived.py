@@ -14,6 +14,7 @@ from pytest_pidoc.images.cache import Cache
 from pytest_pidoc.images.derived import derive
 from pytest_pidoc.images.source import FileSource
 from pytest_pidoc.progress import Progress
+from pytest_pidoc.provision import provision
 
 
 @pytest.fixture
@@ -187,6 +188,16 @@ def test_a_bad_part_is_named(cache, built):
     """Which of them it is."""
     with pytest.raises(SettingsError, match=r"dtb: .* has no SHA-256"):
         build(cache, dtb="https://example.org/pi.dtb")
+
+
+@pytest.mark.parametrize("role", [*derived.ROLES, "append"])
+def test_a_published_image_takes_no_other_parts(role):
+    """It is inside of a container image: that is said before anybody asks for the daemon."""
+    settings = Settings()
+    spec = settings.spec({"image": "docker://example.org/pidoc:1", role: "/a/file", "engine": "docker"})
+
+    with pytest.raises(SettingsError, match=f"{role} cannot be given with the published image"):
+        provision(spec, settings, Progress())
 
 
 def test_roles_are_settings():

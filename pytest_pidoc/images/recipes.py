@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pytest_pidoc.errors import ImageError, SettingsError
-from pytest_pidoc.images import debian, derived, raspios, source
+from pytest_pidoc.images import debian, derived, raspios, registry, source
 from pytest_pidoc.images.cache import Cache
 from pytest_pidoc.images.image import Image
 from pytest_pidoc.images.source import FileSource
@@ -44,7 +44,7 @@ def build(cache: Cache, spec: ClusterSpec, *, progress: Progress, rebuild: bool 
 def _base(cache: Cache, spec: ClusterSpec, progress: Progress, rebuild: bool) -> Image:
     model = machine(spec.model)
     family = spec.image.partition(":")[0]
-    if family == "raspios" or (source.is_location(spec.image) and not spec.image.startswith("docker://")):
+    if family == "raspios" or (source.is_location(spec.image) and not spec.image.startswith(registry.PREFIX)):
         return raspios.build(cache, raspios.recipe(spec.image, spec.model), model, progress=progress, rebuild=rebuild)
     if family == "debian":
         return debian.build(cache, debian.recipe(spec.image), model.architecture, progress=progress, rebuild=rebuild)
