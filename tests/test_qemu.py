@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from support import make_image, make_launch
 
 from pytest_pidoc import qemu
-from pytest_pidoc.engines.engine import Launch
+from pytest_pidoc.engines.engine import DEVICE_TREE, Launch
 from pytest_pidoc.machines import MIB, MODELS
 
 
@@ -149,7 +149,7 @@ def test_board_has_console_and_agent_on_its_serial_ports(tmp_path: Path) -> None
 
     assert values(arguments, "-serial") == ["chardev:agent0", "chardev:console0"]
     assert not any("virtio" in device for device in values(arguments, "-device"))
-    assert values(arguments, "-dtb") == ["board.dtb"]
+    assert values(arguments, "-dtb") == [DEVICE_TREE]
 
 
 @pytest.mark.parametrize("life", [{"record": True}, {"template": Path("/template")}])
@@ -253,21 +253,17 @@ def test_the_root_may_be_a_partition(launch: Launch, disk: str, partition: int, 
     )
 
 
-def test_an_image_boots_with_the_parts_that_it_has(launch: Launch) -> None:
-    """A kernel with all its drivers has no initrd; a device tree of one's own replaces QEMU's."""
-    files = dict(launch.image.manifest.files)
-    without = {role: file for role, file in files.items() if role != "initrd"}
-    own = {**files, "dtb": dataclasses.replace(files["kernel"], name="own-dtb")}
+def test_a_device_tree_of_the_users_own_replaces_qemus(launch: Launch) -> None:
+    """It is in the node's directory, as those of boards are."""
+    files = launch.image.manifest.files
 
-    assert values(command(launch), "-initrd") == ["/guest/initrd"]
-    assert values(command(with_manifest(launch, files=without)), "-initrd") == []
     assert values(command(launch), "-dtb") == []
-    assert values(command(with_manifest(launch, files=own)), "-dtb") == ["/guest/own-dtb"]
+    assert values(command(with_manifest(launch, files={**files, "dtb": files["kernel"]})), "-dtb") == [DEVICE_TREE]
 
 
 def test_guests_that_use_dhcp_have_the_same_card_in_all_nodes(launch: Launch) -> None:
     """QEMU gives the address with the forward to the first card that asks, and a saved machine remembers which."""
     others = [dataclasses.replace(launch, name=name) for name in ("pi-1", "pi-2")]
 
-    assert len({qemu.card_address(each) for each in others}) == 2
-    assert len({qemu.card_address(with_manifest(each, stock=True)) for each in others}) == 1
+    assert len({qemu.mac_address(each) for each in others}) == 2
+    assert len({qemu.mac_address(with_manifest(each, stock=True)) for each in others}) == 1

@@ -81,7 +81,8 @@ def derive(
     sums = {role: source.identify(cache) if source else "" for role, source in parts.items()}
 
     def make(directory: Path, log: BuildLog) -> Manifest:
-        files = {role: file for role, file in base.manifest.files.items() if role not in parts}
+        # What is for one board, as "initrd/board", is replaced too.
+        files = {role: file for role, file in base.manifest.files.items() if role.partition("/")[0] not in parts}
         for file in files.values():
             _link(base.path / file.name, directory / file.name)
         sources = base.manifest.sources

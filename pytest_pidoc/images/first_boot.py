@@ -259,9 +259,9 @@ def _command(machine: Machine, *, disk: Path, partition: int, kernel: Path, init
         *("-kernel", str(kernel), "-initrd", str(initrd)),
         *("-append", f"root={root} rw rootwait console={machine.console} quiet panic=-1 net.ifnames=0 {FAST}"),
         *("-drive", f"if=none,id=disk0,format=raw,file={disk.name},cache=unsafe,discard=unmap,detect-zeroes=unmap"),
-        *("-device", f"{machine.disk_device},drive=disk0"),
+        *("-device", f"{machine.disk},drive=disk0"),
         # A network card for whatever waits for one, and nothing behind it: a build must not depend on who answers.
-        *("-netdev", "user,id=net0,restrict=on", "-device", f"{machine.network_device},netdev=net0"),
+        *("-netdev", "user,id=net0,restrict=on", "-device", f"{machine.network},netdev=net0"),
         *(part for device in machine.devices for part in ("-device", device)),
         *("-chardev", f"socket,id=serial0,path={CONSOLE},server=on,wait=off,logfile={_quoted(log)},logappend=on"),
         *("-serial", "chardev:serial0"),

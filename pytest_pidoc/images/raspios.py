@@ -184,7 +184,7 @@ class _Donor:
 
     @property
     def machine(self) -> Machine:
-        return MODELS[debian.ARCHITECTURES[self.architecture].builder]
+        return MODELS["pi3-virt" if self.architecture == "arm64" else "pi2-virt"]
 
 
 def _donor(machine: Machine) -> _Donor:
@@ -192,7 +192,7 @@ def _donor(machine: Machine) -> _Donor:
 
 
 def _has_virtio(machine: Machine) -> bool:
-    return machine.disk_device.startswith("virtio")
+    return machine.disk.startswith("virtio")
 
 
 class _Build:
