@@ -17,6 +17,7 @@ from support import make_image, make_launch
 
 from pytest_pidoc import qemu
 from pytest_pidoc.engines.engine import DEVICE_TREE, Launch
+from pytest_pidoc.images.image import Image, Manifest
 from pytest_pidoc.machines import MIB, MODELS
 
 
@@ -191,7 +192,8 @@ def test_addresses_of_a_cluster_differ(launch: Launch) -> None:
 @given(st.text(), st.text(), st.sampled_from(["pi3", "pi3-virt"]))
 def test_every_address_is_locally_administered(cluster: str, node: str, model: str) -> None:
     """Whatever the names, the address is one that QEMU's prefix leaves free."""
-    launch = Launch(node, cluster, Path(), MODELS[model], None, 0)
+    image = Image(Path(), Manifest("debian", "arm64", "", {}, "pi", ()))
+    launch = Launch(node, cluster, Path(), MODELS[model], image, 0)
 
     assert re.fullmatch(r"(52|40):54:00(:[0-9a-f]{2}){3}", qemu.mac_address(launch))
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pytest_pidoc.errors import ImageError
 
-__all__ = ["CPUS", "BootFiles", "choose", "unpack_kernel"]
+__all__ = ["CPUS", "TREES", "BootFiles", "choose", "unpack_kernel"]
 
 LARGEST_KERNEL = 256 * 1024**2  # bytes
 
@@ -41,6 +41,15 @@ CPUS = {
     "cortex-a7": Cpu("kernel7.img", "initramfs7", frozenset({"pi2"})),
     "cortex-a53": Cpu("kernel8.img", "initramfs8", frozenset({"pi3"})),
     "cortex-a72": Cpu("kernel8.img", "initramfs8", frozenset({"pi4"})),
+}
+
+
+#: Raspberry Pi's names of device trees, and Linux's of the same boards.
+TREES = {
+    "bcm2708-rpi-b-plus": "bcm2835-rpi-b-plus",
+    "bcm2708-rpi-zero": "bcm2835-rpi-zero",
+    "bcm2709-rpi-2-b": "bcm2836-rpi-2-b",
+    "bcm2710-rpi-3-b": "bcm2837-rpi-3-b",
 }
 
 

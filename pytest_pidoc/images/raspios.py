@@ -24,6 +24,7 @@ from pytest_pidoc.images.ext4 import Ext4
 from pytest_pidoc.images.fat import Fat
 from pytest_pidoc.images.first_boot import PASSWORD_HASH, PATIENCE, USER, Patience, first_boot
 from pytest_pidoc.images.image import Image, ImageFile, Manifest, Source
+from pytest_pidoc.images.packages import VIRT
 from pytest_pidoc.images.partitions import Partition
 from pytest_pidoc.images.second_stage import FAST
 from pytest_pidoc.images.source import FileSource
@@ -69,6 +70,7 @@ PUBLISHED = {
 }
 
 ROOT = "root.ext4"
+BOOT_PARTITION = ("vfat", "nls_cp437", "nls_ascii", "nls_utf8")  # what mounts it
 
 
 @dataclass(frozen=True)
@@ -228,10 +230,11 @@ class _Build:
         donor = _donor(self.machine)
         debian_image = debian.build(self.cache, donor.recipe, donor.architecture, progress=self.progress)
         versions = self.versions(root_fs)
-        self.make_initrd(debian_image)
+        modules = self.take_modules(debian_image)
+        self.make_initrd(debian_image, modules)
         if _has_virtio(self.machine):
             versions["kernel"] = debian_image.manifest.versions["kernel"]
-            self.add_kernel(debian_image, root_fs)
+            self.add_kernel(debian_image, modules, root_fs)
         elif boot is not None:
             versions["kernel"] = "the image's own"
             self.take_kernel(Fat(self.disk, boot, self.log))
@@ -360,16 +363,8 @@ class _Build:
                 f"{where}, and the processor of {model.name} is ARMv6.", tip="Raspberry Pi OS, which is made for ARMv6"
             )
 
-    def make_initrd(self, donor: Image) -> None:
-        """Make the initrd from Debian's: the image gives its network card an address by itself."""
-        content = donor.file("initrd").read_bytes()
-        (self.work / "initrd").write_bytes(content + disks.cpio([disks.Entry("no-address")]))
-
-    def add_kernel(self, donor: Image, root_fs: Ext4) -> None:
-        """Take Debian's kernel, and put its modules beside those of the Pi's."""
-        self.progress.step("putting Debian's kernel beside the Pi's own, which has no virtio")
-        shutil.copyfile(donor.file("kernel"), self.directory / "kernel")
-        shutil.copyfile(self.work / "initrd", self.directory / "initrd")
+    def take_modules(self, donor: Image) -> Path:
+        """Take the modules of Debian's kernel out of its disk; return their directory."""
         disk = self.work / "donor.raw"
         self.log.run(
             ["qemu-img", "convert", "-O", "raw", donor.file("disk"), disk],
@@ -378,10 +373,30 @@ class _Build:
         )
         Ext4(disk, self.log).copy_out("/usr/lib/modules", self.work)
         disk.unlink()
-        for version in (self.work / "modules").iterdir():
-            if not root_fs.exists(f"/lib/modules/{version.name}"):
-                root_fs.copy_in(version, "/lib/modules")
-        shutil.rmtree(self.work / "modules")
+        (modules,) = (self.work / "modules").iterdir()
+        return modules
+
+    def make_initrd(self, donor: Image, modules: Path) -> None:
+        """Make the initrd from Debian's; the kernel reads one archive after the other.
+
+        The image gives its network card an address by itself. On a board it has no modules of this kernel, so those
+        are loaded in time without which it could not mount its boot partition.
+        """
+        loaded = disks.module_closure(modules, [*VIRT, *BOOT_PARTITION])
+        more = [
+            disks.Entry("no-address"),
+            disks.Entry("modules/order", "".join(f"{name}\n" for name in loaded).encode()),
+            *(disks.Entry(f"modules/{name}", content) for name, content in loaded.items()),
+        ]
+        (self.work / "initrd").write_bytes(donor.file("initrd").read_bytes() + disks.cpio(more))
+
+    def add_kernel(self, donor: Image, modules: Path, root_fs: Ext4) -> None:
+        """Take Debian's kernel, and put its modules beside those of the Pi's."""
+        self.progress.step("putting Debian's kernel beside the Pi's own, which has no virtio")
+        shutil.copyfile(donor.file("kernel"), self.directory / "kernel")
+        shutil.copyfile(self.work / "initrd", self.directory / "initrd")
+        if not root_fs.exists(f"/lib/modules/{modules.name}"):
+            root_fs.copy_in(modules, "/lib/modules")
 
     def take_kernel(self, boot: Fat) -> None:
         """Take out of the boot partition what the Pi's firmware would boot."""
@@ -391,8 +406,9 @@ class _Build:
         if chosen.initramfs:
             boot.copy_out(chosen.initramfs, self.directory / "initrd")
         for name in boot.names():
-            if name.lower().endswith(".dtb"):
-                boot.copy_out(name, self.directory / name.lower())
+            stem = name.lower().removesuffix(".dtb")
+            if stem != name.lower():
+                boot.copy_out(name, self.directory / f"{boot_files.TREES.get(stem, stem)}.dtb")
 
     def ask_for_user(self, boot: Partition | None) -> None:
         """Let the image make the user by itself, as its documentation says: two files in the boot partition."""
