@@ -59,6 +59,8 @@ class Manifest:
     stock
         Whether it is somebody else's and was left as it is: it boots as slowly as it does, and asks for its address
         by DHCP.
+    password
+        What the user logs in with on the serial console, if it asks; SSH does not take it.
     created
         When it was built, ISO 8601 in UTC.
     versions
@@ -76,6 +78,7 @@ class Manifest:
     append: str = ""
     partition: int = 0
     stock: bool = False
+    password: str = ""
     created: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     sources: tuple[Source, ...] = ()

@@ -22,7 +22,7 @@ from pytest_pidoc.images.buildlog import BuildLog
 from pytest_pidoc.images.cache import Cache, image_file
 from pytest_pidoc.images.ext4 import Ext4
 from pytest_pidoc.images.fat import Fat
-from pytest_pidoc.images.first_boot import PASSWORD_HASH, PATIENCE, USER, Patience, first_boot
+from pytest_pidoc.images.first_boot import PASSWORD, PASSWORD_HASH, PATIENCE, USER, Patience, first_boot
 from pytest_pidoc.images.image import Image, ImageFile, Manifest, Source
 from pytest_pidoc.images.packages import VIRT
 from pytest_pidoc.images.partitions import Partition
@@ -277,6 +277,7 @@ class _Build:
             append=f"rootwait {FAST}",
             partition=number,
             stock=True,
+            password=PASSWORD,
             versions=versions,
             sources=(Source(self.recipe.source.name, "", self.recipe.source.identify(self.cache)),),
         )
