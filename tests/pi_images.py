@@ -64,7 +64,7 @@ def make(donor: Image, directory: Path, style: Style) -> Path:
         stream.truncate(BOOT_SIZE)
     _run("mkfs.vfat", "-F", "32", "-n", "bootfs", boot)
     (directory / "kernel8.img").write_bytes(gzip.compress(donor.file("kernel").read_bytes(), 1))
-    shutil.copyfile(donor.file("initrd"), directory / "initramfs8")
+    shutil.copyfile(donor.file("initrd/board"), directory / "initramfs8")
     shutil.copyfile(donor.file("dtb/bcm2837-rpi-3-b"), directory / "bcm2710-rpi-3-b.dtb")
     (directory / "config.txt").write_text(
         "# For more options see the documentation\nauto_initramfs=1\n[pi4]\narm_boost=1\n"

@@ -119,16 +119,22 @@ def test_a_fork_is_as_quiet_as_the_image(old: Cluster) -> None:
 
 
 def test_a_new_image_makes_its_user_and_its_ssh_server_by_itself(of_2022: str, settings: Settings) -> None:
-    """What the two files in the boot partition ask for was done, and they are gone; a node boots from it."""
-    built = build_image(settings.spec({"image": of_2022}), settings, Progress())
+    """What the two files in the boot partition ask for was done, and they are gone; a board boots it by itself.
+
+    Kernel, initramfs and device tree are those of the boot partition, where the kernel is packed.
+    """
+    built = build_image(settings.spec({"image": of_2022, "model": "pi3"}), settings, Progress())
 
     assert built.manifest.partition == 2
     assert built.manifest.user == "pi"
     assert built.manifest.versions["os"].startswith("Debian GNU/Linux 12")
     (source,) = built.manifest.sources
     assert of_2022.endswith(source.sha256)
-    with Cluster.up(image=of_2022, engine="local", start="cold", settings=settings) as (pi,):
+    assert {"kernel", "initrd", "dtb/bcm2837-rpi-3-b"} <= set(built.manifest.files)
+    with Cluster.up(image=of_2022, model="pi3", engine="local", start="cold", settings=settings) as (pi,):
         assert pi.timings.start == "cold"
+        assert "Raspberry Pi 3" in pi.run("cat /proc/device-tree/model").stdout
+        assert pi.run("findmnt -no SOURCE /").stdout.strip() == "/dev/mmcblk0p2"
         assert pi.run("ls /boot/firmware").stdout.split() == [
             "bcm2710-rpi-3-b.dtb",
             "cmdline.txt",
