@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pytest_pidoc.errors import ImageError
 
-__all__ = ["initrd_argument", "write"]
+__all__ = ["can_hold", "initrd_argument", "write"]
 
 # Distances from the start of the RAM. Kernel and initrd are where QEMU puts them for a Linux image.
 KERNEL = 0x200000
@@ -24,6 +24,14 @@ INITRD = 0x8000000
 
 PAGE = 0x1000
 LINUX_MAGIC = b"ARM\x64"  # at byte 56 of an arm64 image
+
+
+def can_hold(kernel: Path) -> bool:
+    """Tell whether that is such a kernel, and there: a published image has it in its container only."""
+    if not kernel.exists():
+        return False
+    with kernel.open("rb") as stream:
+        return _is_suitable(stream.read(64))
 
 
 def write(target: Path, *, kernel: Path, initrd: Path, ram: int) -> None:
@@ -35,8 +43,7 @@ def write(target: Path, *, kernel: Path, initrd: Path, ram: int) -> None:
         The kernel is no arm64 image, or one that wants to be somewhere else.
     """
     image = kernel.read_bytes()
-    (offset,) = struct.unpack_from("<Q", image, 8)
-    if image[56:60] != LINUX_MAGIC or offset != 0:
+    if not _is_suitable(image):
         raise ImageError(f"{kernel} is not an arm64 Linux that may be loaded at a multiple of 2 MiB.")
     parts = [(ENTRY, _entry(ram)), (KERNEL, image), (INITRD, initrd.read_bytes())]
     header, headers, content = 64, b"", b""
@@ -49,6 +56,11 @@ def write(target: Path, *, kernel: Path, initrd: Path, ram: int) -> None:
     elf = b"\x7fELF\x02\x01\x01" + bytes(9) + struct.pack("<HHIQQQI", 2, 183, 1, ram + ENTRY, header, 0, 0)
     elf += struct.pack("<HHHHHH", header, 56, len(parts), 0, 0, 0)
     target.write_bytes((elf + headers).ljust(PAGE, b"\0") + content)
+
+
+def _is_suitable(kernel: bytes) -> bool:
+    """Tell whether that is an arm64 Linux that may be loaded at any multiple of 2 MiB."""
+    return len(kernel) >= 64 and kernel[56:60] == LINUX_MAGIC and struct.unpack_from("<Q", kernel, 8) == (0,)
 
 
 def initrd_argument(initrd_size: int, ram: int) -> str:

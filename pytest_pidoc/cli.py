@@ -70,12 +70,13 @@ def make_parser() -> argparse.ArgumentParser:
         added.add_argument("--json", action="store_true", help="print JSON for scripts")
         return added
 
-    start = ("engine", "model", "image", "nodes", "memory", "cpus", "boot_timeout", "start")
+    guest = ("model", "image", "kernel", "initrd", "dtb", "append")
+    start = ("engine", *guest, "nodes", "memory", "cpus", "boot_timeout", "start")
     command("demo", commands.demo, "boot three Pis and run a small test file on them", "pidoc demo", "engine")
     with_json(command("doctor", commands.doctor, "say what this machine has and lacks", "pidoc doctor"))
 
     build = command(
-        "build", commands.build, "build an image, if it is not there", "pidoc build --model pi3-virt", "model", "image"
+        "build", commands.build, "build an image, if it is not there", "pidoc build --model pi3-virt", *guest
     )
     build.add_argument("--rebuild", action="store_true", help="build it even if it is there, e.g. if it is damaged")
     build.add_argument(

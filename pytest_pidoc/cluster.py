@@ -50,12 +50,16 @@ class Cluster(Sequence[Node]):
         nodes: int | None = None,
         *,
         model: str | None = None,
-        image: str | None = None,
+        image: str | Path | None = None,
         memory: int | str | None = None,
         cpus: float | None = None,
         engine: str | None = None,
         boot_timeout: float | None = None,
         start: str | None = None,
+        kernel: str | Path | None = None,
+        initrd: str | Path | None = None,
+        dtb: str | Path | None = None,
+        append: str | None = None,
         settings: Settings | None = None,
         progress: Progress | None = None,
         keep: bool = False,
@@ -66,7 +70,7 @@ class Cluster(Sequence[Node]):
 
         Parameters
         ----------
-        nodes, model, image, memory, cpus, engine, boot_timeout, start
+        nodes, model, image, memory, cpus, engine, boot_timeout, start, kernel, initrd, dtb, append
             As in the marker; what is not given comes from *settings*. ``memory`` is in bytes or a text such as
             ``512M``, ``boot_timeout`` in seconds.
         settings
@@ -97,6 +101,10 @@ class Cluster(Sequence[Node]):
             "engine": engine,
             "boot_timeout": boot_timeout,
             "start": start,
+            "kernel": kernel,
+            "initrd": initrd,
+            "dtb": dtb,
+            "append": append,
         }
         return cls.from_spec(settings.spec(asked, where="Cluster.up"), settings, progress=progress, keep=keep)
 

@@ -116,9 +116,10 @@ def images(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def prune(options: argparse.Namespace, settings: Settings) -> int:
-    """Remove images that no cluster uses."""
+    """Remove images that no cluster uses, and what was downloaded for them."""
     from datetime import datetime, timezone
 
+    from pytest_pidoc.images import download
     from pytest_pidoc.images.cache import Cache
 
     reaper.sweep()
@@ -135,6 +136,8 @@ def prune(options: argparse.Namespace, settings: Settings) -> int:
         else:
             cache.remove(image)
             print(f"removed  {image}")
+    for path in download.discard(settings.cache_dir / "downloads", age=options.days * 86400):
+        print(f"removed  the download {path.name[:12]}")
     return 0
 
 

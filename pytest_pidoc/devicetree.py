@@ -30,9 +30,9 @@ def tree(launch: Launch) -> bytes | None:
         The image has no tree for that board, or it cannot be read.
     """
     machine, files = launch.machine, launch.image.manifest.files
-    if not machine.tree:
-        return None
     role = "dtb" if "dtb" in files else machine.tree  # the former was given by the user
+    if not role:
+        return None
     if role not in files:
         known = ", ".join(sorted(name for name in files if name.startswith("dtb/"))) or "none at all"
         raise ImageError(

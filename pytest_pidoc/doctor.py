@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,8 @@ from pytest_pidoc import runtime, speed
 from pytest_pidoc.engines.choose import INSTALL_DOCKER
 from pytest_pidoc.engines.local import LocalEngine
 from pytest_pidoc.errors import EngineUnavailable, PidocError
-from pytest_pidoc.images import debian
+from pytest_pidoc.images import debian, raspios
+from pytest_pidoc.images.tools import search_path
 from pytest_pidoc.settings import Settings
 
 __all__ = ["Check", "examine", "has_tool", "install", "missing_packages"]
@@ -53,7 +54,16 @@ class Check:
 
 def examine(settings: Settings) -> list[Check]:
     """Look at everything that pytest-pidoc needs; a check that is not ok may still not matter to everybody."""
-    checks: tuple[Callable[[Settings], Check], ...] = (_local, _docker, _build_tools, _speed, _memory, _cache, _runtime)
+    checks: tuple[Callable[[Settings], Check], ...] = (
+        _local,
+        _docker,
+        _build_tools,
+        _raspios_tools,
+        _speed,
+        _memory,
+        _cache,
+        _runtime,
+    )
     return [check(settings) for check in checks]
 
 
@@ -65,7 +75,7 @@ def missing_packages(*, docker: bool) -> list[str]:
 
 def has_tool(tool: str) -> bool:
     """Tell whether a program is installed, also where only root looks for programs."""
-    return shutil.which(tool, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin") is not None
+    return shutil.which(tool, path=search_path()) is not None
 
 
 def install(packages: list[str], log: Path) -> None:
@@ -115,11 +125,20 @@ def _docker(settings: Settings) -> Check:
 
 
 def _build_tools(settings: Settings) -> Check:
-    missing = sorted({package for tool, package in debian.TOOLS.items() if not has_tool(tool)})
+    return _tools("building images", debian.TOOLS, "or pull an image")
+
+
+def _raspios_tools(settings: Settings) -> Check:
+    return _tools("Raspberry Pi OS", raspios.TOOLS, "if you want to use such an image")
+
+
+def _tools(name: str, tools: Mapping[str, str], otherwise: str) -> Check:
+    missing = sorted({package for tool, package in tools.items() if not has_tool(tool)})
     if missing:
-        remedy = f"apt-get install {' '.join(missing)}, or pull an image"
-        return Check("building images", False, f"not installed: {', '.join(missing)}", remedy)
-    return Check("building images", True, ", ".join(sorted(debian.TOOLS)))
+        return Check(
+            name, False, f"not installed: {', '.join(missing)}", f"apt-get install {' '.join(missing)}, {otherwise}"
+        )
+    return Check(name, True, ", ".join(sorted(tools)))
 
 
 def _speed(settings: Settings) -> Check:

@@ -360,7 +360,8 @@ class Node:
     def _await_console(self, *, deadline: Deadline, cancelled: Callable[[], bool]) -> None:
         """Wait until commands can be run on the serial console."""
         try:
-            self.console.log_in(deadline=deadline, check=lambda: self._check(cancelled))
+            password = self._launch.image.manifest.password
+            self.console.log_in(self.user, password, deadline=deadline, check=lambda: self._check(cancelled))
         except ConsoleError as error:
             self.raise_if_dead(cause=error)
             raise self._timeout("its console has shown no prompt", deadline) from error

@@ -11,10 +11,10 @@ from typing import Any
 from pytest_pidoc.engines.choose import choose
 from pytest_pidoc.engines.engine import Engine
 from pytest_pidoc.engines.local import LocalEngine
-from pytest_pidoc.images import debian
+from pytest_pidoc.errors import SettingsError
+from pytest_pidoc.images import recipes, registry
 from pytest_pidoc.images.cache import Cache
 from pytest_pidoc.images.image import Image
-from pytest_pidoc.machines import machine
 from pytest_pidoc.progress import Progress
 from pytest_pidoc.settings import ClusterSpec, Settings
 
@@ -76,20 +76,25 @@ def provision(spec: ClusterSpec, settings: Settings, progress: Progress) -> Prov
 
     Raises
     ------
+    SettingsError
+        A published image cannot be given other parts.
     EngineUnavailable
         There is no engine that could be used.
     ImageError
         The image cannot be built, pulled or trusted.
     """
+    published = spec.image.startswith(registry.PREFIX)
+    if published:
+        _refuse_parts(spec)
     engine = choose(spec.engine)
     if engine == "local":
         return Provision(build_image(spec, settings, progress), LocalEngine())
 
     from pytest_pidoc import dockerd
-    from pytest_pidoc.images import container, registry
+    from pytest_pidoc.images import container
 
     with contextlib.closing(dockerd.connect()) as client:
-        if spec.image.startswith(registry.PREFIX):
+        if published:
             reference, image = registry.pull(
                 client, spec.image, directory=settings.cache_dir / "published", progress=progress
             )
@@ -105,17 +110,21 @@ def build_image(spec: ClusterSpec, settings: Settings, progress: Progress, *, re
     Raises
     ------
     SettingsError
-        There is no such recipe.
+        There is no such recipe, or it cannot be used with those parts.
     ImageError
         It cannot be built or trusted.
     """
-    return debian.build(
-        Cache(settings.cache_dir),
-        debian.recipe(spec.image),
-        machine(spec.model).architecture,
-        progress=progress,
-        rebuild=rebuild,
-    )
+    return recipes.build(Cache(settings.cache_dir), spec, progress=progress, rebuild=rebuild)
+
+
+def _refuse_parts(spec: ClusterSpec) -> None:
+    """Refuse what cannot be done to a guest that is inside a container image."""
+    for name in ("kernel", "initrd", "dtb", "append"):
+        if getattr(spec, name):
+            raise SettingsError(
+                f"{name} cannot be given with the published image {spec.image}.",
+                tip="an image that is built on this machine",
+            )
 
 
 def _on_docker(image: Image, reference: str) -> Provision:

@@ -61,7 +61,7 @@ def arguments(
     """
     machine, manifest = launch.machine, launch.image.manifest
     kernel_arguments = [
-        f"root={machine.root}",
+        f"root={_root(machine.root, manifest.partition)}",
         "rw",
         f"console={machine.console},{machine.baud}",
         "net.ifnames=0",  # the card is eth0 on every model
@@ -79,7 +79,7 @@ def arguments(
         *("-cpu", machine.cpu, "-smp", str(machine.cores)),
         *_kernel(launch, guest, template),
         *("-append", " ".join(argument for argument in kernel_arguments if argument)),
-        *(("-dtb", DEVICE_TREE) if machine.tree else ()),
+        *(("-dtb", DEVICE_TREE) if machine.tree or "dtb" in manifest.files else ()),
         *_disk(launch, guest / manifest.files["disk"].name, template),
         *("-netdev", f"user,id=net0,hostfwd={forward}-:22"),
         *_network(launch),
@@ -131,6 +131,11 @@ def _serial_ports(machine: Machine) -> list[str]:
 
 
 _SERIAL = {"console": "chardev:console0", "agent": "chardev:agent0", "none": "null"}
+
+
+def _root(disk: str, partition: int) -> str:
+    """Return the device of a disk's partition, as the kernel names it: ``/dev/vda2``, ``/dev/mmcblk0p2``."""
+    return f"{disk}{'p' if disk[-1].isdigit() else ''}{partition}" if partition else disk
 
 
 def boot_files(launch: Launch) -> tuple[ImageFile, ImageFile | None]:
@@ -224,8 +229,13 @@ def empty_overlay(disk: Path) -> bytes:
 def mac_address(launch: Launch) -> str:
     """Return a locally administered Ethernet address that is a node's own: ``52:54:00:xx:xx:xx``.
 
+    A guest that asks for its address by DHCP has the same in all nodes: QEMU gives 10.0.2.15, to which SSH is
+    forwarded, to the first card that asks, and remembers that in a saved machine, so that another card would get
+    another address. Each node is alone in its user network.
+
     QEMU's ``usb-net`` shows its guest 40 in place of whatever the first byte is, which makes Linux call it eth0.
     """
-    tail = hashlib.sha256(f"{launch.cluster}/{launch.name}".encode()).hexdigest()[:6]
+    owner = "any node" if launch.image.manifest.stock else f"{launch.cluster}/{launch.name}"
+    tail = hashlib.sha256(owner.encode()).hexdigest()[:6]
     first = "40" if launch.machine.plugs_network else "52"
     return f"{first}:54:00:{tail[:2]}:{tail[2:4]}:{tail[4:]}"

@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 from pytest_pidoc.errors import SettingsError
 from pytest_pidoc.machines import DEFAULT_MODEL, MIB, MODELS
 
-__all__ = ["MARKER_SIGNATURE", "OPTIONS", "ClusterSpec", "Option", "Settings", "parse_size"]
+__all__ = ["MARKER_SIGNATURE", "NO_FILE", "OPTIONS", "ClusterSpec", "Option", "Settings", "parse_size"]
 
 MARKER_SIGNATURE = (
     "pidoc(nodes=1, *, model=None, image=None, memory=None, cpus=None, engine=None, fresh=False, boot_timeout=None,"
-    " start=None)"
+    " start=None, kernel=None, initrd=None, dtb=None, append=None)"
 )
+NO_FILE = "none"  # for a part of an image that is to be left out
 MOST_NODES = 250
 LEAST_MEMORY = 64 * MIB
 
@@ -54,8 +55,22 @@ def _one_of(value: object, choices: tuple[str, ...]) -> str:
 
 
 def _image(value: object) -> str:
+    value = os.fspath(value) if isinstance(value, os.PathLike) else value
     if not isinstance(value, str) or not value.strip() or not value.isprintable():
-        raise ValueError("an image such as debian:bookworm or docker://host/name:tag")
+        raise ValueError("an image such as debian:bookworm, raspios, a path, URL#sha256=HEX or docker://host/name:tag")
+    return value.strip()
+
+
+def _file(value: object) -> str:
+    text = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(text, str) or not text.strip() or not text.isprintable():
+        raise ValueError("a path or URL#sha256=<64 hex digits>")
+    return text.strip()
+
+
+def _append(value: object) -> str:
+    if not isinstance(value, str) or not value.isprintable():
+        raise ValueError("kernel arguments such as 'quiet maxcpus=1'")
     return value.strip()
 
 
@@ -165,6 +180,8 @@ class Option(NamedTuple):
         return "PIDOC_" + self.name.upper()
 
 
+_FILE = "PATH|URL#sha256=HEX"
+
 OPTIONS: tuple[Option, ...] = (
     Option(
         "engine",
@@ -179,6 +196,10 @@ OPTIONS: tuple[Option, ...] = (
     Option("cpus", _cpus, "host CPUs that a node may use, such as 0.5 (engine docker)", "CPUS"),
     Option("boot_timeout", _seconds, "seconds a boot may take (default: by this host's speed)", "SECONDS"),
     Option("start", _start, "fork nodes from a saved machine (warm) or boot each (cold)", "warm|cold"),
+    Option("kernel", _file, "the kernel, in place of the image's own", _FILE),
+    Option("initrd", _file, "the initial RAM disk, in place of the image's own; none for none", _FILE),
+    Option("dtb", _file, "the device tree, in place of the image's or QEMU's", _FILE),
+    Option("append", _append, "kernel arguments, beside those of the model and the image", "ARGUMENTS"),
     Option("cache_dir", _directory, "where images are kept (default: ~/.cache/pytest-pidoc)", "DIR"),
     Option("artifacts", _directory, "where evidence of failed tests is kept (default: pytest's base temp)", "DIR"),
     Option("require", _flag, "fail instead of skipping where no engine can be used"),
@@ -190,7 +211,8 @@ class ClusterSpec:
     """What a cluster is asked to be; two tests with equal specs share one.
 
     ``memory`` is in bytes, ``boot_timeout`` in seconds; ``None`` means the model's own, no limit and by the host's
-    speed, in this order.
+    speed, in this order. ``kernel``, ``initrd`` and ``dtb`` are each a path, or a URL with its SHA-256, of what is put
+    in the place of the image's own.
     """
 
     nodes: int
@@ -201,6 +223,10 @@ class ClusterSpec:
     cpus: float | None
     boot_timeout: float | None
     start: str = "warm"
+    kernel: str | None = None
+    initrd: str | None = None
+    dtb: str | None = None
+    append: str | None = None
 
 
 @dataclass(frozen=True)
@@ -218,6 +244,10 @@ class Settings:
     cpus: float | None = None
     boot_timeout: float | None = None
     start: str = "warm"
+    kernel: str | None = None
+    initrd: str | None = None
+    dtb: str | None = None
+    append: str | None = None
     cache_dir: Path = field(default_factory=_cache_home)
     artifacts: Path | None = None
     require: bool = False

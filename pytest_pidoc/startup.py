@@ -128,7 +128,8 @@ def _boot(
     """Boot nodes; with *record* so that they can be saved."""
     timeout = spec.boot_timeout
     if timeout is None:
-        timeout = speed.boot_timeout(machine(spec.model), spec.nodes, speed.probe(found.engine))
+        probed, stock = speed.probe(found.engine), found.image.manifest.stock
+        timeout = speed.boot_timeout(machine(spec.model), spec.nodes, probed, stock=stock)
     progress.step(f"booting {_describe(spec, found)}, {timeout:.0f} s at most")
     with _Start(spec, settings, found, owner=owner, record=record) as attempt:
         return attempt.run(timeout=timeout, progress=progress)

@@ -141,9 +141,9 @@ def template(
             for name in PARTS:
                 _copy(node.directory / name, directory / name)
         parts = list(PARTS)
-        kernel, initrd = (file and launch.image.path / file.name for file in qemu.boot_files(launch))
-        # A published image has them in its container only.
-        if launch.machine.ram is not None and initrd and kernel and kernel.exists():
+        kernel, initrd = (launch.image.path / file.name if file else None for file in qemu.boot_files(launch))
+        qemus_tree = devicetree.tree(launch) is None
+        if launch.machine.ram is not None and qemus_tree and kernel and initrd and bootelf.can_hold(kernel):
             bootelf.write(directory / BOOT_ELF, kernel=kernel, initrd=initrd, ram=launch.machine.ram)
             parts.append(BOOT_ELF)
         return replace(

@@ -66,3 +66,13 @@ def test_kernel_that_belongs_elsewhere_is_refused(tmp_path: Path, kernel: bytes)
         bootelf.write(tmp_path / "elf", kernel=tmp_path / "kernel", initrd=tmp_path / "initrd", ram=RAM)
 
     assert not (tmp_path / "elf").exists()
+
+
+def test_a_kernel_of_another_kind_is_told(tmp_path: Path) -> None:
+    """A user's own may be any: forks boot from it as the machine did. One that is not here cannot be put in."""
+    for name, content in (("right", linux()), ("elsewhere", linux(offset=0x80000)), ("short", linux()[:40])):
+        (tmp_path / name).write_bytes(content)
+
+    assert bootelf.can_hold(tmp_path / "right")
+    for name in ("elsewhere", "short", "nowhere"):
+        assert not bootelf.can_hold(tmp_path / name)

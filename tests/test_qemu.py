@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from support import make_image, make_launch
 
 from pytest_pidoc import qemu
-from pytest_pidoc.engines.engine import Launch
+from pytest_pidoc.engines.engine import DEVICE_TREE, Launch
+from pytest_pidoc.images.image import Image, Manifest
 from pytest_pidoc.machines import MIB, MODELS
 
 
@@ -149,7 +150,7 @@ def test_board_has_console_and_agent_on_its_serial_ports(tmp_path: Path) -> None
 
     assert values(arguments, "-serial") == ["chardev:agent0", "chardev:console0"]
     assert not any("virtio" in device for device in values(arguments, "-device"))
-    assert values(arguments, "-dtb") == ["board.dtb"]
+    assert values(arguments, "-dtb") == [DEVICE_TREE]
 
 
 @pytest.mark.parametrize("life", [{"record": True}, {"template": Path("/template")}])
@@ -191,7 +192,8 @@ def test_addresses_of_a_cluster_differ(launch: Launch) -> None:
 @given(st.text(), st.text(), st.sampled_from(["pi3", "pi3-virt"]))
 def test_every_address_is_locally_administered(cluster: str, node: str, model: str) -> None:
     """Whatever the names, the address is one that QEMU's prefix leaves free."""
-    launch = Launch(node, cluster, Path(), MODELS[model], None, 0)
+    image = Image(Path(), Manifest("debian", "arm64", "", {}, "pi", ()))
+    launch = Launch(node, cluster, Path(), MODELS[model], image, 0)
 
     assert re.fullmatch(r"(52|40):54:00(:[0-9a-f]{2}){3}", qemu.mac_address(launch))
 
@@ -227,3 +229,43 @@ def test_empty_overlay_is_as_large_as_its_disk(tmp_path: Path) -> None:
     subprocess.run(["qemu-img", "check", "-q", overlay], check=True)
     info = json.loads(subprocess.check_output(["qemu-img", "info", "--output=json", overlay]))
     assert info["virtual-size"] == 4 * 1024 * MIB
+
+
+def with_manifest(launch: Launch, **changes: object) -> Launch:
+    manifest = dataclasses.replace(launch.image.manifest, **changes)
+    return dataclasses.replace(launch, image=dataclasses.replace(launch.image, manifest=manifest))
+
+
+@pytest.mark.parametrize(
+    ("disk", "partition", "root"),
+    [
+        ("/dev/vda", 0, "/dev/vda"),
+        ("/dev/vda", 2, "/dev/vda2"),
+        ("/dev/mmcblk0", 0, "/dev/mmcblk0"),
+        ("/dev/mmcblk0", 2, "/dev/mmcblk0p2"),
+        ("/dev/sda", 2, "/dev/sda2"),
+    ],
+)
+def test_the_root_may_be_a_partition(launch: Launch, disk: str, partition: int, root: str) -> None:
+    """A disk whose name ends in a digit has a p before the partition's number, as the kernel names it."""
+    machine = dataclasses.replace(launch.machine, root=disk)
+
+    assert f"root={root}" in kernel_arguments(
+        with_manifest(dataclasses.replace(launch, machine=machine), partition=partition)
+    )
+
+
+def test_a_device_tree_of_the_users_own_replaces_qemus(launch: Launch) -> None:
+    """It is in the node's directory, as those of boards are."""
+    files = launch.image.manifest.files
+
+    assert values(command(launch), "-dtb") == []
+    assert values(command(with_manifest(launch, files={**files, "dtb": files["kernel"]})), "-dtb") == [DEVICE_TREE]
+
+
+def test_guests_that_use_dhcp_have_the_same_card_in_all_nodes(launch: Launch) -> None:
+    """QEMU gives the address with the forward to the first card that asks, and a saved machine remembers which."""
+    others = [dataclasses.replace(launch, name=name) for name in ("pi-1", "pi-2")]
+
+    assert len({qemu.mac_address(each) for each in others}) == 2
+    assert len({qemu.mac_address(with_manifest(each, stock=True)) for each in others}) == 1

@@ -27,6 +27,10 @@ GOOD: dict[str, tuple[str, Any]] = {
     "cpus": ("0.5", 0.5),
     "boot_timeout": ("90", 90.0),
     "start": ("cold", "cold"),
+    "kernel": (" ~/kernel8.img ", "~/kernel8.img"),
+    "initrd": ("none", "none"),
+    "dtb": ("https://example.org/a.dtb#sha256=0", "https://example.org/a.dtb#sha256=0"),
+    "append": ("quiet maxcpus=1", "quiet maxcpus=1"),
     "cache_dir": ("/somewhere/cache", Path("/somewhere/cache")),
     "artifacts": ("/somewhere/evidence", Path("/somewhere/evidence")),
     "require": ("yes", True),
@@ -40,6 +44,8 @@ BAD: list[tuple[str, object]] = [
     *(("memory", value) for value in ("lots", "0", "63M", "512.5M", -1, 64 * MIB + 1, "2000G", True, "M")),
     *(("cpus", value) for value in ("0", "-1", "nan", "inf", "many", True, 1000, [1])),
     *(("boot_timeout", value) for value in (0, "-5", "nan", "inf", "soon", False, 90_000)),
+    *((name, value) for name in ("kernel", "initrd", "dtb") for value in (" ", "a\nb", 7, ["a"])),
+    *(("append", value) for value in ("quiet\nroot=/dev/sda", "a\0b", 7, ["quiet"])),
     *(("cache_dir", value) for value in (" ", "a\0b", 3, "~nobody-has-this-name/x", "/" + "x" * 300)),
     *(("require", value) for value in ("maybe", 2)),
 ]
@@ -366,3 +372,9 @@ def test_signature_has_every_argument() -> None:
     """The signature that errors print has every argument that a marker takes."""
     for field in dataclasses.fields(ClusterSpec):
         assert f"{field.name}=" in MARKER_SIGNATURE
+
+
+@pytest.mark.parametrize("name", ["image", "kernel", "initrd", "dtb"])
+def test_files_are_given_as_paths_or_texts(name: str) -> None:
+    """A test has a ``Path`` more often than a text."""
+    assert getattr(Settings().spec({name: Path("/a/file")}), name) == "/a/file"

@@ -51,6 +51,13 @@ def test_processors_are_counted() -> None:
     assert speed.boot_timeout(SLOW_BOOT, 1, speed.PROBE_REFERENCE) >= speed.LEAST
 
 
+def test_an_image_that_nobody_has_made_fast_gets_more_time() -> None:
+    """Raspberry Pi OS starts what a Pi needs, and an emulated machine does not."""
+    longer = speed.boot_timeout(SLOW_BOOT, 1, speed.PROBE_REFERENCE, stock=True)
+
+    assert longer == pytest.approx(speed.STOCK * speed.boot_timeout(SLOW_BOOT, 1, speed.PROBE_REFERENCE))
+
+
 @given(st.integers(1, 250), st.floats(0.01, 60), st.integers(1, 256))
 def test_more_nodes_or_a_slower_host_never_get_less(nodes: int, probed: float, processors: int) -> None:
     """The timeout grows with the load and with the probe's time."""

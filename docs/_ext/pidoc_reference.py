@@ -1,6 +1,6 @@
 """Directives that write the reference from the code, so that it cannot go stale.
 
-``pidoc-options``, ``pidoc-marker``, ``pidoc-models`` and ``pidoc-commands``; none takes an argument.
+``pidoc-options``, ``pidoc-marker``, ``pidoc-models``, ``pidoc-published``, ``pidoc-commands``; none takes an argument.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from pytest_pidoc.cli import make_parser
+from pytest_pidoc.images.raspios import PUBLISHED
 from pytest_pidoc.machines import DEFAULT_MODEL, MIB, MODELS
 from pytest_pidoc.settings import MARKER_SIGNATURE, OPTIONS, Settings
 
@@ -68,6 +69,14 @@ class ModelsDirective(SphinxDirective):
         return self.parse_text_to_nodes(models_table())
 
 
+class PublishedDirective(SphinxDirective):
+    """The table of published images."""
+
+    def run(self) -> list[nodes.Node]:
+        rows = [(f"`raspios:{name}`", f"`{file.place}`", f"`{file.sha256}`") for name, file in PUBLISHED.items()]
+        return self.parse_text_to_nodes(_table(("name", "URL", "SHA-256"), rows))
+
+
 class MarkerDirective(SphinxDirective):
     """The marker's signature."""
 
@@ -95,6 +104,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Register the directives."""
     app.add_directive("pidoc-options", OptionsDirective)
     app.add_directive("pidoc-models", ModelsDirective)
+    app.add_directive("pidoc-published", PublishedDirective)
     app.add_directive("pidoc-marker", MarkerDirective)
     app.add_directive("pidoc-commands", CommandsDirective)
     app.connect("env-before-read-docs", _read_again)
@@ -103,7 +113,13 @@ def setup(app: Sphinx) -> dict[str, bool]:
 
 def _read_again(app: Sphinx, env: object, names: list[str]) -> None:
     """Read the pages that are written from code each time: Sphinx does not see when the code has changed."""
-    for name in ("reference/options", "reference/models", "reference/command-line", "reference/marker"):
+    for name in (
+        "reference/options",
+        "reference/models",
+        "reference/images",
+        "reference/command-line",
+        "reference/marker",
+    ):
         if name not in names and name in app.project.docnames:
             names.append(name)
 

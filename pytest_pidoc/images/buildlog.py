@@ -7,8 +7,9 @@ import os
 import shlex
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pytest_pidoc.errors import ImageError
 from pytest_pidoc.waiting import Deadline
@@ -44,6 +45,7 @@ class BuildLog:
         timeout: float,
         directory: Path | None = None,
         environment: Mapping[str, str] | None = None,
+        accepted: Collection[int] = (0,),
     ) -> None:
         """Run a command to its end.
 
@@ -57,6 +59,8 @@ class BuildLog:
             Seconds that it may take.
         directory, environment
             Its working directory, and variables beside this process's own.
+        accepted
+            The statuses that mean that it went well.
 
         Raises
         ------
@@ -68,8 +72,21 @@ class BuildLog:
                 status = process.wait(timeout)
             except subprocess.TimeoutExpired:
                 raise self.error(f"It took more than {timeout:.0f} s: {what}.") from None
-        if status != 0:
+        if status not in accepted:
             raise self.error(f"{what[0].upper()}{what[1:]} failed: {command[0]} ended with status {status}.")
+
+    def output(self, command: Sequence[str | Path], *, what: str, timeout: float, **arguments: Any) -> str:
+        """Run a command to its end and return what it prints, which the log gets too; as `run` otherwise."""
+        start = self.path.stat().st_size
+        self.run(command, what=what, timeout=timeout, **arguments)
+        with self.path.open("rb") as log:
+            log.seek(start)
+            return log.read().decode("utf-8", "replace").partition("\n")[2]
+
+    def note(self, text: str) -> None:
+        """Write a line of the builder's own."""
+        with self.path.open("a", encoding="utf-8") as log:
+            log.write(f"# {text}\n")
 
     @contextlib.contextmanager
     def start(

@@ -36,6 +36,7 @@ from pytest_pidoc.images.packages import (
     VIRT,
     Architecture,
 )
+from pytest_pidoc.images.tools import require_tools, search_path
 from pytest_pidoc.machines import MIB, MODELS
 from pytest_pidoc.progress import Progress
 
@@ -157,7 +158,8 @@ class _Build:
         self.progress = progress
 
     def run(self) -> Manifest:
-        _require_tools()
+        # An ordinary user's root is made in a user namespace, with the users that newuidmap grants.
+        require_tools(TOOLS if os.geteuid() == 0 else {**TOOLS, "newuidmap": "uidmap"})
         self.work.mkdir()
         host_key = self.make_keys()
         self.bootstrap()
@@ -250,7 +252,7 @@ class _Build:
             what="downloading and unpacking Debian's packages",
             timeout=3600,
             environment={
-                "PATH": _search_path(),
+                "PATH": search_path(),
                 "PIDOC_EXTRACT": (GUEST / "build" / "extract.sh").read_text("utf-8"),
                 "PIDOC_ARCHITECTURE": self.name,
                 "PIDOC_PACKAGES": " ".join(self.variant.packages),
@@ -366,19 +368,3 @@ def _kernel(unpacked: Path) -> Path:
 def _modules(unpacked: Path) -> Path:
     (modules,) = (unpacked / "lib" / "modules").iterdir()
     return modules
-
-
-def _require_tools() -> None:
-    # An ordinary user's root is made in a user namespace, with the users that newuidmap grants.
-    tools = TOOLS if os.geteuid() == 0 else {**TOOLS, "newuidmap": "uidmap"}
-    missing = [tool for tool in tools if shutil.which(tool, path=_search_path()) is None]
-    if missing:
-        raise ImageError(
-            f"Building an image needs programs that are not installed: {', '.join(missing)}.",
-            tip=f"apt-get install {' '.join(sorted({tools[tool] for tool in missing}))}",
-        )
-
-
-def _search_path() -> str:
-    """Return ``PATH`` with the places where Debian keeps mke2fs and an ordinary user does not look."""
-    return f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"

@@ -54,6 +54,13 @@ class Manifest:
         The node's public SSH host keys, in ``known_hosts`` form without the host: ``ssh-ed25519 AAAA...``.
     append
         Kernel arguments that the guest needs beside those that the model gives.
+    partition
+        The number of the partition of the disk that is the root; 0 if the disk has none.
+    stock
+        Whether it is somebody else's and was left as it is: it boots as slowly as it does, and asks for its address
+        by DHCP.
+    password
+        What the user logs in with on the serial console, if it asks; SSH does not take it.
     created
         When it was built, ISO 8601 in UTC.
     versions
@@ -69,6 +76,9 @@ class Manifest:
     user: str
     host_keys: tuple[str, ...]
     append: str = ""
+    partition: int = 0
+    stock: bool = False
+    password: str = ""
     created: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     sources: tuple[Source, ...] = ()

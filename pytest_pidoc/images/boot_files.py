@@ -1,0 +1,138 @@
+"""What the Pi's firmware would boot: the files of the boot partition that ``config.txt`` chooses for a board.
+
+See https://www.raspberrypi.com/documentation/computers/config_txt.html.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_pidoc.errors import ImageError
+
+__all__ = ["CPUS", "TREES", "BootFiles", "choose", "unpack_kernel"]
+
+LARGEST_KERNEL = 256 * 1024**2  # bytes
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """What the firmware does on boards with that processor.
+
+    Attributes
+    ----------
+    kernel, initramfs
+        The names that it looks for if ``config.txt`` says nothing else.
+    sections
+        The sections of ``config.txt`` that count, beside ``[all]``.
+    """
+
+    kernel: str
+    initramfs: str
+    sections: frozenset[str]
+
+
+#: By QEMU's name of the processor.
+CPUS = {
+    "arm1176": Cpu("kernel.img", "initramfs", frozenset({"pi0", "pi1"})),
+    "cortex-a7": Cpu("kernel7.img", "initramfs7", frozenset({"pi2"})),
+    "cortex-a53": Cpu("kernel8.img", "initramfs8", frozenset({"pi3"})),
+    "cortex-a72": Cpu("kernel8.img", "initramfs8", frozenset({"pi4"})),
+}
+
+
+#: Raspberry Pi's names of device trees, and Linux's of the same boards.
+TREES = {
+    "bcm2708-rpi-b-plus": "bcm2835-rpi-b-plus",
+    "bcm2708-rpi-zero": "bcm2835-rpi-zero",
+    "bcm2709-rpi-2-b": "bcm2836-rpi-2-b",
+    "bcm2710-rpi-3-b": "bcm2837-rpi-3-b",
+}
+
+
+@dataclass(frozen=True)
+class BootFiles:
+    """Names in the boot partition.
+
+    Attributes
+    ----------
+    kernel
+        The kernel, which may be packed with gzip.
+    initramfs
+        What is unpacked into memory before; empty if there is none.
+    """
+
+    kernel: str
+    initramfs: str = ""
+
+
+def choose(config: str, names: Collection[str], cpu: str) -> BootFiles:
+    """Return what the firmware would boot.
+
+    Parameters
+    ----------
+    config
+        The text of ``config.txt``.
+    names
+        The files that there are.
+    cpu
+        The board's processor, as QEMU calls it.
+
+    Raises
+    ------
+    ImageError
+        The kernel is not there.
+    """
+    board = CPUS[cpu]
+    settings = dict(_settings(config, board.sections))
+    prefix = settings.get("os_prefix", "")
+    kernel = prefix + settings.get("kernel", board.kernel)
+    there = {name.lower() for name in names}
+    if kernel.lower() not in there:
+        raise ImageError(
+            f"The boot partition has no {kernel}, which a {cpu} boots; it has {', '.join(sorted(names)) or 'nothing'}.",
+            tip="an image for that board, or kernel=PATH",
+        )
+    initramfs = settings.get("initramfs", "")
+    if not initramfs and settings.get("auto_initramfs", "0") != "0" and "kernel" not in settings:
+        # It has its place in the name of the kernel: kernel8.img and initramfs8.
+        initramfs = board.initramfs if (prefix + board.initramfs).lower() in there else ""
+    return BootFiles(kernel, prefix + initramfs if initramfs else "")
+
+
+def _settings(config: str, sections: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Yield the settings that hold, in their order; the last one of a name is the one that counts."""
+    holds = True
+    for line in config.splitlines():
+        text = line.partition("#")[0].strip()
+        if text.startswith("["):
+            section = text.strip("[]").lower()
+            holds = section == "all" or section in sections
+        elif holds and text.startswith("initramfs "):  # the one setting without "="
+            yield "initramfs", text.split()[1]
+        elif holds and "=" in text:
+            name, _, value = text.partition("=")
+            yield name.strip(), value.strip()
+
+
+def unpack_kernel(path: Path) -> None:
+    """Unpack a kernel in place, if it is packed: 64-bit ones usually are, and QEMU's other users want them plain.
+
+    Raises
+    ------
+    ImageError
+        It is damaged, or no kernel's size.
+    """
+    if path.read_bytes()[:2] != b"\x1f\x8b":
+        return
+    try:
+        with gzip.open(path) as stream:
+            kernel = stream.read(LARGEST_KERNEL + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ImageError(f"The kernel {path.name} cannot be unpacked: {error}.") from error
+    if len(kernel) > LARGEST_KERNEL:
+        raise ImageError(f"The kernel {path.name} would unpack to more than {LARGEST_KERNEL >> 20} MiB.")
+    path.write_bytes(kernel)

@@ -1,0 +1,119 @@
+"""An image with some parts replaced: the user's own kernel, initrd, device tree or kernel arguments on any image.
+
+It is an image of its own, under its own content address, so whoever uses images need not know. Parts that are not
+replaced are hard links to those of the image that it is derived from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from pytest_pidoc.errors import ImageError
+from pytest_pidoc.images.buildlog import BuildLog
+from pytest_pidoc.images.cache import Cache, image_file
+from pytest_pidoc.images.image import Image, Manifest, Source
+from pytest_pidoc.images.source import FileSource
+from pytest_pidoc.progress import Progress
+
+__all__ = ["ROLES", "derive", "key"]
+
+#: Raised when code changes what an image holds.
+VERSION = 1
+
+ROLES = ("kernel", "initrd", "dtb")
+
+
+def key(base: Image, sums: Mapping[str, str], append: str) -> str:
+    """Return the content address: SHA-256 over the image's own and all that is put in place.
+
+    Parameters
+    ----------
+    base
+        The image.
+    sums
+        The SHA-256 of each part by its role; empty if the part is left out.
+    append
+        More kernel arguments.
+    """
+    parts = {"version": VERSION, "base": base.manifest.key, "files": dict(sums), "append": append}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def derive(
+    cache: Cache,
+    base: Image,
+    parts: Mapping[str, FileSource | None],
+    append: str,
+    *,
+    progress: Progress,
+    rebuild: bool = False,
+) -> Image:
+    """Return *base* with other parts; itself if there are none.
+
+    Parameters
+    ----------
+    cache
+        Where it is kept.
+    base
+        An image in that cache.
+    parts
+        What to put in place, by its role; ``None`` leaves the part out.
+    append
+        Kernel arguments to add.
+    progress
+        Hears of the steps.
+    rebuild
+        Make it anew.
+
+    Raises
+    ------
+    ImageError
+        A part cannot be fetched or read, or the cache cannot be used.
+    """
+    if not parts and not append:
+        return base
+    sums = {role: source.identify(cache) if source else "" for role, source in parts.items()}
+
+    def make(directory: Path, log: BuildLog) -> Manifest:
+        # What is for one board, as "initrd/board", is replaced too.
+        files = {role: file for role, file in base.manifest.files.items() if role.partition("/")[0] not in parts}
+        for file in files.values():
+            _link(base.path / file.name, directory / file.name)
+        sources = base.manifest.sources
+        for role, source in parts.items():
+            if source is None:
+                continue
+            progress.step(f"taking {source.name} as {role}")
+            target = directory / f"own-{role}"
+            shutil.copyfile(source.fetch(cache, progress), target)
+            files[role] = image_file(target)
+            if files[role].sha256 != sums[role]:
+                raise ImageError(f"{source} was changed while it was copied.")
+            sources += (Source(source.name, "", sums[role]),)
+        return replace(
+            base.manifest,
+            files=files,
+            recipe=" ".join([base.manifest.recipe, *_described(parts), *([f"append={append}"] if append else [])]),
+            append=" ".join(filter(None, (base.manifest.append, append))),
+            sources=sources,
+        )
+
+    address = key(base, sums, append)
+    return cache.build(address, make, what=f"{base} with parts of the user's", progress=progress, rebuild=rebuild)
+
+
+def _described(parts: Mapping[str, FileSource | None]) -> list[str]:
+    return [f"{role}={source.name if source else 'none'}" for role, source in parts.items()]
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without hard links, or with a limit on them
+        shutil.copy2(source, target)

@@ -1,0 +1,349 @@
+"""Downloads: by SHA-256, gone on with after a break, and named as finished only when they are what they must be.
+
+::
+
+    DIRECTORY/SHA256          a file that arrived whole and was checked
+    DIRECTORY/SHA256.part     what has arrived so far
+    DIRECTORY/SHA256.json     by what the server tells whether its file is still that one
+    DIRECTORY/SHA256.lock     held by whoever downloads
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+import urllib.parse
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_pidoc.errors import ChecksumMismatch, DownloadError, ImageError, PidocError
+from pytest_pidoc.images.cache import image_file
+from pytest_pidoc.progress import Progress
+from pytest_pidoc.sharing import locked
+
+if TYPE_CHECKING:  # requests takes 0.1 s to import
+    import requests
+
+__all__ = ["Patience", "discard", "fetch", "shown"]
+
+CHUNK = 1 << 20  # bytes
+REDIRECTS = 10
+TELL_EVERY = 10.0  # seconds between two words about how far it is
+LOCK_TIMEOUT = 7200.0  # seconds to wait for another process's download of the same file
+ROOM = 256 * 1024**2  # bytes that a download leaves free
+
+_KEPT = {".lock", ".holder", ".json"}  # a lock that is removed would be no lock
+_TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a download bears with a server.
+
+    Attributes
+    ----------
+    connect, read
+        Seconds until the connection is open, and that the server may be silent.
+    attempts
+        How many attempts in a row may bring next to nothing; one that brings `enough` starts the count anew.
+    enough
+        In bytes.
+    slowest
+        Bytes per second that an attempt must bring, once it has lasted for `read` seconds.
+    pause
+        Seconds before the second attempt; twice as long before each further one, at most 30.
+    """
+
+    connect: float = 15.0
+    read: float = 60.0
+    attempts: int = 5
+    enough: int = 1 << 20
+    slowest: float = 1024.0
+    pause: float = 1.0
+
+
+def fetch(
+    url: str,
+    sha256: str,
+    *,
+    directory: Path,
+    progress: Progress,
+    patience: Patience | None = None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Path:
+    """Return the file that *url* serves, once it is whole and has that *sha256*.
+
+    Parameters
+    ----------
+    url
+        ``http`` or ``https``. A redirect from ``https`` to ``http`` is refused.
+    sha256
+        64 hex digits.
+    directory
+        Where downloads are kept; made if it is not there.
+    progress
+        Hears how far it is, every 10 s.
+    patience
+        How long to bear with the server.
+    sleep
+        How to wait between two attempts.
+
+    Raises
+    ------
+    DownloadError
+        It did not arrive whole. What has arrived is kept, and the next call goes on from there.
+    ChecksumMismatch
+        It arrived and is something else; nothing of it is kept.
+    ImageError
+        The directory cannot be used.
+    """
+    final = directory / sha256
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        purpose = f"downloading {shown(url)}"
+        with locked(directory / f"{sha256}.lock", purpose=purpose, timeout=LOCK_TIMEOUT, progress=progress):
+            if not final.exists():
+                one = _Download(url, sha256, final, progress, patience or Patience())
+                one.run(sleep)
+        return final
+    except OSError as error:
+        raise ImageError(
+            f"{shown(url)} cannot be kept in {directory}: {error.strerror}.",
+            tip="make room or give another place with --pidoc-cache-dir DIR or PIDOC_CACHE_DIR",
+        ) from error
+
+
+def discard(directory: Path, *, age: float) -> list[Path]:
+    """Remove downloads that were last written more than *age* seconds ago, and return them; those under way stay."""
+    removed = []
+    for path in sorted(directory.glob("*")):
+        if path.suffix in _KEPT or not path.is_file() or time.time() - path.stat().st_mtime < age:
+            continue
+        with contextlib.suppress(PidocError), locked(path.with_suffix(".lock"), purpose="removing it", timeout=0):
+            path.unlink(missing_ok=True)
+            path.with_suffix(".json").unlink(missing_ok=True)
+            removed.append(path)
+    return removed
+
+
+def shown(url: str) -> str:
+    """Return a URL as it may be shown: without user and password, and without what comes behind ``?``."""
+    if "://" not in url:
+        return url
+    parts = urllib.parse.urlsplit(url)
+    return urllib.parse.urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+class _Broken(Exception):
+    """An attempt ended early in a way that may not happen again."""
+
+
+class _Download:
+    """One download, by as many attempts as it takes."""
+
+    def __init__(self, url: str, sha256: str, final: Path, progress: Progress, patience: Patience) -> None:
+        self.url = url
+        self.sha256 = sha256
+        self.final = final
+        self.part = final.with_suffix(".part")
+        self.notes = final.with_suffix(".json")
+        self.progress = progress
+        self.patience = patience
+
+    def run(self, sleep: Callable[[float], None]) -> None:
+        resumed = self.size > 0
+        if not resumed or self.hash() != self.sha256:  # else it was whole, and its owner killed before it was named
+            self.progress.step(f"{'going on with' if resumed else 'downloading'} {shown(self.url)}")
+            self.attempt_until_whole(sleep)
+            found = self.hash()
+            if found != self.sha256 and resumed:
+                self.progress.step("what had arrived before is of another file: downloading it anew")
+                self.forget()
+                self.attempt_until_whole(sleep)
+                found = self.hash()
+            if found != self.sha256:
+                self.forget()
+                raise ChecksumMismatch(
+                    f"{shown(self.url)} has SHA-256 {found}, not {self.sha256}.",
+                    tip="the SHA-256 that its publisher names; if that is the one given, the file was changed",
+                )
+        with self.part.open("rb") as stream:
+            os.fsync(stream.fileno())
+        self.part.rename(self.final)
+        self.notes.unlink(missing_ok=True)
+
+    def attempt_until_whole(self, sleep: Callable[[float], None]) -> None:
+        failures = 0
+        while True:
+            before = self.size
+            try:
+                return self.attempt()
+            except _Broken as error:
+                failures = 1 if self.size - before >= self.patience.enough else failures + 1
+                if failures >= self.patience.attempts:
+                    raise DownloadError(
+                        f"{shown(self.url)} did not arrive: {error}.",
+                        look=str(self.part) if self.size else "",
+                        tip=f"the same again: it goes on from the {_megabytes(self.size)} that are there"
+                        if self.size
+                        else "is the server up, and this machine online?",
+                    ) from error
+                self.progress.step(f"the download broke off at {_megabytes(self.size)} ({error}); trying again")
+            sleep(min(30.0, self.patience.pause * 2 ** (failures - 1)))
+
+    def attempt(self) -> None:
+        """Ask for what is missing and write down what comes; return when that is all."""
+        have = self.size
+        with self.open(have) as response:
+            if response.status_code == 416 or (response.status_code == 206 and not _starts_at(response, have)):
+                self.forget()
+                raise _Broken("the server has another file now")
+            resumes = response.status_code == 206
+            expected = _length(response.headers)
+            if expected is not None:
+                self.require_room(expected)
+            self.note(response.headers)
+            with self.part.open("ab" if resumes else "wb") as stream:
+                self.copy(response, stream.write, total=None if expected is None else self.size + expected)
+            if expected is not None and self.size != expected + (have if resumes else 0):
+                raise _Broken("the connection was closed early")
+
+    def copy(self, response: requests.Response, write: Callable[[bytes], object], *, total: int | None) -> None:
+        start = told = time.monotonic()
+        arrived, have = 0, self.size
+        for chunk in self.chunks(response):
+            write(chunk)
+            arrived += len(chunk)
+            now = time.monotonic()
+            if now - start > self.patience.read and arrived < self.patience.slowest * (now - start):
+                raise _Broken(f"it came with {arrived / (now - start):.0f} bytes a second")
+            if now - told > TELL_EVERY:
+                told = now
+                self.require_room(0)
+                whole = "" if total is None else f" of {_megabytes(total)}"
+                self.progress.step(f"{_megabytes(have + arrived)}{whole} have arrived")
+
+    def chunks(self, response: requests.Response) -> Iterator[bytes]:
+        """Yield what comes, as soon as it comes."""
+        import urllib3.exceptions
+
+        try:
+            while chunk := response.raw.read1(CHUNK, decode_content=False):
+                yield chunk
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise _Broken(_reason(error)) from error
+
+    @contextlib.contextmanager
+    def open(self, have: int) -> Iterator[requests.Response]:
+        """Send the request, follow redirects, and sort out refusals."""
+        import requests
+
+        url = self.url
+        headers = {"Accept-Encoding": "identity"}  # a compressed transfer could not be gone on with
+        if have:
+            headers["Range"] = f"bytes={have}-"
+            if validator := self.validator():
+                headers["If-Range"] = validator
+        with requests.Session() as session:
+            for _ in range(REDIRECTS + 1):
+                try:
+                    response = session.get(
+                        url,
+                        headers=headers,
+                        stream=True,
+                        timeout=(self.patience.connect, self.patience.read),
+                        allow_redirects=False,
+                    )
+                except requests.RequestException as error:
+                    if isinstance(error, (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema)):
+                        raise DownloadError(f"{shown(url)} is no URL that can be asked: {error}.") from error
+                    raise _Broken(_reason(error)) from error
+                with response:
+                    if not response.is_redirect:
+                        self.require_success(response)
+                        yield response
+                        return
+                    url = self.next_url(url, response.headers["Location"])
+        raise DownloadError(f"{shown(self.url)} leads from one place to the next, {REDIRECTS} times.")
+
+    def next_url(self, url: str, location: str) -> str:
+        target = urllib.parse.urljoin(url, location)
+        scheme = urllib.parse.urlsplit(target).scheme
+        if scheme not in ("http", "https") or (url.startswith("https:") and scheme == "http"):
+            raise DownloadError(
+                f"{shown(url)} leads to {shown(target)}, which is less safe.",
+                tip="that URL itself, if it is meant: the SHA-256 is checked in any case",
+            )
+        return target
+
+    def require_success(self, response: requests.Response) -> None:
+        if response.status_code in (200, 206, 416):
+            return
+        said = f"the server says {response.status_code} {response.reason}".rstrip()
+        if response.status_code in _TRANSIENT:
+            raise _Broken(said)
+        raise DownloadError(
+            f"{shown(self.url)} cannot be downloaded: {said}.", tip="another URL: it may have been moved or withdrawn"
+        )
+
+    def require_room(self, size: int) -> None:
+        status = os.statvfs(self.final.parent)
+        free = status.f_bavail * status.f_frsize
+        if size + ROOM > free:
+            raise DownloadError(
+                f"{shown(self.url)} needs {_megabytes(size + ROOM)} more, and {self.final.parent} has "
+                f"{_megabytes(free)} free.",
+                tip="make room or give another place with --pidoc-cache-dir DIR or PIDOC_CACHE_DIR",
+            )
+
+    @property
+    def size(self) -> int:
+        try:
+            return self.part.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def hash(self) -> str:
+        return image_file(self.part).sha256
+
+    def forget(self) -> None:
+        self.part.unlink(missing_ok=True)
+        self.notes.unlink(missing_ok=True)
+
+    def note(self, headers: Mapping[str, str]) -> None:
+        """Keep what tells this file of the server's from another one (RFC 9110, section 13.1.5: no weak tags)."""
+        etag = headers.get("ETag", "")
+        validator = etag if etag.startswith('"') else headers.get("Last-Modified", "")
+        self.notes.write_text(json.dumps({"url": shown(self.url), "validator": validator}), encoding="utf-8")
+
+    def validator(self) -> str:
+        try:
+            notes = json.loads(self.notes.read_text(encoding="utf-8"))
+            return str(notes["validator"]) if notes["url"] == shown(self.url) else ""
+        except (OSError, ValueError, KeyError, TypeError):
+            return ""
+
+
+def _starts_at(response: requests.Response, offset: int) -> bool:
+    return response.headers.get("Content-Range", "").startswith(f"bytes {offset}-")
+
+
+def _length(headers: Mapping[str, str]) -> int | None:
+    length = headers.get("Content-Length", "")
+    return int(length) if length.isascii() and length.isdigit() and "Content-Encoding" not in headers else None
+
+
+def _reason(error: BaseException) -> str:
+    """Return the innermost cause, which says more than the many wrappings around it."""
+    while isinstance(inner := getattr(error, "reason", None) or (error.args[-1:] or (None,))[0], BaseException):
+        error = inner
+    text = str(error).rpartition("object at 0x")[2].partition(">: ")[2] or str(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.0f} MB"

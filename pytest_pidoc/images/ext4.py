@@ -1,0 +1,139 @@
+"""An ext4 file system in a file of its own: read, grown and added to by e2fsprogs, without a mount and without root."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_pidoc.images.buildlog import BuildLog
+from pytest_pidoc.images.tools import search_path
+
+__all__ = ["TOOLS", "Ext4", "is_ext4"]
+
+#: Programs that this module runs, and the Debian packages that have them.
+TOOLS = {"debugfs": "e2fsprogs", "e2fsck": "e2fsprogs", "resize2fs": "e2fsprogs"}
+
+TIMEOUT = 900.0  # seconds, for whatever is done to some gigabytes
+_CORRECTED = (0, 1)  # statuses of e2fsck: nothing to do, and what was wrong is right
+
+
+def is_ext4(disk: Path, offset: int = 0) -> bool:
+    """Tell whether there is an ext2, ext3 or ext4 file system at a byte of a file: by its magic number."""
+    with disk.open("rb") as stream:
+        stream.seek(offset + 1024 + 56)
+        return stream.read(2) == b"\x53\xef"
+
+
+@dataclass(frozen=True)
+class Ext4:
+    """A file system that fills a file.
+
+    Attributes
+    ----------
+    path
+        The file, in a directory that programs may work in.
+    log
+        Gets what the programs print.
+    """
+
+    path: Path
+    log: BuildLog
+
+    def exists(self, name: str) -> bool:
+        """Tell whether there is a file, directory or link of that absolute name, which is not followed."""
+        return "Inode:" in self._debugfs(f"stat {name}", f"looking for {name}")
+
+    def read(self, name: str) -> bytes | None:
+        """Return the content of the regular file of that absolute name; ``None`` if there is none."""
+        with tempfile.TemporaryDirectory(dir=self.path.parent) as folder:
+            copy = Path(folder, "copy")
+            self._debugfs(f"dump {name} {copy.relative_to(self.path.parent)}", f"reading {name}")
+            return copy.read_bytes() if copy.exists() and copy.stat().st_size else None
+
+    def copy_out(self, name: str, target: Path) -> None:
+        """Copy the directory of that absolute name into the directory *target*.
+
+        Raises
+        ------
+        ImageError
+            There is none.
+        """
+        self._debugfs(f"rdump {name} {os.path.relpath(target, self.path.parent)}", f"reading {name}")
+        if not (target / Path(name).name).is_dir():
+            raise self.log.error(f"The file system has no {name}.")
+
+    def copy_in(self, source: Path, parent: str) -> None:
+        """Copy the directory *source* into the directory of that absolute name, all of it root's.
+
+        Raises
+        ------
+        ImageError
+            It has no such directory, or no room.
+        """
+        script = self.path.with_suffix(".debugfs")
+        script.write_text("".join(f"{line}\n" for line in self._script(source, parent)), encoding="utf-8")
+        said = self.log.output(
+            ["debugfs", "-w", "-f", script.name, self.path.name],
+            what=f"writing {parent}/{source.name}",
+            timeout=TIMEOUT,
+            directory=self.path.parent,
+            environment={"PATH": search_path()},
+        )
+        script.unlink()
+        # It ends with status 0 whatever happens. What it says are the commands, and after them what went wrong.
+        wrong = [line for line in said.splitlines() if ": " in line and not line.startswith(("debugfs", "Allocated"))]
+        if wrong:
+            raise self.log.error(f"Writing {parent}/{source.name} failed: {wrong[0]}")
+
+    def _script(self, source: Path, parent: str) -> Iterator[str]:
+        for path in [source, *sorted(source.rglob("*"))]:
+            name = f"{parent}/{path.relative_to(source.parent)}"
+            kind = path.lstat().st_mode
+            if path.is_symlink():
+                yield f"cd {Path(name).parent}"
+                yield f"symlink {path.name} {path.readlink()}"
+            elif stat.S_ISDIR(kind):
+                yield f"mkdir {name}"
+            else:
+                yield f"cd {Path(name).parent}"
+                yield f"write {os.path.relpath(path, self.path.parent)} {path.name}"
+            for field in ("uid", "gid"):
+                yield f"set_inode_field {name} {field} 0"
+
+    def grow(self, size: int) -> None:
+        """Make the file and the file system in it that large, in bytes.
+
+        Raises
+        ------
+        ImageError
+            It is damaged, or the disk is full.
+        OSError
+            The disk is full.
+        """
+        self._run(["e2fsck", "-f", "-p", self.path.name], "checking the root file system", accepted=_CORRECTED)
+        with self.path.open("r+b") as stream:
+            stream.truncate(size)
+        self._run(["resize2fs", self.path.name], "growing the root file system")
+
+    def _run(self, command: list[str], what: str, **arguments: object) -> None:
+        self.log.run(
+            command,
+            what=what,
+            timeout=TIMEOUT,
+            directory=self.path.parent,
+            environment={"PATH": search_path()},
+            **arguments,  # type: ignore[arg-type]
+        )
+
+    def _debugfs(self, request: str, what: str) -> str:
+        return self.log.output(
+            ["debugfs", "-R", request, self.path.name],
+            what=what,
+            timeout=TIMEOUT,
+            directory=self.path.parent,
+            environment={"PATH": search_path()},
+        )

@@ -1,0 +1,99 @@
+"""The FAT partition of a disk image: files read and written by mtools, without a mount and without root."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_pidoc.errors import ImageError
+from pytest_pidoc.images.buildlog import BuildLog
+from pytest_pidoc.images.partitions import Partition
+from pytest_pidoc.images.tools import search_path
+
+__all__ = ["TOOLS", "Fat"]
+
+#: Programs that this module runs, and the Debian packages that have them.
+TOOLS = {"mcopy": "mtools", "mdir": "mtools"}
+
+TIMEOUT = 120.0  # seconds
+_ENVIRONMENT = {"MTOOLS_SKIP_CHECK": "1"}  # what some images say of cylinders and heads matters to nobody today
+
+
+@dataclass(frozen=True)
+class Fat:
+    """The file system in a FAT partition.
+
+    Attributes
+    ----------
+    disk
+        The disk image.
+    partition
+        Where in it.
+    log
+        Gets what the programs print.
+    """
+
+    disk: Path
+    partition: Partition
+    log: BuildLog
+
+    def names(self) -> list[str]:
+        """Return the names of the files in its root directory.
+
+        Raises
+        ------
+        ImageError
+            It is no FAT file system.
+        """
+        said = self._output(["mdir", "-b", "-i", self._image, "::/"], "listing the boot partition")
+        return [line[3:].rstrip() for line in said.splitlines() if line.startswith("::/") and not line.endswith("/")]
+
+    def has(self, name: str) -> bool:
+        """Tell whether there is a file of that name; FAT knows no upper and lower case."""
+        return name.lower() in (each.lower() for each in self.names())
+
+    def text(self, name: str, work: Path) -> str:
+        """Return a text file's content, nothing if it is not there; *work* is a directory for it in between."""
+        if not self.has(name):
+            return ""
+        copy = work / "text"
+        self.copy_out(name, copy)
+        try:
+            return copy.read_bytes().decode("utf-8", "replace")
+        finally:
+            copy.unlink()
+
+    def copy_out(self, name: str, target: Path) -> None:
+        """Copy a file out of it.
+
+        Raises
+        ------
+        ImageError
+            It has no such file, or cannot be read.
+        """
+        if not self.has(name):
+            raise ImageError(f"The boot partition has no {name}; it has {', '.join(sorted(self.names()))}.")
+        self._output(["mcopy", "-n", "-i", self._image, f"::/{name}", target], f"reading {name}")
+
+    def copy_in(self, source: Path, name: str) -> None:
+        """Copy a file into it, over one of the same name.
+
+        Raises
+        ------
+        ImageError
+            There is no room, or it cannot be written.
+        """
+        self._output(["mcopy", "-o", "-i", self._image, source, f"::/{name}"], f"writing {name}")
+
+    @property
+    def _image(self) -> str:
+        return f"{self.disk.name}@@{self.partition.start}"  # relative, since "@@" might be in the path
+
+    def _output(self, command: list[str | Path], what: str) -> str:
+        return self.log.output(
+            command,
+            what=what,
+            timeout=TIMEOUT,
+            directory=self.disk.parent,
+            environment={"PATH": search_path(), **_ENVIRONMENT},
+        )

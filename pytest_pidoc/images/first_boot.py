@@ -1,0 +1,272 @@
+"""The first boot of somebody else's image: an emulated machine, a login on its serial console, and SSH for us.
+
+All that is done to the guest is in `_make_reachable`; each step is bounded, and in the build's log.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pexpect
+
+from pytest_pidoc.console import Console
+from pytest_pidoc.errors import ConsoleError
+from pytest_pidoc.images.buildlog import BuildLog
+from pytest_pidoc.images.second_stage import FAST
+from pytest_pidoc.machines import Machine
+from pytest_pidoc.progress import Progress
+
+__all__ = ["PASSWORD", "PASSWORD_HASH", "PATIENCE", "USER", "Patience", "Session", "first_boot"]
+
+#: Who logs in: the user of Raspberry Pi OS before 2022. Newer images are given him by ``userconf.txt``.
+USER, PASSWORD = "pi", "raspberry"  # known to everybody; SSH does not take it
+#: As ``openssl passwd -6 -salt pidoc raspberry`` prints it: Python has no such function since 3.13.
+PASSWORD_HASH = "$6$pidoc$xj7ipJN6L165MweJaRAym1eqbJ/MRJ.flfecgUsb7knqRx7H3JXIoEMAMyHnSpre8SzayC/13tIrOkflGADIj."  # noqa: S105
+
+CONSOLE = "console.sock"
+_PROMPT = r"[$#] ?(?:\x1b\[[0-9;?]*[a-zA-Z])* ?$"  # Raspbian's ends with a change of colour and a space
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long each step may take, in seconds; a boot takes 15 to 60 on a fast host.
+
+    Attributes
+    ----------
+    prompt
+        Until the console asks for a login.
+    user
+        Until a user that the first boot has to make can log in.
+    command
+        Each command.
+    rest
+        Until nothing is being started any more.
+    off
+        Until the machine is off.
+    """
+
+    prompt: float = 900.0
+    user: float = 300.0
+    command: float = 300.0
+    rest: float = 600.0
+    off: float = 300.0
+
+
+PATIENCE = Patience()
+
+
+def first_boot(
+    machine: Machine,
+    *,
+    disk: Path,
+    partition: int,
+    kernel: Path,
+    initrd: Path,
+    public_key: str,
+    new_user: bool,
+    log: BuildLog,
+    progress: Progress,
+    patience: Patience = PATIENCE,
+) -> None:
+    """Boot a disk once, let `USER` log in over SSH with a key and nobody with a password, and switch it off.
+
+    Parameters
+    ----------
+    machine
+        What to emulate: one with virtio devices, whatever the image will run on later.
+    disk
+        The disk, not packed (raw). It is changed.
+    partition
+        The number of the root partition; 0 if the disk is the root file system.
+    kernel, initrd
+        What boots it.
+    public_key
+        Who is let in, as a line of ``authorized_keys``.
+    new_user
+        Whether the first boot has to make the user, from ``userconf.txt``.
+    log
+        Gets the serial console, and each step.
+    progress
+        Hears of the steps.
+    patience
+        How long each may take.
+
+    Raises
+    ------
+    ImageError
+        QEMU cannot be started, the console never asks for a login, the login is refused, or a step failed.
+    """
+    what = "booting the image for the first time"
+    directory = disk.parent
+    command = _command(machine, disk=disk, partition=partition, kernel=kernel, initrd=initrd, log=log.path)
+    progress.step("booting the image once in an emulated machine, to let SSH in")
+    with log.start(command, what=what, directory=directory) as process:
+        console = _connect(directory / CONSOLE, alive=lambda: process.poll() is None, log=log)
+        with console:
+            session = Session(console, log, progress, patience)
+            session.log_in(new_user=new_user)
+            _make_reachable(session, public_key)
+            session.switch_off()
+        try:
+            process.wait(patience.off)
+        except subprocess.TimeoutExpired:
+            raise log.error("The machine is off, but QEMU has not ended.") from None
+
+
+def _make_reachable(session: Session, public_key: str) -> None:
+    """Do everything that is done to a guest."""
+    session.run(
+        "letting the user become root without a password, where he may not yet",
+        f"sudo -n true 2>/dev/null || echo {PASSWORD} | sudo -S sh -c "
+        f"'echo \"{USER} ALL=(ALL) NOPASSWD: ALL\" > /etc/sudoers.d/010_pi-nopasswd'",
+    )
+    session.run(
+        "putting our key into authorized_keys",
+        f"mkdir -p -m 700 ~/.ssh && echo '{public_key}' >> ~/.ssh/authorized_keys && chmod 600 ~/.ssh/authorized_keys",
+    )
+    session.run(
+        "closing SSH to passwords, since everybody knows this one",
+        "sudo sed -i '1i PasswordAuthentication no\\nChallengeResponseAuthentication no' /etc/ssh/sshd_config",
+    )
+    # What the image's own first boot does for its SSH server has to be done before a key of ours is there.
+    session.run(
+        "waiting until nothing is being started any more", "systemctl is-system-running --wait; true", rest=True
+    )
+    session.run(
+        "making a host key, if the image has none",
+        "ls /etc/ssh/ssh_host_*_key || sudo ssh-keygen -q -t ed25519 -N '' -f /etc/ssh/ssh_host_ed25519_key",
+    )
+    session.run("enabling SSH", "sudo systemctl enable ssh")
+    session.run("starting SSH", "sudo systemctl restart ssh && systemctl is-active ssh")
+
+
+class Session:
+    """A login on a serial console, and what is typed there.
+
+    Parameters
+    ----------
+    console
+        Connected, and nobody logged in.
+    log, progress
+        Get each step; what is printed QEMU writes into the log itself.
+    patience
+        How long each step may take.
+    """
+
+    def __init__(self, console: Console, log: BuildLog, progress: Progress, patience: Patience = PATIENCE) -> None:
+        self._console = console
+        self._log = log
+        self._progress = progress
+        self._patience = patience
+
+    def log_in(self, *, new_user: bool) -> None:
+        """Log in as `USER` with `PASSWORD`.
+
+        With *new_user* a refusal may mean that the user has not been made yet.
+
+        Raises
+        ------
+        ImageError
+            The console never asks, the login is refused, or the boot ended in an emergency shell.
+        """
+        self._step("waiting for the login on the serial console")
+        start = time.monotonic()
+        self._expect(["login: "], self._patience.prompt, "The image never asks for a login on its serial console.")
+        while True:
+            self._console.sendline(USER)
+            self._expect(["assword: "], self._patience.command, "The console asks for no password.")
+            self._console.sendline(PASSWORD)
+            answers = ["ogin incorrect", _PROMPT]
+            if answers[self._expect(answers, self._patience.command, "No shell has started.")] == _PROMPT:
+                break
+            waited = time.monotonic() - start
+            if not new_user or waited > self._patience.user:
+                raise self._log.error(
+                    f"The user {USER} with the password {PASSWORD} may not log in on the serial console"
+                    + (f", {waited:.0f} s after userconf.txt should have made him." if new_user else "."),
+                    tip=f"an image in which the password of {USER} is {PASSWORD}, as published ones have it",
+                )
+            self._expect(["login: "], self._patience.command, "The console does not ask again.")
+        self.run("making the shell plain", "unset HISTFILE; export TERM=dumb; stty -echo cols 500")
+
+    def run(self, what: str, command: str, *, rest: bool = False) -> None:
+        """Run a shell command.
+
+        Raises
+        ------
+        ImageError
+            It failed, or took too long.
+        """
+        self._step(what)
+        # What is typed is shown on the console, too; but not like this.
+        self._console.sendline(f"{command}; echo pidoc-status:$?:")
+        limit = self._patience.rest if rest else self._patience.command
+        self._expect([r"pidoc-status:\d+:"], limit, f"This was not done within {limit:.0f} s: {what}.")
+        status = int(str(self._console.after).split(":")[1])
+        if status:
+            raise self._log.error(f"{what[0].upper()}{what[1:]} failed in the image, with status {status}.")
+
+    def switch_off(self) -> None:
+        """Switch the machine off as its users do, and wait until the console is gone.
+
+        Raises
+        ------
+        ImageError
+            It takes too long.
+        """
+        self._step("switching the machine off")
+        self._console.sendline("sudo systemctl poweroff")
+        self._expect([pexpect.EOF], self._patience.off, "The image does not switch itself off.")
+
+    def _step(self, text: str) -> None:
+        self._log.note(text)
+        self._progress.step(f"in the machine: {text}")
+
+    def _expect(self, wanted: Sequence[str | type[pexpect.EOF]], timeout: float, failure: str) -> int:
+        """Wait for one of some patterns, but not if the machine has given up; return which it was."""
+        given_up = [r"Kernel panic - not syncing[^\r\n]*", r"pidoc: no root device[^\r\n]*", "emergency mode"]
+        try:
+            found = int(self._console.expect([*wanted, *given_up], timeout=timeout))
+        except ConsoleError as error:
+            ended = isinstance(error.__cause__, (pexpect.EOF, OSError))
+            raise self._log.error("The machine went off by itself." if ended else failure) from error
+        if found >= len(wanted):
+            raise self._log.error(f"The image does not boot: {self._console.after}")
+        return found
+
+
+def _connect(path: Path, *, alive: Callable[[], bool], log: BuildLog) -> Console:
+    """Connect to the console as soon as QEMU has made its socket."""
+    while True:
+        try:
+            return Console.connect(path, name="the machine that boots the image")
+        except ConsoleError as error:
+            if not alive():
+                raise log.error("QEMU has ended at once.") from error
+        time.sleep(0.05)
+
+
+def _command(machine: Machine, *, disk: Path, partition: int, kernel: Path, initrd: Path, log: Path) -> list[str]:
+    root = f"{machine.root}{partition or ''}"
+    return [
+        machine.binary,
+        *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
+        *("-machine", machine.machine, "-cpu", machine.cpu, "-smp", "2", "-m", "1G"),
+        *("-kernel", str(kernel), "-initrd", str(initrd)),
+        *("-append", f"root={root} rw rootwait console={machine.console} quiet panic=-1 net.ifnames=0 {FAST}"),
+        *("-drive", f"if=none,id=disk0,format=raw,file={disk.name},cache=unsafe,discard=unmap,detect-zeroes=unmap"),
+        *("-device", f"{machine.disk},drive=disk0"),
+        # A network card for whatever waits for one, and nothing behind it: a build must not depend on who answers.
+        *("-netdev", "user,id=net0,restrict=on", "-device", f"{machine.network},netdev=net0"),
+        *(part for device in machine.devices for part in ("-device", device)),
+        *("-chardev", f"socket,id=serial0,path={CONSOLE},server=on,wait=off,logfile={_quoted(log)},logappend=on"),
+        *("-serial", "chardev:serial0"),
+    ]
+
+
+def _quoted(path: Path) -> str:
+    return str(path).replace(",", ",,")  # QEMU's way to write a comma in a value

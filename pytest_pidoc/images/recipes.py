@@ -1,0 +1,58 @@
+"""From what a user asks for to an image: which recipe makes it, and what of the user's own is put on it."""
+
+from __future__ import annotations
+
+from pytest_pidoc.errors import ImageError, SettingsError
+from pytest_pidoc.images import debian, derived, raspios, registry, source
+from pytest_pidoc.images.cache import Cache
+from pytest_pidoc.images.image import Image
+from pytest_pidoc.images.source import FileSource
+from pytest_pidoc.machines import machine
+from pytest_pidoc.progress import Progress
+from pytest_pidoc.settings import NO_FILE, ClusterSpec
+
+__all__ = ["build"]
+
+
+def build(cache: Cache, spec: ClusterSpec, *, progress: Progress, rebuild: bool = False) -> Image:
+    """Return the image that *spec* asks for, built if the cache does not have it.
+
+    Raises
+    ------
+    SettingsError
+        There is no such recipe, or a part is neither a path nor a URL with its SHA-256.
+    ImageError
+        It cannot be built or trusted, or has no kernel.
+    """
+    own = {role: _part(role, text) for role in derived.ROLES if (text := getattr(spec, role))}
+    image = derived.derive(
+        cache,
+        _base(cache, spec, progress, rebuild),
+        own,
+        spec.append or "",
+        progress=progress,
+        rebuild=rebuild,
+    )
+    if "kernel" not in image.manifest.files:
+        raise ImageError(
+            f"{spec.image} has no boot partition, so there is nothing that {spec.model} could boot.",
+            tip="kernel=PATH or kernel=URL#sha256=HEX, or a model whose name ends in -virt",
+        )
+    return image
+
+
+def _base(cache: Cache, spec: ClusterSpec, progress: Progress, rebuild: bool) -> Image:
+    model = machine(spec.model)
+    family = spec.image.partition(":")[0]
+    if family == "raspios" or (source.is_location(spec.image) and not spec.image.startswith(registry.PREFIX)):
+        return raspios.build(cache, raspios.recipe(spec.image, spec.model), model, progress=progress, rebuild=rebuild)
+    if family == "debian":
+        return debian.build(cache, debian.recipe(spec.image), model.architecture, progress=progress, rebuild=rebuild)
+    raise SettingsError(
+        f"There is no image {spec.image!r}.",
+        tip="debian, debian:bookworm, raspios, a path, URL#sha256=HEX, or docker://NAME:TAG on the engine docker",
+    )
+
+
+def _part(role: str, text: str) -> FileSource | None:
+    return None if text == NO_FILE else source.parse(text, what=role)

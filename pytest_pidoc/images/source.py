@@ -1,0 +1,147 @@
+"""Where a file comes from: a path on this machine, or a URL with the SHA-256 that it must have."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import urllib.parse
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_pidoc.errors import ChecksumMismatch, ImageError, SettingsError
+from pytest_pidoc.images import download
+from pytest_pidoc.images.cache import Cache, image_file
+from pytest_pidoc.progress import Progress
+
+__all__ = ["FileSource", "is_location", "parse"]
+
+_FORM = "URL#sha256=<64 hex digits>"
+_MARK = "#sha256="
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """A file that is wanted: its place, and its SHA-256 in hex.
+
+    Attributes
+    ----------
+    place
+        A URL, or an absolute path.
+    sha256
+        What it must be. For a path it may be empty: then whatever is there is taken.
+    """
+
+    place: str
+    sha256: str = ""
+
+    def __str__(self) -> str:
+        """Return how a user writes it, without a password."""
+        return download.shown(self.place) + (f"{_MARK}{self.sha256}" if self.sha256 else "")
+
+    @property
+    def name(self) -> str:
+        """The file's name, for messages."""
+        return Path(urllib.parse.unquote(urllib.parse.urlsplit(self.place).path) or self.place).name
+
+    @property
+    def path(self) -> Path | None:
+        """The path, if it is one."""
+        return None if "://" in self.place else Path(self.place)
+
+    def identify(self, cache: Cache) -> str:
+        """Return the SHA-256 without fetching anything.
+
+        A file on this machine is hashed, about 1 s per GB, unless it looks as it did the last time.
+
+        Raises
+        ------
+        ImageError
+            It cannot be read.
+        ChecksumMismatch
+            It is not what it must be.
+        """
+        if self.path is None:
+            return self.sha256
+        found = _hash(cache, self.path)
+        if self.sha256 and found != self.sha256:
+            raise ChecksumMismatch(f"{self.path} has SHA-256 {found}, not {self.sha256}.", tip="another file, or hash")
+        return found
+
+    def fetch(self, cache: Cache, progress: Progress) -> Path:
+        """Return where the file is, downloaded first if it is a URL. It must not be written to.
+
+        Raises
+        ------
+        DownloadError
+            It did not arrive.
+        ChecksumMismatch
+            It is not what it must be.
+        """
+        if self.path is not None:
+            self.identify(cache)
+            return self.path
+        return download.fetch(self.place, self.sha256, directory=cache.root / "downloads", progress=progress)
+
+
+def is_location(text: str) -> bool:
+    """Tell a path or a URL from a name: it starts with ``/``, ``.`` or ``~``, or has a scheme."""
+    return text.startswith(("/", "./", "../", "~")) or "://" in text
+
+
+def parse(text: str, *, what: str) -> FileSource:
+    """Read ``URL#sha256=HEX``, or a path with or without ``#sha256=HEX``.
+
+    Parameters
+    ----------
+    text
+        What the user wrote.
+    what
+        What it is for, for messages: ``kernel``.
+
+    Raises
+    ------
+    SettingsError
+        A URL has no SHA-256, or one that is none, or is not ``http``, ``https`` or ``file``.
+    """
+    place, mark, digest = text.strip().partition(_MARK)
+    digest = digest.lower()
+    shown = download.shown(place)
+    if mark and not re.fullmatch("[0-9a-f]{64}", digest):
+        raise SettingsError(f"{what}: the SHA-256 of {shown} is not 64 hex digits.", tip=_FORM)
+    if "://" not in place:
+        return FileSource(str(Path(place).expanduser().absolute()), digest)
+    address = urllib.parse.urlsplit(place)
+    if address.scheme == "file":
+        return FileSource(str(Path(urllib.parse.unquote(address.path)).absolute()), digest)
+    if address.scheme not in ("http", "https") or not address.hostname:
+        raise SettingsError(f"{what}: {shown} is neither a path nor an http or https URL.", tip=_FORM)
+    if not digest:
+        raise SettingsError(
+            f"{what}: {shown} has no SHA-256, so nobody could tell whether what arrives is what was meant.",
+            tip=f"{_FORM}; whoever publishes a file usually publishes its sha256sum beside it",
+        )
+    return FileSource(place, digest)
+
+
+def _hash(cache: Cache, path: Path) -> str:
+    """Return a file's SHA-256, from a stamp if its size, time of change and inode are those of the last time."""
+    stamp = cache.root / "stamps" / f"file-{hashlib.sha256(os.fsencode(path)).hexdigest()}.json"
+    try:
+        status = path.stat()
+        look = [str(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            known = json.loads(stamp.read_text(encoding="utf-8"))
+            if known["look"] == look:
+                return str(known["sha256"])
+        digest = image_file(path).sha256
+    except OSError as error:
+        raise ImageError(f"{path} cannot be read: {error.strerror}.") from error
+    with contextlib.suppress(OSError):  # then it is hashed again the next time
+        stamp.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        temporary = stamp.with_suffix(f".{os.getpid()}")
+        temporary.write_text(json.dumps({"look": look, "sha256": digest}), encoding="utf-8")
+        temporary.replace(stamp)
+    return digest

@@ -1,0 +1,206 @@
+"""Images derived from others: the user's own parts in the place of an image's."""
+
+import hashlib
+import os
+
+import pytest
+from file_server import file_server
+from test_cache import KEY, make
+
+from pytest_pidoc import Settings
+from pytest_pidoc.errors import ImageError, SettingsError
+from pytest_pidoc.images import debian, derived, raspios, recipes
+from pytest_pidoc.images.cache import Cache
+from pytest_pidoc.images.derived import derive
+from pytest_pidoc.images.source import FileSource
+from pytest_pidoc.progress import Progress
+from pytest_pidoc.provision import provision
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return Cache(tmp_path / "cache")
+
+
+@pytest.fixture
+def base(cache):
+    return cache.build(KEY, make, what="an image")
+
+
+@pytest.fixture
+def kernel(tmp_path):
+    path = tmp_path / "my-kernel"
+    path.write_bytes(b"a kernel of mine")
+    return FileSource(str(path))
+
+
+def test_nothing_of_ones_own_is_the_image_itself(cache, base):
+    """No copy, no other address."""
+    assert derive(cache, base, {}, "", progress=Progress()) is base
+
+
+def test_a_kernel_is_put_in_place_and_the_rest_is_shared(cache, base, kernel):
+    """The disk is not there twice; the image is one that the cache checks as any other."""
+    image = derive(cache, base, {"kernel": kernel}, "", progress=Progress())
+
+    assert image.file("kernel").read_bytes() == b"a kernel of mine"
+    assert image.file("disk").samefile(base.file("disk"))
+    assert image.manifest.recipe == "debian:bookworm kernel=my-kernel"
+    assert image.manifest.sources[-1].sha256 == hashlib.sha256(b"a kernel of mine").hexdigest()
+    assert image.manifest.key not in (base.manifest.key, "")
+    assert cache.find(image.manifest.key) == image
+    cache.verify(image)
+    cache.verify(base)
+
+
+def test_the_address_is_that_of_all_parts(cache, base, kernel, tmp_path):
+    """Another content, another role or other arguments make another image; the same make the same."""
+    images = {
+        derive(cache, base, parts, append, progress=Progress()).manifest.key
+        for parts, append in (
+            ({"kernel": kernel}, ""),
+            ({"kernel": kernel}, ""),
+            ({"initrd": kernel}, ""),
+            ({"kernel": kernel, "initrd": None}, ""),
+            ({"kernel": kernel}, "quiet"),
+            ({}, "quiet"),
+        )
+    }
+    (tmp_path / "my-kernel").write_bytes(b"another kernel")
+    images.add(derive(cache, base, {"kernel": kernel}, "", progress=Progress()).manifest.key)
+
+    assert len(images) == 6
+
+
+def test_arguments_come_behind_those_of_the_image(cache, base):
+    """The kernel takes the last one of a name."""
+    once = derive(cache, base, {}, "quiet", progress=Progress())
+    twice = derive(cache, once, {}, "maxcpus=1", progress=Progress())
+
+    assert once.manifest.append == "quiet"
+    assert twice.manifest.append == "quiet maxcpus=1"
+
+
+def test_a_part_may_be_left_out(cache, base, kernel):
+    """A kernel with all drivers in it needs no initrd."""
+    with_one = derive(cache, base, {"initrd": kernel}, "", progress=Progress())
+
+    assert "initrd" not in derive(cache, with_one, {"initrd": None}, "", progress=Progress()).manifest.files
+
+
+def test_an_image_outlives_the_one_that_it_was_derived_from(cache, base, kernel):
+    """The links keep what they need."""
+    image = derive(cache, base, {"kernel": kernel}, "", progress=Progress())
+
+    cache.remove(base)
+
+    cache.verify(image)
+
+
+def test_a_file_system_without_hard_links_gets_copies(cache, base, kernel, monkeypatch):
+    """It takes more room, and is as good."""
+
+    def refuse(*_):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(os, "link", refuse)
+    image = derive(cache, base, {"kernel": kernel}, "", progress=Progress())
+
+    assert not image.file("disk").samefile(base.file("disk"))
+    cache.verify(image)
+
+
+def test_the_users_file_stays_as_it_is(cache, base, kernel, tmp_path):
+    """It is copied, and so may change or go later."""
+    before = (tmp_path / "my-kernel").stat()
+    image = derive(cache, base, {"kernel": kernel}, "", progress=Progress())
+    after = (tmp_path / "my-kernel").stat()
+
+    assert (before.st_mtime_ns, before.st_mode, before.st_nlink) == (after.st_mtime_ns, after.st_mode, after.st_nlink)
+    (tmp_path / "my-kernel").unlink()
+    cache.verify(image)
+
+
+def test_a_missing_part_is_an_image_error(cache, base, tmp_path):
+    """Nothing is left of the attempt."""
+    with pytest.raises(ImageError, match="nowhere"):
+        derive(cache, base, {"kernel": FileSource(str(tmp_path / "nowhere"))}, "", progress=Progress())
+    assert [path.name for path in (cache.root / "images").iterdir()] == [KEY]
+
+
+@pytest.fixture
+def built(monkeypatch, base):
+    """Let recipes make the small image, and note for which they were asked."""
+    asked = []
+    monkeypatch.setattr(debian, "build", lambda cache, recipe, *_, **__: asked.append(str(recipe)) or base)
+    monkeypatch.setattr(raspios, "build", lambda cache, recipe, *_, **__: asked.append(str(recipe)) or base)
+    return asked
+
+
+def build(cache, **asked):
+    return recipes.build(cache, Settings().spec(asked), progress=Progress())
+
+
+def test_a_spec_names_parts_by_path_or_url(cache, built, kernel):
+    """A path, a URL with its checksum, and the word for none."""
+    with file_server() as server:
+        url, sha256 = server.add("/initrd.img", b"an initrd")
+        image = build(cache, kernel=kernel.place, initrd=f"{url}#sha256={sha256}", append="quiet")
+        without = build(cache, kernel=kernel.place, initrd="none")
+
+    assert image.file("kernel").read_bytes() == b"a kernel of mine"
+    assert image.file("initrd").read_bytes() == b"an initrd"
+    assert image.manifest.append == "quiet"
+    assert "initrd" not in without.manifest.files
+    assert built == ["debian:bookworm"] * 2
+
+
+@pytest.mark.parametrize(
+    ("image", "recipe"),
+    [
+        ("debian", "debian:bookworm"),
+        ("raspios:buster", "raspios:buster"),
+        ("/a/pi.img", "/a/pi.img"),
+        (f"https://example.org/pi.img#sha256={'0' * 64}", f"https://example.org/pi.img#sha256={'0' * 64}"),
+    ],
+)
+def test_each_name_finds_its_recipe(cache, built, kernel, image, recipe):
+    """A family's name, a path, a URL."""
+    build(cache, image=image, kernel=kernel.place)
+
+    assert built == [recipe]
+
+
+@pytest.mark.parametrize("image", ["potato", "docker://example.org/pidoc:1", "pi.img"])
+def test_what_nobody_knows_is_answered_with_what_there_is(cache, image):
+    """A name that is none, and a published image on the wrong engine."""
+    with pytest.raises(SettingsError, match=r"(?s)no image.*raspios.*docker://"):
+        build(cache, image=image)
+
+
+def test_an_image_without_a_kernel_needs_one(cache, built):
+    """A disk without a boot partition on a board."""
+    with pytest.raises(ImageError, match=r"(?s)nothing that pi3-virt could boot.*kernel=PATH"):
+        build(cache)
+
+
+def test_a_bad_part_is_named(cache, built):
+    """Which of them it is."""
+    with pytest.raises(SettingsError, match=r"dtb: .* has no SHA-256"):
+        build(cache, dtb="https://example.org/pi.dtb")
+
+
+@pytest.mark.parametrize("role", [*derived.ROLES, "append"])
+def test_a_published_image_takes_no_other_parts(role):
+    """It is inside of a container image: that is said before anybody asks for the daemon."""
+    settings = Settings()
+    spec = settings.spec({"image": "docker://example.org/pidoc:1", role: "/a/file", "engine": "docker"})
+
+    with pytest.raises(SettingsError, match=f"{role} cannot be given with the published image"):
+        provision(spec, settings, Progress())
+
+
+def test_roles_are_settings():
+    """Each part has its option, and its place in a cluster's description."""
+    for role in derived.ROLES:
+        assert hasattr(Settings().spec(), role)
