@@ -296,6 +296,7 @@ def test_whatever_is_given_is_taken_or_refused(name: str, value: object) -> None
         "cpus": (float, type(None)),
         "boot_timeout": (float, type(None)),
         "artifacts": (Path, type(None)),
+        **dict.fromkeys(("kernel", "initrd", "dtb", "append"), (str, type(None))),
     }.get(name, type(default))
     assert isinstance(taken, expected)
     assert not isinstance(taken, float) or math.isfinite(taken)
