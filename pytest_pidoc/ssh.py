@@ -52,6 +52,8 @@ class Login:
         import fabric
         import paramiko
 
+        from pytest_pidoc.signals import SignalledRemote
+
         connection = fabric.Connection(
             self.host,
             user=self.user,
@@ -67,6 +69,7 @@ class Login:
                     # pytest captures stdin, so it must not be read; output is in the result and in the exception
                     "run": {"hide": True, "in_stream": False},
                     "sudo": {"hide": True, "in_stream": False},
+                    "runners": {"remote": SignalledRemote},
                 }
             ),
         )

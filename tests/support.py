@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import paramiko
+from paramiko.common import cMSG_CHANNEL_REQUEST
 
 from pytest_pidoc.engines.engine import Endpoint, Launch
 from pytest_pidoc.images.image import MANIFEST, Image, ImageFile, Manifest
@@ -240,6 +242,20 @@ class _Session(paramiko.ServerInterface):
         return True
 
 
+def send_exit_signal(channel: paramiko.Channel, name: str) -> None:
+    """Tell that a command was ended by a signal, as sshd does (RFC 4254, 6.10)."""
+    message = paramiko.Message()
+    message.add_byte(cMSG_CHANNEL_REQUEST)
+    message.add_int(channel.remote_chanid)
+    message.add_string("exit-signal")
+    message.add_boolean(False)
+    message.add_string(name)
+    message.add_boolean(False)
+    message.add_string("")
+    message.add_string("")
+    channel.transport._send_user_message(message)
+
+
 class SshServer:
     """A real SSH server on 127.0.0.1 whose commands are run by this machine's shell in *home*.
 
@@ -288,7 +304,10 @@ class SshServer:
         with contextlib.suppress(OSError, EOFError):
             channel.sendall(done.stdout)
             channel.sendall_stderr(done.stderr)
-            channel.send_exit_status(done.returncode)
+            if done.returncode < 0:
+                send_exit_signal(channel, signal.Signals(-done.returncode).name.removeprefix("SIG"))
+            else:
+                channel.send_exit_status(done.returncode)
             channel.close()
 
     def hang_up(self) -> None:

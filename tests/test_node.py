@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import io
 import shlex
+import signal
 import socket
 import subprocess
 import time
@@ -106,6 +107,17 @@ def test_command_that_fails_is_fabrics_error(node: Node) -> None:
 def test_command_that_may_fail(node: Node) -> None:
     """With ``warn=True`` the result has the status."""
     assert node.run("exit 3", warn=True).exited == 3
+
+
+@pytest.mark.parametrize("name", ["ILL", "SEGV", "KILL"])
+def test_command_that_a_signal_ends_is_reported_as_such(node: Node, name: str) -> None:
+    """An instruction that the CPU lacks is told as a shell would: by its status and in words."""
+    number = getattr(signal, f"SIG{name}")
+
+    result = node.run(f"exec sh -c 'echo so far; kill -{name} $$'", warn=True)
+
+    assert (result.exited, result.stdout) == (128 + number, "so far\n")
+    assert result.stderr == f"{signal.strsignal(number)}\n"
 
 
 def test_sudo_runs_as_root(node: Node) -> None:

@@ -1,0 +1,66 @@
+"""Commands that end by a signal: what Fabric takes for a lost connection becomes the status that a shell gives them.
+
+An SSH server tells of such an end by the message ``exit-signal`` (RFC 4254, 6.10), and of no status. Paramiko drops
+that message.
+"""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+from fabric.runners import Remote
+from paramiko import Channel, Message, Transport
+from paramiko.common import MSG_CHANNEL_REQUEST
+
+__all__ = ["SignalledRemote"]
+
+_ENDED_BY = "pidoc_ended_by"  # the attribute of a channel with the signal's name
+
+
+class SignalledRemote(Remote):  # type: ignore[misc] # Fabric has no types
+    """Fabric's runner of commands, which knows that a command was ended by a signal.
+
+    The status is 128 and the signal's number, and the last line of stderr says what it was: ``Illegal instruction``.
+    """
+
+    def start(self, *arguments: Any, **keywords: Any) -> None:
+        """Start a command, and hear how it ends."""
+        self.context.open()
+        _hear_signals(self.context.transport)
+        super().start(*arguments, **keywords)
+
+    def returncode(self) -> int:
+        """Return the command's exit status; -1 only if the connection was lost."""
+        status = int(super().returncode())
+        ended_by = self._ended_by
+        return status if ended_by is None or status >= 0 else 128 + ended_by
+
+    def generate_result(self, **keywords: Any) -> Any:
+        """Return the result, with the signal's description where a shell would have printed it."""
+        if self._ended_by is not None:
+            keywords["stderr"] += f"{signal.strsignal(self._ended_by)}\n"
+        return super().generate_result(**keywords)
+
+    @property
+    def _ended_by(self) -> signal.Signals | None:
+        name = getattr(self.channel, _ENDED_BY, None)
+        return getattr(signal.Signals, f"SIG{name}", None) if name else None
+
+
+def _hear_signals(transport: Transport) -> None:
+    """Let the transport's channels keep the name of the signal that ended their command."""
+    usual = Transport._channel_handler_table[MSG_CHANNEL_REQUEST]  # type: ignore[attr-defined] # there is no other way
+
+    def handle(channel: Channel, message: Message) -> None:
+        copy = Message(message.get_remainder())
+        if copy.get_text() == "exit-signal":
+            copy.get_boolean()
+            setattr(channel, _ENDED_BY, copy.get_text())
+        usual(channel, message)
+
+    # The table belongs to the class, and this transport gets one of its own.
+    transport._channel_handler_table = {  # type: ignore[attr-defined]
+        **Transport._channel_handler_table,  # type: ignore[attr-defined]
+        MSG_CHANNEL_REQUEST: handle,
+    }
