@@ -97,13 +97,15 @@ class Console(_Spawn):
         ConsoleError
             There is no prompt in time, or the password is refused.
         """
+        # Where nobody is asked, "login: pi (automatic login)" may have come as far as the space.
+        prompts = [r"[$#] $", pexpect.TIMEOUT, *([r"login: $"] if password else [])]
         while not deadline.expired:
             self.sendline("")
-            seen = self.expect([r"[$#] $", r"login: $", pexpect.TIMEOUT], timeout=min(NUDGE, deadline.remaining + 0.1))
+            seen = self.expect(prompts, timeout=min(NUDGE, deadline.remaining + 0.1))
             check()
-            if seen == 1:
+            if seen == 2:
                 self._give_password(user, password, deadline)
-            if seen != 2:
+            if seen != 1:
                 # No line editor, no echo, and no messages of the kernel: what comes is what a command prints.
                 self.sendline("exec sh")
                 self.sendline("PS1= PS2=; stty -echo")

@@ -221,6 +221,18 @@ def test_command_on_the_console_that_does_not_end_is_an_error(shell: Console) ->
         shell.run("sleep 3", timeout=0.3)
 
 
+def test_console_that_logs_in_by_itself_is_given_no_name(short_path: Path) -> None:
+    """What it prints then looks like a question for a moment."""
+    automatic = "printf 'pi-1 login: '; sleep 0.2; echo 'pi (automatic login)'; exec bash --norc --noprofile -i"
+    with (
+        unix_server(short_path / "console.sock", terminal("sh", "-c", automatic)) as path,
+        Console.connect(path, name="pi-1", timeout=5) as console,
+    ):
+        console.log_in("pi", "", deadline=Deadline(10))
+
+        assert console.run("echo here") == (0, "here\n")
+
+
 def test_wrong_password_is_told(short_path: Path) -> None:
     """Nobody waits until a time-out for a login that was refused."""
     with (
