@@ -98,7 +98,7 @@ class Console(_Spawn):
             There is no prompt in time, or the password is refused.
         """
         # Where nobody is asked, "login: pi (automatic login)" may have come as far as the space.
-        prompts = [r"[$#] $", pexpect.TIMEOUT, *([r"login: $"] if password else [])]
+        prompts: list[Any] = [r"[$#] $", pexpect.TIMEOUT, *([r"login: $"] if password else [])]
         while not deadline.expired:
             self.sendline("")
             seen = self.expect(prompts, timeout=min(NUDGE, deadline.remaining + 0.1))

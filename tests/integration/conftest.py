@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from pytest_pidoc import Settings
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.images.image import Image
+from pytest_pidoc.node import Node
 from pytest_pidoc.progress import Progress
 from pytest_pidoc.provision import build_image
 
@@ -48,3 +51,15 @@ def cluster(engine: str, settings: Settings, image: Image) -> Iterator[Cluster]:
     """Three nodes that the tests of a module share."""
     with Cluster.up(nodes=3, engine=engine, settings=settings) as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="module")
+def board(settings: Settings) -> Iterator[Callable[[str], Node]]:
+    """Return a function from the name of a model to a warm node of it, which the tests of a module share."""
+    with contextlib.ExitStack() as running:
+
+        @functools.cache
+        def boot(model: str) -> Node:
+            return running.enter_context(Cluster.up(nodes=1, model=model, engine="local", settings=settings))[0]
+
+        yield boot

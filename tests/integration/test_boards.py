@@ -1,0 +1,163 @@
+"""The models beside the default one: each boots, is saved, and goes on as the board that it is."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_pidoc.engines.engine import QemuVersion
+from pytest_pidoc.machines import MODELS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from pytest_pidoc.node import Node
+
+pytestmark = [
+    pytest.mark.qemu,
+    pytest.mark.skipif(not shutil.which("mmdebstrap"), reason="mmdebstrap is not installed"),
+]
+
+#: What `uname -m`, /proc/cpuinfo and /proc/device-tree/model say.
+FACES = {
+    "pi2-virt": ("armv7l", "0xc07", "linux,dummy-virt"),
+    "pi4-virt": ("aarch64", "0xd08", "linux,dummy-virt"),
+    "pi2": ("armv7l", "0xc07", "Raspberry Pi 2 Model B"),
+    "pi3": ("aarch64", "0xd03", "Raspberry Pi 3 Model B"),
+    "pi4": ("aarch64", "0xd08", "Raspberry Pi 4 Model B"),
+}
+each_model = pytest.mark.parametrize("model", FACES)
+
+
+@pytest.fixture
+def pi(board: Callable[[str], Node], model: str) -> Node:
+    """A node of that model, as far as this host's QEMU has it."""
+    row = MODELS[model]
+    said = subprocess.run([row.binary, "--version"], capture_output=True, text=True, check=True).stdout
+    if QemuVersion.parse(said).numbers < row.least_qemu:
+        pytest.skip(f"{model} needs QEMU {'.'.join(map(str, row.least_qemu))}")
+    return board(model)
+
+
+@each_model
+def test_model_starts_warm(pi: Node, model: str) -> None:
+    """It was forked from a saved machine, with all its cores and memory, and nothing in it has failed."""
+    row = MODELS[model]
+
+    assert pi.timings.start == "warm"
+    assert int(pi.run("nproc").stdout) == row.cores
+    memory = int(pi.run("grep MemTotal /proc/meminfo").stdout.split()[1]) * 1024
+    assert 0.85 * row.memory < memory <= row.memory
+    assert pi.run("systemctl --failed --no-legend").stdout == ""
+
+
+@each_model
+def test_model_says_what_it_is(pi: Node, model: str) -> None:
+    """Architecture, processor and board are the model's."""
+    machine, part, name = FACES[model]
+
+    assert pi.run("uname -m").stdout.strip() == machine
+    assert part in pi.run("grep -m 1 'CPU part' /proc/cpuinfo").stdout
+    assert pi.run("tr -d '\\0' < /proc/device-tree/model").stdout.startswith(name)
+
+
+@each_model
+def test_disk_of_a_restored_model_works(pi: Node) -> None:
+    """What was written is read from the disk again, not from memory."""
+    pi.run("dd if=/dev/urandom of=data bs=64k count=32 conv=fsync status=none")
+    before = pi.run("sha256sum data").stdout
+    pi.sudo("sh -c 'echo 3 > /proc/sys/vm/drop_caches'")
+
+    assert pi.run("sha256sum data").stdout == before
+    assert "I/O error" not in pi.sudo("dmesg").stdout
+
+
+@each_model
+def test_clock_of_a_restored_model_goes_on(pi: Node) -> None:
+    """Its time is ours, and its timers fire."""
+    assert abs(float(pi.run("date +%s.%N").stdout) - time.time()) < 5
+    slept = pi.run("before=$(date +%s%N); sleep 1; after=$(date +%s%N); echo $((after - before))").stdout
+    assert 1e9 <= int(slept) < 3e9
+
+
+@each_model
+def test_network_of_a_restored_model_works(pi: Node) -> None:
+    """The card has the node's address and a way out; over it a megabyte arrives as it was sent."""
+    assert "10.0.2.15/24" in pi.run("ip -4 address show eth0").stdout
+    assert "default via 10.0.2.2" in pi.run("ip route").stdout
+    assert len(pi.run("head -c 1000000 /dev/zero | tr '\\0' x").stdout) == 1_000_000
+
+
+# Debian's own C library for armhf is for ARMv7, so these programs have none.
+PROGRAM = r"""
+static long call(long number, long a, long b, long c)
+{
+#ifdef __aarch64__
+    register long x8 __asm__("x8") = number, x0 __asm__("x0") = a, x1 __asm__("x1") = b, x2 __asm__("x2") = c;
+    __asm__ volatile("svc 0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2) : "memory");
+    return x0;
+#else
+    register long r7 __asm__("r7") = number, r0 __asm__("r0") = a, r1 __asm__("r1") = b, r2 __asm__("r2") = c;
+    __asm__ volatile("svc 0" : "+r"(r0) : "r"(r7), "r"(r1), "r"(r2) : "memory");
+    return r0;
+#endif
+}
+
+static volatile float quarter = 0.25f;
+static volatile unsigned big = 0x12345678;
+
+void _start(void)
+{
+    unsigned sum = big ^ 0x87654321; /* a constant that ARMv7 loads with movw and movt */
+    char digit = (char)('0' + (int)(quarter * 28.0f)); /* 7, by hardware */
+    call(WRITE, 1, (long)&digit, sum == 0x95511559);
+    call(EXIT, 0, 0, 0);
+}
+"""
+
+COMPILERS = {
+    "armv6": ("arm-linux-gnueabihf-gcc", "-marm", "-march=armv6+fp", "-mfloat-abi=hard", "-DWRITE=4", "-DEXIT=1"),
+    "armv7": ("arm-linux-gnueabihf-gcc", "-marm", "-march=armv7-a+fp", "-mfloat-abi=hard", "-DWRITE=4", "-DEXIT=1"),
+    "aarch64": ("aarch64-linux-gnu-gcc", "-DWRITE=64", "-DEXIT=93"),
+}
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Compile the program for each architecture."""
+    directory = tmp_path_factory.mktemp("programs")
+    source = directory / "program.c"
+    source.write_text(PROGRAM)
+    for name, (compiler, *options) in COMPILERS.items():
+        if shutil.which(compiler) is None:
+            pytest.skip(f"{compiler} is not installed")
+        plain = ("-O2", "-static", "-nostdlib", "-ffreestanding", "-fno-stack-protector", "-fno-pic", "-no-pie")
+        subprocess.run([compiler, *options, *plain, "-o", directory / name, source], check=True)
+    return {name: directory / name for name in COMPILERS}
+
+
+@pytest.mark.parametrize(
+    ("model", "program", "status", "said"),
+    [
+        ("pi1", "armv6", 0, ""),
+        ("pi1", "armv7", 132, "Illegal instruction"),
+        ("pi1", "aarch64", 126, "Exec format error"),
+        ("pi2", "armv6", 0, ""),
+        ("pi2", "armv7", 0, ""),
+        ("pi2", "aarch64", 126, "Exec format error"),
+        ("pi3", "aarch64", 0, ""),
+    ],
+)
+def test_program_runs_where_it_would(pi: Node, programs: dict[str, Path], program: str, status: int, said: str) -> None:
+    """A program for a later processor fails on the board as it does on the real one, and is reported as such."""
+    pi.put(programs[program], program)
+
+    result = pi.run(f"./{program}", warn=True)
+
+    assert (result.exited, result.stdout) == (status, "" if status else "7")
+    assert said in result.stderr
