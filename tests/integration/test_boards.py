@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.engines.engine import QemuVersion
 from pytest_pidoc.machines import MODELS
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_pidoc.node import Node
+    from pytest_pidoc.settings import Settings
 
 pytestmark = [
     pytest.mark.qemu,
@@ -91,6 +93,17 @@ def test_network_of_a_restored_model_works(pi: Node) -> None:
     assert "10.0.2.15/24" in pi.run("ip -4 address show eth0").stdout
     assert "default via 10.0.2.2" in pi.run("ip route").stdout
     assert len(pi.run("head -c 1000000 /dev/zero | tr '\\0' x").stdout) == 1_000_000
+
+
+@pytest.mark.docker
+def test_board_runs_in_a_container(settings: Settings) -> None:
+    """SD card, second serial port, qtest and the plugged network card work there as well."""
+    with Cluster.up(nodes=2, model="pi3", engine="docker", settings=settings) as cluster:
+        assert [node.timings.start for node in cluster] == ["warm", "warm"]
+        cluster.run("sudo -n touch /etc/here")
+        assert [node.run("hostname").stdout for node in cluster] == ["pi-1\n", "pi-2\n"]
+        cluster[1].reset()
+        assert cluster[1].run("uname -m; ls /etc/here", warn=True).stdout == "aarch64\n"
 
 
 # Debian's own C library for armhf is for ARMv7, so these programs have none.
