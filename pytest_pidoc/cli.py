@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from pytest_pidoc import __version__, commands
 from pytest_pidoc.errors import PidocError, SettingsError
@@ -63,7 +64,8 @@ def make_parser() -> argparse.ArgumentParser:
         for option in OPTIONS:
             if option.name in (*settings, "cache_dir"):
                 flag = "--" + option.name.replace("_", "-")
-                added.add_argument(flag, dest=option.name, metavar=option.metavar, help=option.help)
+                kind: dict[str, Any] = {"metavar": option.metavar} if option.metavar else {"action": "store_true"}
+                added.add_argument(flag, dest=option.name, default=None, help=option.help, **kind)
         return added
 
     def with_json(added: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -71,9 +73,10 @@ def make_parser() -> argparse.ArgumentParser:
         return added
 
     guest = ("model", "image", "kernel", "initrd", "dtb", "append")
-    start = ("engine", *guest, "nodes", "memory", "cpus", "boot_timeout", "start")
+    start = ("engine", *guest, "nodes", "memory", "cpus", "boot_timeout", "start", "announce_board")
     command("demo", commands.demo, "boot three Pis and run a small test file on them", "pidoc demo", "engine")
     with_json(command("doctor", commands.doctor, "say what this machine has and lacks", "pidoc doctor"))
+    with_json(command("models", commands.models, "list the models, and which this host's QEMU can be", "pidoc models"))
 
     build = command(
         "build", commands.build, "build an image, if it is not there", "pidoc build --model pi3-virt", *guest
@@ -115,14 +118,16 @@ def make_parser() -> argparse.ArgumentParser:
     )
     bench.add_argument(
         "subject",
-        choices=("boot", "start", "soak"),
+        choices=("boot", "start", "soak", "models"),
         help="boot: cold boots, against an untuned Debian and of three nodes; start: warm starts against cold ones; "
-        "soak: warm starts one after the other, which fails if one of them does or something is left behind",
+        "soak: warm starts one after the other, which fails if one of them does or something is left behind; "
+        "models: what each model says that it is, and its starts, one cold and the others warm",
     )
     bench.add_argument("--runs", type=int, default=3, metavar="N", help="starts per row; of a soak, all (default: 3)")
     bench.add_argument(
         "--untuned", action="store_true", help="start: cold starts of an untuned Debian too, which are slow"
     )
+    bench.add_argument("--models", metavar="MODEL,...", help="models: which of them (default: all)")
     return parser
 
 

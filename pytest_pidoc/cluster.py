@@ -60,6 +60,7 @@ class Cluster(Sequence[Node]):
         initrd: str | Path | None = None,
         dtb: str | Path | None = None,
         append: str | None = None,
+        announce_board: bool | None = None,
         settings: Settings | None = None,
         progress: Progress | None = None,
         keep: bool = False,
@@ -70,7 +71,8 @@ class Cluster(Sequence[Node]):
 
         Parameters
         ----------
-        nodes, model, image, memory, cpus, engine, boot_timeout, start, kernel, initrd, dtb, append
+        nodes, model, image, memory, cpus, engine, boot_timeout, start, kernel, initrd, dtb, append,
+        announce_board
             As in the marker; what is not given comes from *settings*. ``memory`` is in bytes or a text such as
             ``512M``, ``boot_timeout`` in seconds.
         settings
@@ -105,6 +107,7 @@ class Cluster(Sequence[Node]):
             "initrd": initrd,
             "dtb": dtb,
             "append": append,
+            "announce_board": announce_board,
         }
         return cls.from_spec(settings.spec(asked, where="Cluster.up"), settings, progress=progress, keep=keep)
 

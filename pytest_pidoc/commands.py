@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_pidoc import processes, reaper, runtime
 from pytest_pidoc.errors import PidocError, SettingsError
+from pytest_pidoc.machines import MIB, MODELS
 from pytest_pidoc.progress import TerminalProgress
 from pytest_pidoc.settings import Settings
 from pytest_pidoc.tables import table
@@ -24,7 +25,21 @@ if TYPE_CHECKING:
     from pytest_pidoc.cluster import Cluster
     from pytest_pidoc.node import Node
 
-__all__ = ["bench", "build", "console", "demo", "doctor", "down", "images", "prune", "ps", "pull", "ssh", "up"]
+__all__ = [
+    "bench",
+    "build",
+    "console",
+    "demo",
+    "doctor",
+    "down",
+    "images",
+    "models",
+    "prune",
+    "ps",
+    "pull",
+    "ssh",
+    "up",
+]
 
 
 def demo(options: argparse.Namespace, settings: Settings) -> int:
@@ -47,6 +62,41 @@ def doctor(options: argparse.Namespace, settings: Settings) -> int:
             if check.remedy:
                 print(f"{'':26}try: {check.remedy}")
     return 0 if any(check.ok for check in checks if check.name.startswith("engine")) else 1
+
+
+def models(options: argparse.Namespace, settings: Settings) -> int:
+    """List the models, and which of them this host's QEMU can be."""
+    from pytest_pidoc.availability import availabilities
+    from pytest_pidoc.engines.local import LocalEngine
+
+    found: list[dict[str, Any]] = [
+        {
+            "model": each.machine.name,
+            "machine": each.machine.machine,
+            "cpu": each.machine.cpu,
+            "cores": each.machine.cores,
+            "memory": each.machine.memory,
+            "architecture": each.machine.architecture,
+            "summary": each.machine.summary,
+            "least_qemu": ".".join(map(str, each.machine.least_qemu)),
+            "ok": each.ok,
+            "here": str(each),
+        }
+        for each in availabilities(LocalEngine())
+    ]
+    if options.json:
+        _print_json(found)
+    else:
+        rows = [
+            (
+                *(each[name] for name in ("model", "machine", "cpu", "cores")),
+                f"{each['memory'] // MIB}M",
+                *(each[name] for name in ("architecture", "here", "summary")),
+            )
+            for each in found
+        ]
+        print(table(("model", "machine", "cpu", "cores", "memory", "guest", "here", "what it is for"), rows))
+    return 0
 
 
 def build(options: argparse.Namespace, settings: Settings) -> int:
@@ -251,24 +301,28 @@ def down(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def bench(options: argparse.Namespace, settings: Settings) -> int:
-    """Measure; fail if a soak found something."""
-    from pytest_pidoc.bench import boot, soak, start
+    """Measure; fail if a soak found something, or a model could not be measured."""
+    from pytest_pidoc.bench import boot, models, soak, start
 
     if options.runs < 1:
         raise SettingsError("--runs must be at least 1.")
     if options.untuned and options.subject != "start":
         raise SettingsError("--untuned is for pidoc bench start.")
-    subjects: dict[str, Callable[..., boot.BootReport | start.StartReport | soak.SoakReport]] = {
+    if options.models and options.subject != "models":
+        raise SettingsError("--models is for pidoc bench models.")
+    names = tuple(options.models.split(",")) if options.models else tuple(MODELS)
+    subjects: dict[str, Callable[..., boot.BootReport | start.StartReport | soak.SoakReport | models.ModelsReport]] = {
         "boot": boot.boot,
         "start": partial(start.start, untuned=options.untuned),
         "soak": soak.soak,
+        "models": partial(models.models, names=names),
     }
     report = subjects[options.subject](settings, runs=options.runs, progress=_progress())
     if options.json:
         _print_json(report.to_dict())
     else:
         print(report)
-    return 1 if isinstance(report, soak.SoakReport) and not report.ok else 0
+    return 1 if isinstance(report, (soak.SoakReport, models.ModelsReport)) and not report.ok else 0
 
 
 def _records() -> list[tuple[Path, dict[str, Any]]]:

@@ -1,35 +1,59 @@
-"""The device tree that a board boots with: Debian's or Raspberry Pi's, less what QEMU's board lacks.
+"""The device tree that a node boots with.
 
-A driver that touches a device which QEMU does not emulate gets an external abort, and the kernel panics. The edits are
-those with which Linux 6.1 boots on QEMU 7.2 to 10.0; what a tree does not have is left alone.
+A board's is Debian's or Raspberry Pi's, less what QEMU's board lacks. A driver that touches a device which QEMU does
+not emulate gets an external abort, and the kernel panics. The edits are those with which Linux 6.1 boots on QEMU 7.2 to
+10.0; what a tree does not have is left alone.
+
+A virtual machine's is QEMU's own. If it is to announce a board, QEMU writes that tree to a file first, and in it the
+names of the board take the place of QEMU's.
 """
 
 from __future__ import annotations
 
 import functools
+import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_pidoc import runtime
+from pytest_pidoc.engines.engine import DEVICE_TREE
 from pytest_pidoc.errors import ImageError
+from pytest_pidoc.machines import MIB
 
 if TYPE_CHECKING:
     import fdt
 
-    from pytest_pidoc.engines.engine import Launch
+    from pytest_pidoc.engines.engine import Engine, Launch
+    from pytest_pidoc.machines import Machine
 
-__all__ = ["edited", "tree"]
+__all__ = ["announcing", "edited", "tree"]
+
+DUMP_TIMEOUT = 30.0  # seconds until QEMU has written its tree; 0.1 s on an idle machine
 
 
-def tree(launch: Launch) -> bytes | None:
+def tree(launch: Launch, engine: Engine) -> bytes | None:
     """Return the device tree blob that the node boots with; ``None`` where QEMU makes it.
+
+    Parameters
+    ----------
+    launch
+        The node.
+    engine
+        What runs its QEMU.
 
     Raises
     ------
     ImageError
         The image has no tree for that board, or it cannot be read.
+    EngineUnavailable
+        QEMU does not tell its own tree.
     """
     machine, files = launch.machine, launch.image.manifest.files
+    if launch.announce_board:
+        given = edited(launch.image.file("dtb"), machine.machine) if "dtb" in files else None
+        return announcing(machine, given or _qemus_own(launch, engine))
     role = "dtb" if "dtb" in files else machine.tree  # the former was given by the user
     if not role:
         return None
@@ -60,6 +84,48 @@ def edited(path: Path, board: str) -> bytes:
     for change in _EDITS.get(board, ()):
         change(blob)
     return bytes(blob.to_dtb(version=17))
+
+
+def announcing(machine: Machine, own: bytes) -> bytes:
+    """Return *own*, the tree of QEMU's *machine*, saying that it is the board of that model.
+
+    What QEMU calls itself stays the last of the compatible strings. From the others a 32-bit kernel takes the name of
+    the hardware (``BCM2835`` in ``/proc/cpuinfo``) and nothing else: it starts CPUs by PSCI wherever there is that.
+
+    QEMU (since 7.2) fills the seed with random bytes at every reset, here as in its own tree. Without it a guest waits
+    for its random numbers, most of a second on a ``pi3-virt``.
+    """
+    import fdt
+
+    blob = fdt.parse_dtb(own)
+    qemus = blob.get_property("compatible", "/")
+    blob.set_property("model", machine.board, "/")
+    blob.set_property("compatible", [*machine.compatible, *qemus], "/")
+    blob.add_item(fdt.PropBytes("rng-seed", *bytes(32)), "/chosen")
+    return bytes(blob.to_dtb(version=17))
+
+
+_dumps: dict[tuple[str, ...], bytes] = {}
+_dumping = threading.Lock()
+
+
+def _qemus_own(launch: Launch, engine: Engine) -> bytes:
+    """Return the tree that QEMU makes for the node, which is the same for all nodes of that model and size."""
+    machine = launch.machine
+    arguments = [
+        *("-nodefaults", "-no-user-config", "-display", "none", "-accel", "tcg"),
+        # Without random seeds: the tree is the same each time, and so is the key of a template.
+        *("-machine", f"{machine.machine},dtb-randomness=off,dumpdtb={DEVICE_TREE}"),
+        *("-cpu", machine.cpu, "-smp", str(machine.cores), "-m", f"{launch.memory // MIB}M"),
+    ]
+    key = (engine.qemu_version(machine.binary).text, machine.binary, *arguments)
+    with _dumping:
+        if key not in _dumps:
+            # Beside the nodes' directories: what those mount, a Docker daemon sees here, too.
+            with tempfile.TemporaryDirectory(prefix="tree-", dir=runtime.root()) as directory:
+                engine.run_qemu(machine.binary, arguments, timeout=DUMP_TIMEOUT, directory=Path(directory))
+                _dumps[key] = Path(directory, DEVICE_TREE).read_bytes()
+        return _dumps[key]
 
 
 _Edit = Callable[["fdt.FDT"], None]

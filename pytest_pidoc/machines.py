@@ -60,6 +60,9 @@ class Machine:
         Whether the RAM's size is the board's.
     least_qemu
         The first version of QEMU that has it.
+    board, compatible
+        What the real board's device tree says that it is, ``model`` and ``compatible``, for models of which QEMU says
+        something else: with ``announce_board`` they tell it too.
     """
 
     name: str
@@ -88,6 +91,13 @@ class Machine:
     system_timer: int | None = None
     fixed_memory: bool = False
     least_qemu: tuple[int, int] = (7, 2)
+    board: str = ""
+    compatible: tuple[str, ...] = ()
+
+    @property
+    def has_display(self) -> bool:
+        """Whether there is a picture to take: QEMU emulates the display of each board, and ``virt`` has none."""
+        return self.machine.partition(",")[0] != "virt"
 
     @property
     def needs_qtest(self) -> bool:
@@ -114,6 +124,8 @@ MODELS: dict[str, Machine] = {
             memory=512 * MIB,
             cold_boot=8.0,
             ram=0x40000000,
+            board="Raspberry Pi 3 Model B Rev 1.2",
+            compatible=("raspberrypi,3-model-b", "brcm,bcm2837"),
         ),
         Machine(
             name="pi2-virt",
@@ -125,6 +137,8 @@ MODELS: dict[str, Machine] = {
             cores=1,
             memory=512 * MIB,
             cold_boot=16.0,
+            board="Raspberry Pi 2 Model B Rev 1.1",
+            compatible=("raspberrypi,2-model-b", "brcm,bcm2836"),
         ),
         Machine(
             name="pi4-virt",
@@ -137,6 +151,8 @@ MODELS: dict[str, Machine] = {
             memory=1024 * MIB,
             cold_boot=8.0,
             ram=0x40000000,
+            board="Raspberry Pi 4 Model B Rev 1.4",
+            compatible=("raspberrypi,4-model-b", "brcm,bcm2711"),
         ),
         Machine(
             name="pi2",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
+import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,10 +14,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_pidoc import agent, readiness, runtime, ssh
-from pytest_pidoc.engines.engine import CONSOLE_SOCKET, OVERLAY, QMP_SOCKET, SERIAL_LOG, Endpoint, Engine, Launch
-from pytest_pidoc.errors import BootError, BootTimeout, ConsoleError, KernelPanic, NodeDied
+from pytest_pidoc.engines.engine import (
+    CONSOLE_SOCKET,
+    OVERLAY,
+    QMP_SOCKET,
+    SCREENSHOT,
+    SERIAL_LOG,
+    Endpoint,
+    Engine,
+    Launch,
+)
+from pytest_pidoc.errors import BootError, BootTimeout, ConsoleError, KernelPanic, MonitorError, NodeDied
 from pytest_pidoc.identity import Identity
-from pytest_pidoc.machines import Machine
+from pytest_pidoc.machines import MODELS, Machine
 from pytest_pidoc.qmp import Monitor
 from pytest_pidoc.serial import SerialLog
 from pytest_pidoc.shell import Output
@@ -222,6 +233,29 @@ class Node:
         """Copy a file from the node; arguments and result are those of ``fabric.Connection.get``."""
         with self._naming_death(f"while it sent {remote}"):
             return self.connection.get(remote, _text(local), **kwargs)
+
+    def screenshot(self, path: str | os.PathLike[str]) -> Path:
+        """Write what the emulated display shows now to the file *path*, a PNG, and return that path.
+
+        Raises
+        ------
+        MonitorError
+            The machine has no display, or QEMU is gone.
+        """
+        if not self.machine.has_display:
+            raise MonitorError(
+                f"There is no picture of {self.name}: the model {self.model} has no display.",
+                tip=f"one that has: {', '.join(row.name for row in MODELS.values() if row.has_display)}",
+            )
+        taken = self.directory / SCREENSHOT
+        try:
+            self.monitor.execute("screendump", filename=SCREENSHOT, format="png")
+            return Path(shutil.move(taken, os.fspath(path)))
+        except MonitorError as error:
+            self.raise_if_dead("while a picture of it was taken", cause=error)
+            raise
+        finally:
+            taken.unlink(missing_ok=True)
 
     def death(self) -> str | None:
         """Return how the node ended, in a few words, or ``None`` while it runs."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pytest_pidoc import availability
 from pytest_pidoc.engines.choose import choose
 from pytest_pidoc.engines.engine import Engine
 from pytest_pidoc.engines.local import LocalEngine
@@ -15,6 +16,7 @@ from pytest_pidoc.errors import SettingsError
 from pytest_pidoc.images import recipes, registry
 from pytest_pidoc.images.cache import Cache
 from pytest_pidoc.images.image import Image
+from pytest_pidoc.machines import Machine, machine
 from pytest_pidoc.progress import Progress
 from pytest_pidoc.settings import ClusterSpec, Settings
 
@@ -79,7 +81,7 @@ def provision(spec: ClusterSpec, settings: Settings, progress: Progress) -> Prov
     SettingsError
         A published image cannot be given other parts.
     EngineUnavailable
-        There is no engine that could be used.
+        There is no engine that could be used, or its QEMU does not have the model.
     ImageError
         The image cannot be built, pulled or trusted.
     """
@@ -88,7 +90,9 @@ def provision(spec: ClusterSpec, settings: Settings, progress: Progress) -> Prov
         _refuse_parts(spec)
     engine = choose(spec.engine)
     if engine == "local":
-        return Provision(build_image(spec, settings, progress), LocalEngine())
+        local = LocalEngine()
+        availability.require(machine(spec.model), local)  # before an image is built in vain
+        return Provision(build_image(spec, settings, progress), local)
 
     from pytest_pidoc import dockerd
     from pytest_pidoc.images import container
@@ -101,7 +105,7 @@ def provision(spec: ClusterSpec, settings: Settings, progress: Progress) -> Prov
         else:
             image = build_image(spec, settings, progress)
             reference = container.build(client, directory=settings.cache_dir / "containers", progress=progress)
-    return _on_docker(image, reference)
+    return _on_docker(image, reference, machine(spec.model))
 
 
 def build_image(spec: ClusterSpec, settings: Settings, progress: Progress, *, rebuild: bool = False) -> Image:
@@ -127,10 +131,14 @@ def _refuse_parts(spec: ClusterSpec) -> None:
             )
 
 
-def _on_docker(image: Image, reference: str) -> Provision:
+def _on_docker(image: Image, reference: str, model: Machine | None = None) -> Provision:
+    """Return the engine for that container image; *model* is one that it must be able to start."""
     from pytest_pidoc import dockerd
     from pytest_pidoc.engines.docker import DockerEngine
 
     with contextlib.ExitStack() as closing:
         client = closing.enter_context(contextlib.closing(dockerd.connect()))
-        return Provision(image, DockerEngine(client, reference), reference, closing.pop_all())
+        engine = DockerEngine(client, reference)
+        if model is not None:
+            availability.require(model, engine)
+        return Provision(image, engine, reference, closing.pop_all())

@@ -79,7 +79,7 @@ def arguments(
         *("-cpu", machine.cpu, "-smp", str(machine.cores)),
         *_kernel(launch, guest, template),
         *("-append", " ".join(argument for argument in kernel_arguments if argument)),
-        *(("-dtb", DEVICE_TREE) if machine.tree or "dtb" in manifest.files else ()),
+        *(("-dtb", DEVICE_TREE) if machine.tree or launch.announce_board or "dtb" in manifest.files else ()),
         *_disk(launch, guest / manifest.files["disk"].name, template),
         *("-netdev", f"user,id=net0,hostfwd={forward}-:22"),
         *_network(launch),

@@ -18,7 +18,7 @@ __all__ = ["MARKER_SIGNATURE", "NO_FILE", "OPTIONS", "ClusterSpec", "Option", "S
 
 MARKER_SIGNATURE = (
     "pidoc(nodes=1, *, model=None, image=None, memory=None, cpus=None, engine=None, fresh=False, boot_timeout=None,"
-    " start=None, kernel=None, initrd=None, dtb=None, append=None)"
+    " start=None, kernel=None, initrd=None, dtb=None, append=None, announce_board=None)"
 )
 NO_FILE = "none"  # for a part of an image that is to be left out
 MOST_NODES = 250
@@ -200,6 +200,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("initrd", _file, "the initial RAM disk, in place of the image's own; none for none", _FILE),
     Option("dtb", _file, "the device tree, in place of the image's or QEMU's", _FILE),
     Option("append", _append, "kernel arguments, beside those of the model and the image", "ARGUMENTS"),
+    Option("announce_board", _flag, "tell the guest of a -virt model that it is the board whose CPU it has"),
     Option("cache_dir", _directory, "where images are kept (default: ~/.cache/pytest-pidoc)", "DIR"),
     Option("artifacts", _directory, "where evidence of failed tests is kept (default: pytest's base temp)", "DIR"),
     Option("require", _flag, "fail instead of skipping where no engine can be used"),
@@ -227,6 +228,7 @@ class ClusterSpec:
     initrd: str | None = None
     dtb: str | None = None
     append: str | None = None
+    announce_board: bool = False
 
 
 @dataclass(frozen=True)
@@ -248,6 +250,7 @@ class Settings:
     initrd: str | None = None
     dtb: str | None = None
     append: str | None = None
+    announce_board: bool = False
     cache_dir: Path = field(default_factory=_cache_home)
     artifacts: Path | None = None
     require: bool = False
@@ -304,7 +307,8 @@ class Settings:
         Raises
         ------
         SettingsError
-            An argument is unknown or bad; the tip prints the marker's signature.
+            An argument is unknown or bad, and the tip prints the marker's signature; or the model cannot have
+            that much or that little memory.
         """
         names = [each.name for each in fields(ClusterSpec)]
         values = {name: getattr(self, name) for name in names}
@@ -317,7 +321,19 @@ class Settings:
                     values[name] = _parse(parsers[name], value, f"{name} of {where}")
                 except SettingsError as error:
                     raise SettingsError(error.what, tip=MARKER_SIGNATURE) from None
-        return ClusterSpec(**values)
+        spec = ClusterSpec(**values)
+        _check_memory(spec)
+        return spec
+
+
+def _check_memory(spec: ClusterSpec) -> None:
+    """Refuse another size of RAM than the board's own: QEMU would, after an image was built for it."""
+    model = MODELS[spec.model]
+    if model.fixed_memory and spec.memory not in (None, model.memory):
+        raise SettingsError(
+            f"memory: {spec.model} has {model.memory // MIB}M like the board, and cannot have {spec.memory // MIB}M.",
+            tip="leave memory out, or a -virt model",
+        )
 
 
 def _parse(option: Option, value: object, source: str) -> Any:

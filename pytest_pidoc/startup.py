@@ -113,6 +113,7 @@ def launch_of(spec: ClusterSpec, found: Provision, directory: Path, name: str) -
         image=found.image,
         memory=spec.memory or model.memory,
         cpus=spec.cpus,
+        announce_board=spec.announce_board and bool(model.board),  # a board says so itself
     )
 
 
@@ -214,7 +215,7 @@ class _Start:
         if launch.template is not None:  # what the machine said before it was saved; QEMU appends to it
             (launch.directory / SERIAL_LOG).write_bytes((launch.template / SERIAL_LOG).read_bytes())
             (launch.directory / OVERLAY).write_bytes(qemu.empty_overlay(launch.template / OVERLAY))
-        if (tree := devicetree.tree(launch)) is not None:
+        if (tree := devicetree.tree(launch, self._found.engine)) is not None:
             (launch.directory / DEVICE_TREE).write_bytes(tree)
         if self._cancelled.is_set():
             raise BootError(f"The start of {name} was cancelled.")

@@ -26,7 +26,6 @@ from pytest_pidoc.engines.engine import (
     STATE,
     Engine,
     Launch,
-    QemuVersion,
 )
 from pytest_pidoc.errors import BootError
 from pytest_pidoc.images.buildlog import BuildLog
@@ -71,23 +70,23 @@ class Template:
         return self.image.path
 
 
-def key(launch: Launch, version: QemuVersion) -> str:
+def key(launch: Launch, engine: Engine) -> str:
     """Return the content address of the template that *launch* can be forked from.
 
     Parameters
     ----------
     launch
         Any node of the cluster: its names do not matter.
-    version
-        Of the QEMU that forks it.
+    engine
+        What forks it: with another version of QEMU the template would be another.
     """
     nameless = replace(launch, name="pi", cluster="template", template=None, record=True)
     parts = {
         "format": FORMAT,
-        "qemu": version.text,
+        "qemu": engine.qemu_version(launch.machine.binary).text,
         "command": qemu.arguments(nameless, guest=Path("/guest"), forward="tcp:127.0.0.1:0"),
         "image": launch.image.manifest.key,
-        "tree": hashlib.sha256(devicetree.tree(launch) or b"").hexdigest(),
+        "tree": hashlib.sha256(devicetree.tree(launch, engine) or b"").hexdigest(),
         "agent": hashlib.sha256(agent.PROGRAM.read_bytes()).hexdigest(),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -154,7 +153,7 @@ def template(
         )
 
     what = f"the warm state of {manifest.recipe} on {launch.machine.name}"
-    return Template(cache.build(key(launch, version), make, what=what, progress=progress, rebuild=rebuild))
+    return Template(cache.build(key(launch, engine), make, what=what, progress=progress, rebuild=rebuild))
 
 
 def _await_quiet(node: Node) -> None:

@@ -14,6 +14,7 @@ from support import child, eventually
 from pytest_pidoc import processes, runtime
 from pytest_pidoc.bench import spread
 from pytest_pidoc.bench.boot import BootReport, BootRow
+from pytest_pidoc.bench.models import Model, ModelsReport, cpu
 from pytest_pidoc.bench.soak import Failure, SoakReport, Traces
 from pytest_pidoc.bench.start import Start, StartReport
 from pytest_pidoc.node import Timings
@@ -49,6 +50,24 @@ SOAK = SoakReport(
     cold=0,
     failures=(),
     left=Traces().since(Traces()),
+)
+
+MODELS = ModelsReport(
+    host="2 CPUs",
+    engine="local",
+    qemu="QEMU 10.0.2",
+    models=(
+        Model(
+            "pi3-virt",
+            uname="aarch64",
+            cpu="part 0xd03",
+            board="linux,dummy-virt",
+            cold=Timings(0.1, 4.25, 8.0),
+            warm=(Timings(0.1, 0.5, 1.0, 0.3, "warm"), Timings(0.1, 0.7, 1.5, 0.3, "warm")),
+            memory=(70_000_000, 80_000_000),
+        ),
+        Model("pi4", obstacle="The model pi4 needs QEMU 9.0 or newer, and the engine local has QEMU 7.2.22."),
+    ),
 )
 
 
@@ -176,8 +195,44 @@ def test_traces_of_a_cluster(clusters: Path, no_docker: str) -> None:
         assert Traces.now().since(before)["directories"] == sorted([str(own), str(unknown)])
 
 
-@pytest.mark.parametrize("report", [BOOT, START, SOAK], ids=["boot", "start", "soak"])
-def test_reports_are_json(report: BootReport | StartReport | SoakReport) -> None:
+def test_models_report_has_a_row_per_model() -> None:
+    """What a model says that it is, its cold start, and the median of its warm ones."""
+    text = str(MODELS)
+
+    assert "pi3-virt  aarch64   part 0xd03  linux,dummy-virt  4.25           8.00" in text
+    assert "0.60 (0.50 to 0.70)" in text
+    assert "1.25 (1.00 to 1.50)" in text
+    assert "75.00 (70.00 to 80.00)" in text
+
+
+def test_models_report_says_why_one_was_not_measured() -> None:
+    """A board that this QEMU does not have is no failure; one that does not start is."""
+    broken = Model("pi3", obstacle="pi-1 died.", failed=True)
+
+    assert "pi4: The model pi4 needs QEMU 9.0" in str(MODELS)
+    assert MODELS.ok
+    assert not replace(MODELS, models=(*MODELS.models, broken)).ok
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("processor\t: 0\nBogoMIPS\t: 125.00\nCPU part\t: 0xd03\n\nprocessor\t: 1\nCPU part\t: 0xd08\n", "part 0xd03"),
+        (
+            "processor\t: 0\nmodel name\t: ARMv7 Processor rev 5 (v7l)\nCPU part\t: 0xc07\n\nHardware\t: BCM2835\n",
+            "ARMv7 Processor rev 5 (v7l), part 0xc07, BCM2835",
+        ),
+        ("", ""),
+    ],
+    ids=["64 bit", "32 bit", "nothing"],
+)
+def test_cpu_is_what_cpuinfo_tells(text: str, said: str) -> None:
+    """A 64-bit kernel tells a number, a 32-bit one names too."""
+    assert cpu(text) == said
+
+
+@pytest.mark.parametrize("report", [BOOT, START, SOAK, MODELS], ids=["boot", "start", "soak", "models"])
+def test_reports_are_json(report: BootReport | StartReport | SoakReport | ModelsReport) -> None:
     """For scripts: every single run."""
     data = json.loads(json.dumps(report.to_dict()))
 

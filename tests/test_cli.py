@@ -14,7 +14,21 @@ from pytest_pidoc import __version__, cli
 
 pytestmark = pytest.mark.usefixtures("clusters", "no_settings", "no_docker")
 
-COMMANDS = ("demo", "doctor", "build", "pull", "images", "prune", "up", "ps", "ssh", "console", "down", "bench")
+COMMANDS = (
+    "demo",
+    "doctor",
+    "models",
+    "build",
+    "pull",
+    "images",
+    "prune",
+    "up",
+    "ps",
+    "ssh",
+    "console",
+    "down",
+    "bench",
+)
 
 every_command = pytest.mark.parametrize("command", COMMANDS)
 

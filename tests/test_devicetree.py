@@ -10,9 +10,13 @@ import pytest
 from support import make_image, make_launch
 
 from pytest_pidoc import devicetree
+from pytest_pidoc.engines.local import LocalEngine
 from pytest_pidoc.errors import ImageError
 from pytest_pidoc.images.cache import image_file
-from pytest_pidoc.machines import MODELS
+from pytest_pidoc.machines import MIB, MODELS
+from pytest_pidoc.provision import Provision
+from pytest_pidoc.settings import Settings
+from pytest_pidoc.startup import launch_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,7 +66,7 @@ def test_users_own_tree_comes_first(tmp_path: Path, blob: Path) -> None:
     files = {**image.manifest.files, "dtb": image_file(image.path / "given.dtb")}
     given = dataclasses.replace(image, manifest=dataclasses.replace(image.manifest, files=files))
 
-    tree = devicetree.tree(make_launch(tmp_path / "node", given, machine=MODELS["pi4"]))
+    tree = devicetree.tree(make_launch(tmp_path / "node", given, machine=MODELS["pi4"]), LocalEngine())
 
     assert tree is not None
     assert fdt.parse_dtb(tree).get_property("dr_mode", "/soc/usb@7e980000").value == "host"
@@ -70,7 +74,7 @@ def test_users_own_tree_comes_first(tmp_path: Path, blob: Path) -> None:
 
 def test_virtual_machine_has_qemus_tree(tmp_path: Path) -> None:
     """QEMU describes the machine virt itself."""
-    assert devicetree.tree(make_launch(tmp_path / "node", make_image(tmp_path / "image"))) is None
+    assert devicetree.tree(make_launch(tmp_path / "node", make_image(tmp_path / "image")), LocalEngine()) is None
 
 
 def test_image_without_the_boards_tree_is_refused(tmp_path: Path) -> None:
@@ -78,7 +82,7 @@ def test_image_without_the_boards_tree_is_refused(tmp_path: Path) -> None:
     launch = make_launch(tmp_path / "node", make_image(tmp_path / "image"), machine=MODELS["pi4"])
 
     with pytest.raises(ImageError, match=r"no device tree dtb/bcm2711-rpi-4-b for pi4") as caught:
-        devicetree.tree(launch)
+        devicetree.tree(launch, LocalEngine())
 
     assert "--pidoc-dtb" in caught.value.tip
 
@@ -89,3 +93,48 @@ def test_file_that_is_no_tree_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ImageError, match="not a device tree"):
         devicetree.edited(tmp_path / "bad.dtb", "raspi4b")
+
+
+def test_board_is_announced_before_qemus_machine() -> None:
+    """Software that looks for a board finds it first; the rest of the tree is left as it is."""
+    blob = fdt.FDT()
+    blob.add_item(fdt.PropStrings("model", "linux,dummy-virt"), "/")
+    blob.add_item(fdt.PropStrings("compatible", "linux,dummy-virt"), "/")
+    blob.add_item(fdt.Node("chosen"), "/")
+    blob.add_item(fdt.PropStrings("stdout-path", "/pl011@9000000"), "/chosen")
+
+    announced = fdt.parse_dtb(devicetree.announcing(MODELS["pi2-virt"], blob.to_dtb(version=17)))
+
+    assert announced.get_property("model").value == "Raspberry Pi 2 Model B Rev 1.1"
+    assert list(announced.get_property("compatible")) == ["raspberrypi,2-model-b", "brcm,bcm2836", "linux,dummy-virt"]
+    assert announced.get_property("stdout-path", "/chosen").value == "/pl011@9000000"
+    assert list(announced.get_property("rng-seed", "/chosen")) == [0] * 8  # words of four bytes
+
+
+@pytest.mark.qemu
+@pytest.mark.usefixtures("clusters")
+@pytest.mark.parametrize("name", [row.name for row in MODELS.values() if row.board])
+def test_announced_board_is_qemus_machine_otherwise(tmp_path: Path, name: str) -> None:
+    """CPUs and memory are those of the machine that QEMU makes, and the same tree comes out each time."""
+    image, row = make_image(tmp_path / "image"), MODELS[name]
+    launch = make_launch(tmp_path / "node", image, machine=row, memory=768 * MIB, announce_board=True)
+
+    first, again = (devicetree.tree(launch, LocalEngine()) for _ in range(2))
+
+    assert first is not None
+    assert first == again
+    tree = fdt.parse_dtb(first)
+    cpus = [node for node in tree.get_node("/cpus").nodes if node.name.startswith("cpu@")]
+    assert len(cpus) == row.cores
+    assert cpus[0].get_property("compatible").value == f"arm,{row.cpu}"
+    assert list(tree.get_property("reg", "/memory@40000000")) == [0, 0x40000000, 0, 768 * MIB]
+    assert list(tree.get_property("compatible")) == [*row.compatible, "linux,dummy-virt"]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_boards_announce_themselves(tmp_path: Path, name: str) -> None:
+    """Asking it of a board is no error, and changes nothing."""
+    spec = Settings().spec({"model": name, "announce_board": True})
+    found = Provision(make_image(tmp_path / "image"), LocalEngine())
+
+    assert launch_of(spec, found, tmp_path, "pi-1").announce_board is (MODELS[name].machine == "virt")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -16,9 +18,11 @@ import pytest
 from support import eventually, make_image, make_launch
 
 from pytest_pidoc import processes
-from pytest_pidoc.engines.engine import OVERLAY, QEMU_LOG, QMP_SOCKET, SERIAL_LOG, Endpoint
+from pytest_pidoc.engines.engine import OVERLAY, QEMU_LOG, QMP_SOCKET, SCREENSHOT, SERIAL_LOG, Endpoint
 from pytest_pidoc.engines.local import LocalEngine, forwarded_port
 from pytest_pidoc.errors import EngineUnavailable, MonitorError, NodeDied, SettingsError
+from pytest_pidoc.machines import MODELS
+from pytest_pidoc.node import Node
 from pytest_pidoc.qmp import Monitor
 
 if TYPE_CHECKING:
@@ -72,6 +76,59 @@ def test_endpoint_is_data_for_other_processes(start: Any, launch: Launch) -> Non
     endpoint = start(launch)
 
     assert (endpoint.engine, endpoint.host, endpoint.directory) == ("local", "127.0.0.1", launch.directory)
+
+
+@pytest.fixture
+def board(start: Any, engine: LocalEngine, tmp_path: Path, image: Image) -> Iterator[Node]:
+    """Start a board that has nothing to boot, and so needs no device tree."""
+    row = dataclasses.replace(MODELS["pi3"], tree="")
+    launch = make_launch(tmp_path / "pi-1", image, cluster=f"c-local-{os.getpid()}", machine=row)
+    with contextlib.closing(Node(launch, engine, start(launch))) as node:
+        yield node
+
+
+@qemu
+def test_picture_of_a_display(board: Node, tmp_path: Path) -> None:
+    """It is a PNG with the size of the board's framebuffer, where it was wanted and nowhere else."""
+    path = board.screenshot(tmp_path / "picture.png")
+
+    picture = path.read_bytes()
+    assert path == tmp_path / "picture.png"
+    assert picture.startswith(b"\x89PNG\r\n\x1a\n")
+    assert struct.unpack_from(">II", picture, 16) == (640, 480)
+    assert not (board.directory / SCREENSHOT).exists()
+
+
+@qemu
+def test_picture_that_cannot_be_written(board: Node, tmp_path: Path) -> None:
+    """The error is the one that writing gave, and nothing is left."""
+    with pytest.raises(FileNotFoundError):
+        board.screenshot(tmp_path / "nowhere" / "picture.png")
+
+    assert not (board.directory / SCREENSHOT).exists()
+
+
+@qemu
+def test_picture_of_a_board_that_died(board: Node, engine: LocalEngine, tmp_path: Path) -> None:
+    """The error says how it died, not what its monitor did."""
+    assert board.monitor.execute("query-status")
+    os.kill(int(board.endpoint.handle.partition(":")[0]), signal.SIGKILL)
+    assert eventually(lambda: engine.death(board.endpoint))
+
+    with pytest.raises(NodeDied, match="pi-1 died while a picture of it was taken: QEMU was killed by signal 9"):
+        board.screenshot(tmp_path / "picture.png")
+
+
+@qemu
+def test_picture_of_a_machine_without_a_display(start: Any, engine: LocalEngine, launch: Launch) -> None:
+    """The error names models that have one."""
+    node = Node(launch, engine, start(launch))
+
+    with pytest.raises(MonitorError, match="no picture of pi-1: the model pi3-virt has no display") as caught:
+        node.screenshot("picture.png")
+
+    assert "pi3, pi4" in caught.value.tip
+    assert not Path("picture.png").exists()
 
 
 @qemu

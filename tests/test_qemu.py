@@ -67,6 +67,12 @@ def test_kernel_and_initrd_are_seen_where_qemu_sees_them(launch: Launch) -> None
     assert values(arguments, "-initrd") == ["/guest/initrd"]
 
 
+def test_tree_is_given_if_the_board_is_announced(launch: Launch) -> None:
+    """QEMU takes the one in the node's directory, and otherwise makes its own."""
+    assert values(command(launch), "-dtb") == []
+    assert values(command(dataclasses.replace(launch, announce_board=True)), "-dtb") == [DEVICE_TREE]
+
+
 def test_files_are_found_by_their_role(tmp_path: Path) -> None:
     """An image may call its kernel what it likes."""
     image = make_image(tmp_path / "image")

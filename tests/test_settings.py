@@ -31,6 +31,7 @@ GOOD: dict[str, tuple[str, Any]] = {
     "initrd": ("none", "none"),
     "dtb": ("https://example.org/a.dtb#sha256=0", "https://example.org/a.dtb#sha256=0"),
     "append": ("quiet maxcpus=1", "quiet maxcpus=1"),
+    "announce_board": ("yes", True),
     "cache_dir": ("/somewhere/cache", Path("/somewhere/cache")),
     "artifacts": ("/somewhere/evidence", Path("/somewhere/evidence")),
     "require": ("yes", True),
@@ -47,6 +48,7 @@ BAD: list[tuple[str, object]] = [
     *((name, value) for name in ("kernel", "initrd", "dtb") for value in (" ", "a\nb", 7, ["a"])),
     *(("append", value) for value in ("quiet\nroot=/dev/sda", "a\0b", 7, ["quiet"])),
     *(("cache_dir", value) for value in (" ", "a\0b", 3, "~nobody-has-this-name/x", "/" + "x" * 300)),
+    *(("announce_board", value) for value in ("maybe", 2)),
     *(("require", value) for value in ("maybe", 2)),
 ]
 
@@ -346,6 +348,23 @@ def test_spec_says_where_its_arguments_stood() -> None:
     """The error of another caller names that caller."""
     with pytest.raises(SettingsError, match=r"model of Cluster\.up: 'pi9' is not one of"):
         load().spec({"model": "pi9"}, where="Cluster.up")
+
+
+@pytest.mark.parametrize("memory", ["512M", "1025M", "2G"])
+def test_board_has_its_own_memory(memory: str) -> None:
+    """A size that QEMU's board cannot have is refused before anything is built or booted, whoever asked for it."""
+    with pytest.raises(SettingsError, match=r"memory: pi3 has 1024M like the board, and cannot have") as caught:
+        load().spec({"model": "pi3", "memory": memory})
+    with pytest.raises(SettingsError, match="memory: pi3 has 1024M"):
+        load(options={"memory": memory}).spec({"model": "pi3"})
+
+    assert caught.value.tip == "leave memory out, or a -virt model"
+
+
+def test_boards_own_memory_may_be_named() -> None:
+    """The board's size is a good one, and a virtual machine can have any."""
+    assert load().spec({"model": "pi3", "memory": "1G"}).memory == 1024 * MIB
+    assert load().spec({"model": "pi3-virt", "memory": "768M"}).memory == 768 * MIB
 
 
 def test_equal_specs_are_one_key() -> None:

@@ -47,11 +47,12 @@ def models_table() -> str:
             f"{row.memory // MIB} MiB",
             row.architecture,
             f"`{row.console}`",
+            ".".join(map(str, row.least_qemu)),
             row.summary,
         )
         for row in MODELS.values()
     ]
-    head = ("model", "QEMU machine", "CPU", "cores", "memory", "guest", "serial port", "what it is for")
+    head = ("model", "QEMU machine", "CPU", "cores", "memory", "guest", "serial port", "QEMU", "what it is for")
     return _table(head, rows)
 
 

@@ -18,7 +18,7 @@ from pytest_pidoc.progress import Progress
 from pytest_pidoc.settings import Settings
 from pytest_pidoc.tables import table
 
-__all__ = ["Start", "StartReport", "start"]
+__all__ = ["SETTLE", "Start", "StartReport", "private_memory", "start"]
 
 SETTLE = 2.0  # seconds after a start until memory is measured
 
@@ -135,13 +135,13 @@ def start(settings: Settings, *, runs: int, progress: Progress, untuned: bool = 
                 if any(each.start != chosen.start for each in nodes):
                     raise PidocError(f"A node that should have started {chosen.start} has not.")
                 time.sleep(SETTLE)
-                memory = tuple(_private_memory(cluster.name))
+                memory = tuple(private_memory(cluster.name))
                 began = time.monotonic()
             starts.append(Start(kind, nodes, total, memory, time.monotonic() - began))
     return StartReport(host(), engine, settings.model, qemu, tuple(starts))
 
 
-def _private_memory(cluster: str) -> list[int]:
+def private_memory(cluster: str) -> list[int]:
     """Return the bytes that are each QEMU's own and written to, from ``/proc/PID/smaps_rollup``."""
     sizes = []
     for identity in processes.of_cluster(cluster):

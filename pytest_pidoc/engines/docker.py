@@ -61,9 +61,9 @@ class DockerEngine:
                 self._versions[binary] = QemuVersion.parse(self._run([binary, "--version"], timeout=START_TIMEOUT))
             return self._versions[binary]
 
-    def run_qemu(self, binary: str, arguments: list[str], *, timeout: float) -> None:
-        """Run a QEMU to its end, in a container of its own."""
-        self._run([binary, *arguments], timeout=timeout)
+    def run_qemu(self, binary: str, arguments: list[str], *, timeout: float, directory: Path | None = None) -> None:
+        """Run a QEMU to its end, in a container of its own that sees *directory*."""
+        self._run([binary, *arguments], timeout=timeout, directory=directory)
 
     def start(self, launch: Launch) -> Endpoint:
         """Start a node's container and wait until its QEMU answers."""
@@ -212,7 +212,7 @@ class DockerEngine:
                 )
             deadline.pause()
 
-    def _run(self, command: list[str], *, timeout: float) -> str:
+    def _run(self, command: list[str], *, timeout: float, directory: Path | None = None) -> str:
         """Run a program to its end in a container of its own and return what it prints."""
         import requests
 
@@ -223,7 +223,12 @@ class DockerEngine:
                 command=command[1:],
                 user=self._user,
                 labels={SESSION_LABEL: f"run-{os.getpid()}"},
-                host_config=self._host_config(network_mode="none", mem_limit=1024 * MIB),
+                working_dir=None if directory is None else str(DIRECTORY),
+                host_config=self._host_config(
+                    network_mode="none",
+                    mem_limit=1024 * MIB,
+                    mounts=[] if directory is None else [_bind(directory, DIRECTORY)],
+                ),
             )["Id"]
             try:
                 self._api.start(container)

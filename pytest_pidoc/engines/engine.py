@@ -32,6 +32,7 @@ CONSOLE_SOCKET = "console.sock"
 AGENT_SOCKET = "agent.sock"
 QTEST_SOCKET = "qtest.sock"  # of a board that is restored
 DEVICE_TREE = "board.dtb"  # of a machine that takes one
+SCREENSHOT = "screenshot.png"  # until it is moved to where it is wanted
 
 # The files of a template, beside its overlay.
 RAM = "ram"
@@ -65,6 +66,8 @@ class Launch:
         Keep the RAM in a file of the node's directory, so that the machine can be saved.
     port
         Where its SSH server is to be reached on this machine; by default where nobody else listens.
+    announce_board
+        Tell the guest that it is the board whose CPU it has: `devicetree.tree` says how.
     """
 
     name: str
@@ -77,6 +80,7 @@ class Launch:
     template: Path | None = None
     record: bool = False
     port: int | None = None
+    announce_board: bool = False
 
 
 @dataclass(frozen=True)
@@ -142,8 +146,8 @@ class Engine(Protocol):
             It is not installed.
         """
 
-    def run_qemu(self, binary: str, arguments: list[str], *, timeout: float) -> None:
-        """Run a QEMU to its end, as the probe of this host's speed does.
+    def run_qemu(self, binary: str, arguments: list[str], *, timeout: float, directory: Path | None = None) -> None:
+        """Run a QEMU to its end, as the probe of this host's speed does; it writes files to *directory*, if given.
 
         Raises
         ------

@@ -37,9 +37,9 @@ class LocalEngine:
                 self._versions[binary] = QemuVersion.parse(_run([binary, "--version"], timeout=START_TIMEOUT))
             return self._versions[binary]
 
-    def run_qemu(self, binary: str, arguments: list[str], *, timeout: float) -> None:
-        """Run a QEMU to its end."""
-        _run([binary, *arguments], timeout=timeout)
+    def run_qemu(self, binary: str, arguments: list[str], *, timeout: float, directory: Path | None = None) -> None:
+        """Run a QEMU to its end, in *directory*."""
+        _run([binary, *arguments], timeout=timeout, cwd=directory)
 
     def start(self, launch: Launch) -> Endpoint:
         """Start a node's QEMU in the node's directory."""
