@@ -143,6 +143,9 @@ def images(options: argparse.Namespace, settings: Settings) -> int:
     """List the images in the cache."""
     from pytest_pidoc.images.cache import Cache
 
+    cache = Cache(settings.cache_dir)
+    for path in cache.unreadable():
+        print(f"pidoc: the manifest in {path} cannot be read; pidoc prune removes it", file=sys.stderr)
     found = [
         {
             "recipe": image.manifest.recipe,
@@ -152,7 +155,7 @@ def images(options: argparse.Namespace, settings: Settings) -> int:
             "bytes": sum(file.size for file in image.manifest.files.values()),
             "path": str(image.path),
         }
-        for image in Cache(settings.cache_dir).images()
+        for image in cache.images()
     ]
     if options.json:
         _print_json(found)
@@ -184,8 +187,12 @@ def prune(options: argparse.Namespace, settings: Settings) -> int:
         elif age.total_seconds() < options.days * 86400:
             print(f"kept     {image}: {age.days} days old")
         else:
-            cache.remove(image)
+            cache.remove(image.path)
             print(f"removed  {image}")
+    for path in cache.unreadable():
+        if str(path) not in used:
+            cache.remove(path)
+            print(f"removed  {path}: its manifest cannot be read")
     for path in download.discard(settings.cache_dir / "downloads", age=options.days * 86400):
         print(f"removed  the download {path.name[:12]}")
     return 0

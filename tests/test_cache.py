@@ -265,7 +265,7 @@ def test_a_cache_that_is_not_writable_is_an_image_error_but_can_be_read(cache):
 
 def test_a_removed_image_is_gone(cache):
     """``pidoc prune`` leaves no trace of an image."""
-    cache.remove(cache.build(KEY, make, what="an image"))
+    cache.remove(cache.build(KEY, make, what="an image").path)
 
     assert cache.find(KEY) is None
     assert left(cache) == []
@@ -280,3 +280,17 @@ def test_images_are_listed_oldest_first(cache):
         (image.path / "manifest.json").write_text(manifest.to_json())
 
     assert [image.path.name[:2] for image in cache.images()] == ["22", "11"]
+
+
+def test_image_with_an_unreadable_manifest_hides_no_other(cache: Cache) -> None:
+    """One directory that another version wrote does not make the whole cache unusable."""
+    image = cache.build(KEY, make, what="an image")
+    other = cache.root / "images" / ("99" * 32)
+    other.mkdir()
+    (other / "manifest.json").write_text('{"format": 99}')
+
+    assert cache.images() == [image]
+    assert cache.unreadable() == [other]
+
+    cache.remove(other)
+    assert cache.unreadable() == []

@@ -92,7 +92,7 @@ def test_an_image_outlives_the_one_that_it_was_derived_from(cache, base, kernel)
     """The links keep what they need."""
     image = derive(cache, base, {"kernel": kernel}, "", progress=Progress())
 
-    cache.remove(base)
+    cache.remove(base.path)
 
     cache.verify(image)
 

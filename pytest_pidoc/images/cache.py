@@ -57,9 +57,22 @@ class Cache:
         return f"<Cache {self.root}>"
 
     def images(self) -> list[Image]:
-        """Return all finished images, oldest first, without checking their files."""
-        found = [Image.read(path) for path in (self.root / "images").glob("[!.]*") if (path / MANIFEST).is_file()]
+        """Return all finished images, oldest first, without checking their files; `unreadable` has the others."""
+        found = []
+        for path in self._directories():
+            with contextlib.suppress(ImageError):
+                found.append(Image.read(path))
         return sorted(found, key=lambda image: (image.manifest.created, image.manifest.key))
+
+    def unreadable(self) -> list[Path]:
+        """Return the directories whose manifest is damaged, or was written by another version."""
+        found = []
+        for path in self._directories():
+            try:
+                Image.read(path)
+            except ImageError:
+                found.append(path)
+        return found
 
     def find(self, key: str) -> Image | None:
         """Return the image of that *key*, checked, or ``None``.
@@ -144,11 +157,14 @@ class Cache:
                 self._remove_leftovers(key)
                 return self._make(key, make)
 
-    def remove(self, image: Image) -> None:
-        """Remove *image*; nodes that run from it keep their open files."""
+    def remove(self, path: Path) -> None:
+        """Remove the image in the directory *path*; nodes that run from it keep their open files."""
         with self._faults_named():
-            (self.root / "stamps" / f"{image.path.name}.json").unlink(missing_ok=True)
-            self._discard(image.path)
+            (self.root / "stamps" / f"{path.name}.json").unlink(missing_ok=True)
+            self._discard(path)
+
+    def _directories(self) -> list[Path]:
+        return sorted(path for path in (self.root / "images").glob("[!.]*") if path.is_dir())
 
     def _make(self, key: str, make: Maker) -> Image:
         new, final = self.root / "images" / (_NEW + key), self.root / "images" / key
