@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import struct
 import subprocess
 import time
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_pidoc.engines.engine import QemuVersion
+from pytest_pidoc.errors import MonitorError
 from pytest_pidoc.machines import MODELS
 
 if TYPE_CHECKING:
@@ -91,6 +93,23 @@ def test_network_of_a_restored_model_works(pi: Node) -> None:
     assert "10.0.2.15/24" in pi.run("ip -4 address show eth0").stdout
     assert "default via 10.0.2.2" in pi.run("ip route").stdout
     assert len(pi.run("head -c 1000000 /dev/zero | tr '\\0' x").stdout) == 1_000_000
+
+
+@each_model
+def test_picture_of_a_models_display(pi: Node, model: str, tmp_path: Path) -> None:
+    """It is a PNG that can be taken while the guest runs; a machine without a display says so."""
+    if not MODELS[model].has_display:
+        with pytest.raises(MonitorError, match=f"the model {model} has no display"):
+            pi.screenshot(tmp_path / "out.png")
+        return
+
+    picture = pi.screenshot(tmp_path / "out.png").read_bytes()
+
+    assert picture.startswith(b"\x89PNG\r\n\x1a\n")
+    width, height = struct.unpack_from(">II", picture, 16)
+    assert width >= 640
+    assert height >= 480
+    assert pi.run("true").ok
 
 
 # Debian's own C library for armhf is for ARMv7, so these programs have none.
