@@ -71,11 +71,9 @@ class Cluster(Sequence[Node]):
 
         Parameters
         ----------
-        nodes, model, image, memory, cpus, engine, boot_timeout, start
+        nodes, model, image, memory, cpus, engine, boot_timeout, start, kernel, initrd, dtb, append, announce_board
             As in the marker; what is not given comes from *settings*. ``memory`` is in bytes or a text such as
             ``512M``, ``boot_timeout`` in seconds.
-        kernel, initrd, dtb, append, announce_board
-            As in the marker, too.
         settings
             By default those of the environment.
         progress

@@ -87,9 +87,9 @@ def edited(path: Path, board: str) -> bytes:
 
 
 def announcing(machine: Machine, own: bytes) -> bytes:
-    """Return *own*, the tree of QEMU's *machine*, saying that it is the board of that model.
+    """Return *own*, the tree of QEMU's *machine* or the user's, saying that it is the board of that model.
 
-    What QEMU calls itself stays the last of the compatible strings. From the others a 32-bit kernel takes the name of
+    What it calls itself stays the last of the compatible strings. From the others a 32-bit kernel takes the name of
     the hardware (``BCM2835`` in ``/proc/cpuinfo``) and nothing else: it starts CPUs by PSCI wherever there is that.
 
     QEMU (since 7.2) fills the seed with random bytes at every reset, here as in its own tree. Without it a guest waits
@@ -98,10 +98,11 @@ def announcing(machine: Machine, own: bytes) -> bytes:
     import fdt
 
     blob = fdt.parse_dtb(own)
-    qemus = blob.get_property("compatible", "/")
+    before = blob.get_property("compatible", "/") if blob.exist_property("compatible", "/") else ()
     blob.set_property("model", machine.board, "/")
-    blob.set_property("compatible", [*machine.compatible, *qemus], "/")
-    blob.add_item(fdt.PropBytes("rng-seed", *bytes(32)), "/chosen")
+    blob.set_property("compatible", [*machine.compatible, *before], "/")
+    if not blob.exist_property("rng-seed", "/chosen"):
+        blob.add_item(fdt.PropBytes("rng-seed", *bytes(32)), "/chosen")
     return bytes(blob.to_dtb(version=17))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shlex
 import shutil
 import socket
@@ -234,7 +233,7 @@ class Node:
         with self._naming_death(f"while it sent {remote}"):
             return self.connection.get(remote, _text(local), **kwargs)
 
-    def screenshot(self, path: str | os.PathLike[str]) -> Path:
+    def screenshot(self, path: str | Path) -> Path:
         """Write what the emulated display shows now to the file *path*, a PNG, and return that path.
 
         Raises
@@ -250,7 +249,7 @@ class Node:
         taken = self.directory / SCREENSHOT
         try:
             self.monitor.execute("screendump", filename=SCREENSHOT, format="png")
-            return Path(shutil.move(taken, os.fspath(path)))
+            return Path(shutil.move(taken, path))
         except MonitorError as error:
             self.raise_if_dead("while a picture of it was taken", cause=error)
             raise

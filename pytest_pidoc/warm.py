@@ -141,7 +141,7 @@ def template(
                 _copy(node.directory / name, directory / name)
         parts = list(PARTS)
         kernel, initrd = (launch.image.path / file.name if file else None for file in qemu.boot_files(launch))
-        qemus_tree = devicetree.tree(launch, engine) is None
+        qemus_tree = "dtb" not in manifest.files  # with the board's name in it or not
         if launch.machine.ram is not None and qemus_tree and kernel and initrd and bootelf.can_hold(kernel):
             bootelf.write(directory / BOOT_ELF, kernel=kernel, initrd=initrd, ram=launch.machine.ram)
             parts.append(BOOT_ELF)

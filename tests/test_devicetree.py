@@ -21,6 +21,8 @@ from pytest_pidoc.startup import launch_of
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pytest_pidoc.images.image import Image
+
 
 def board() -> fdt.FDT:
     """Return a tree with some of the nodes of a Raspberry Pi 4's."""
@@ -39,6 +41,13 @@ def blob(tmp_path: Path) -> Path:
     path = tmp_path / "bcm2711-rpi-4-b.dtb"
     path.write_bytes(board().to_dtb(version=17))
     return path
+
+
+def with_tree(image: Image, blob: Path) -> Image:
+    """Return *image* with a tree that a user gave."""
+    (image.path / "given.dtb").write_bytes(blob.read_bytes())
+    files = {**image.manifest.files, "dtb": image_file(image.path / "given.dtb")}
+    return dataclasses.replace(image, manifest=dataclasses.replace(image.manifest, files=files))
 
 
 def test_what_qemus_board_lacks_is_disabled(blob: Path) -> None:
@@ -61,10 +70,7 @@ def test_tree_of_another_board_is_left_as_it_is(blob: Path) -> None:
 
 def test_users_own_tree_comes_first(tmp_path: Path, blob: Path) -> None:
     """What the user gave as dtb is taken in place of the image's."""
-    image = make_image(tmp_path / "image")
-    (image.path / "given.dtb").write_bytes(blob.read_bytes())
-    files = {**image.manifest.files, "dtb": image_file(image.path / "given.dtb")}
-    given = dataclasses.replace(image, manifest=dataclasses.replace(image.manifest, files=files))
+    given = with_tree(make_image(tmp_path / "image"), blob)
 
     tree = devicetree.tree(make_launch(tmp_path / "node", given, machine=MODELS["pi4"]), LocalEngine())
 
@@ -109,6 +115,18 @@ def test_board_is_announced_before_qemus_machine() -> None:
     assert list(announced.get_property("compatible")) == ["raspberrypi,2-model-b", "brcm,bcm2836", "linux,dummy-virt"]
     assert announced.get_property("stdout-path", "/chosen").value == "/pl011@9000000"
     assert list(announced.get_property("rng-seed", "/chosen")) == [0] * 8  # words of four bytes
+
+
+def test_board_is_announced_in_the_users_own_tree(tmp_path: Path, blob: Path) -> None:
+    """What the user gave as dtb is not replaced by QEMU's."""
+    given = with_tree(make_image(tmp_path / "image"), blob)
+    launch = make_launch(tmp_path / "node", given, announce_board=True)
+
+    tree = devicetree.tree(launch, LocalEngine())
+
+    assert tree is not None
+    assert fdt.parse_dtb(tree).get_property("model").value == launch.machine.board
+    assert fdt.parse_dtb(tree).exist_node("/soc/hdmi@7ef00700")
 
 
 @pytest.mark.qemu

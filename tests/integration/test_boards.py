@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import struct
 import subprocess
 import time
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ import pytest
 
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.engines.engine import QemuVersion
+from pytest_pidoc.errors import MonitorError
 from pytest_pidoc.machines import MODELS
 
 if TYPE_CHECKING:
@@ -104,6 +106,23 @@ def test_board_runs_in_a_container(settings: Settings) -> None:
         assert [node.run("hostname").stdout for node in cluster] == ["pi-1\n", "pi-2\n"]
         cluster[1].reset()
         assert cluster[1].run("uname -m; ls /etc/here", warn=True).stdout == "aarch64\n"
+
+
+@each_model
+def test_picture_of_a_models_display(pi: Node, model: str, tmp_path: Path) -> None:
+    """It is a PNG that can be taken while the guest runs; a machine without a display says so."""
+    if not MODELS[model].has_display:
+        with pytest.raises(MonitorError, match=f"the model {model} has no display"):
+            pi.screenshot(tmp_path / "out.png")
+        return
+
+    picture = pi.screenshot(tmp_path / "out.png").read_bytes()
+
+    assert picture.startswith(b"\x89PNG\r\n\x1a\n")
+    width, height = struct.unpack_from(">II", picture, 16)
+    assert width >= 640
+    assert height >= 480
+    assert pi.run("true").ok
 
 
 # Debian's own C library for armhf is for ARMv7, so these programs have none.
