@@ -79,7 +79,7 @@ def hold_ssh(node: Node) -> None:
         raise BootError(f"The SSH server of {node.name} cannot be made to wait for its key.", evidence=held.text)
 
 
-def identify(directory: Path, identity: Identity, *, forked: bool, plugged: bool) -> None:
+def identify(directory: Path, identity: Identity, *, forked: bool, readdress: bool) -> None:
     """Tell the agent of the node in *directory* who that is, and wait until it is that.
 
     Parameters
@@ -90,8 +90,8 @@ def identify(directory: Path, identity: Identity, *, forked: bool, plugged: bool
         Who it is.
     forked
         Whether its SSH server waits for that: see `hold_ssh`.
-    plugged
-        Whether its network card is a USB device: it may have been plugged in a moment ago and have no address.
+    readdress
+        Whether its network card may have lost its address, or not have had one yet: see `Machine.readdresses`.
 
     Raises
     ------
@@ -101,7 +101,7 @@ def identify(directory: Path, identity: Identity, *, forked: bool, plugged: bool
     name = identity.host_name
     try:
         with unix.connect(directory / AGENT_SOCKET, timeout=IDENTITY_TIMEOUT) as port:
-            port.sendall(identity.request(ssh_held=forked, plugged=plugged))
+            port.sendall(identity.request(ssh_held=forked, readdress=readdress))
             answer = _line(port)
     except OSError as error:
         raise RestoreFailed(f"{name} did not take its identity: {error}.") from error

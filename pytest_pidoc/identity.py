@@ -66,11 +66,11 @@ class Identity:
         """The public keys, as `known_hosts` has them behind the host."""
         return tuple(public.strip() for _, public in self.host_keys.values())
 
-    def request(self, *, ssh_held: bool, plugged: bool = False) -> bytes:
+    def request(self, *, ssh_held: bool, readdress: bool = False) -> bytes:
         """Return the lines that tell the guest's agent, with the time of now: names, and values in hex.
 
-        With *ssh_held* its SSH server waits for the key, and starts while the agent does the rest. With *plugged* its
-        network card, on USB, may have been plugged in a moment ago and have no address.
+        With *ssh_held* its SSH server waits for the key, and starts while the agent does the rest. With *readdress*
+        its network card may have no address.
         """
         settings: list[tuple[Any, ...]] = [
             ("clock", repr(time.time()).encode()),
@@ -81,7 +81,7 @@ class Identity:
             ("machine_id", self.machine_id.encode()),
             ("boot_id", self.boot_id.encode()),
             ("mac_address", bytes.fromhex(self.mac_address.replace(":", ""))),
-            *([("address", *(socket.inet_aton(part) for part in USER_NETWORK))] if plugged else []),
+            *([("address", *(socket.inet_aton(part) for part in USER_NETWORK))] if readdress else []),
             ("end",),
         ]
         lines = (" ".join([name, *(value.hex() for value in values)]) for name, *values in settings)

@@ -6,9 +6,26 @@ from dataclasses import dataclass
 
 from pytest_pidoc.errors import SettingsError
 
-__all__ = ["DEFAULT_MODEL", "MIB", "MODELS", "Machine", "machine"]
+__all__ = ["DEFAULT_MODEL", "MIB", "MODELS", "KernelArchive", "Machine", "machine"]
 
 MIB = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class KernelArchive:
+    """Where a kernel is for a machine that neither Debian's nor the Pi's own kernels boot.
+
+    Attributes
+    ----------
+    place
+        A zip archive: ``URL#sha256=HEX``.
+    kernel, dtb
+        The files in it: a kernel that has all its drivers in it, and its device tree.
+    """
+
+    place: str
+    kernel: str
+    dtb: str
 
 
 @dataclass(frozen=True)
@@ -49,8 +66,12 @@ class Machine:
         The guest's name of the port to the agent; empty if it is virtio-serial's.
     kernel, initrd, tree
         The roles of the image's files that it boots; where an image has no such file, its ``kernel`` and ``initrd``.
+    archive
+        What it boots in place of the image's files.
     append
         Kernel arguments that it needs.
+    extra
+        More of QEMU's arguments.
     ram
         The address at which the RAM begins, if forks may boot from ``pytest_pidoc.bootelf``: a 64-bit machine
         without a boot loader of its own.
@@ -85,7 +106,9 @@ class Machine:
     kernel: str = "kernel"
     initrd: str = "initrd"
     tree: str = ""
+    archive: KernelArchive | None = None
     append: str = ""
+    extra: tuple[str, ...] = ()
     ram: int | None = None
     sd_gpio: int | None = None
     system_timer: int | None = None
@@ -108,6 +131,14 @@ class Machine:
     def plugs_network(self) -> bool:
         """Whether the network card is a USB device, whose state QEMU cannot save: forks get it plugged in."""
         return self.network.startswith("usb-")
+
+    @property
+    def readdresses(self) -> bool:
+        """Whether a fork gives its network card an address again.
+
+        One that was plugged in has none, and the machine's own takes another MAC address only while it is off.
+        """
+        return self.plugs_network or self.network == "nic"
 
 
 MODELS: dict[str, Machine] = {
@@ -221,6 +252,30 @@ MODELS: dict[str, Machine] = {
             tree="dtb/bcm2711-rpi-4-b",
             fixed_memory=True,
             least_qemu=(9, 0),
+        ),
+        Machine(
+            name="pi1-versatile",
+            summary="the machine of pidoc and dockerpi, with their kernel: a Pi 1's CPU on ARM's Versatile board",
+            architecture="armel",
+            binary="qemu-system-arm",
+            machine="versatilepb",
+            cpu="arm1176",
+            cores=1,
+            memory=256 * MIB,
+            cold_boot=16.0,
+            network="nic",
+            serial_ports=("console", "agent"),
+            agent="/dev/ttyAMA1",
+            archive=KernelArchive(
+                place="https://github.com/dhruvvyas90/qemu-rpi-kernel/archive/"
+                "afe411f2c9b04730bcc6b2168cdc9adca224227c.zip"
+                "#sha256=295a22f1cd49ab51b9e7192103ee7c917624b063cc5ca2e11434164638aad5f4",
+                kernel="kernel-qemu-4.19.50-buster",
+                dtb="versatile-pb.dtb",
+            ),
+            # The board's sound chip does without sound only if it is told to.
+            extra=("-audiodev", "none,id=audio0", "-global", "pl041.audiodev=audio0"),
+            fixed_memory=True,
         ),
     )
 }

@@ -440,7 +440,7 @@ class Node:
         """Let the guest be who it is to be, and know it by its own host keys from the next connection on."""
         assert self._identity is not None, "whoever starts a node gives it an identity"  # noqa: S101
         forked = self._launch.template is not None
-        agent.identify(self.directory, self._identity, forked=forked, plugged=self._launch.machine.plugs_network)
+        agent.identify(self.directory, self._identity, forked=forked, readdress=self.machine.readdresses)
         self.host_keys = self._identity.public_host_keys
         if self._connection is not None:
             ssh.pin(self._connection, self.known_hosts)

@@ -85,6 +85,7 @@ def arguments(
         *_network(launch),
         *(part for device in machine.devices for part in ("-device", device)),
         *_serial_ports(machine),
+        *machine.extra,
         *("-chardev", f"socket,id=qmp0,path={QMP_SOCKET},server=on,wait=off"),
         *("-mon", "chardev=qmp0,mode=control"),
         *(("-incoming", "defer", *_qtest(machine)) if template else ()),

@@ -1,4 +1,4 @@
-"""An image with some parts replaced: the user's own kernel, initrd, device tree or kernel arguments on any image.
+"""An image with some parts replaced: another kernel, initrd, device tree or more kernel arguments on any image.
 
 It is an image of its own, under its own content address, so whoever uses images need not know. Parts that are not
 replaced are hard links to those of the image that it is derived from.
@@ -14,11 +14,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from pytest_pidoc.errors import ImageError
 from pytest_pidoc.images.buildlog import BuildLog
 from pytest_pidoc.images.cache import Cache, image_file
 from pytest_pidoc.images.image import Image, Manifest, Source
-from pytest_pidoc.images.source import FileSource
+from pytest_pidoc.images.source import FileSource, Member
 from pytest_pidoc.progress import Progress
 
 __all__ = ["ROLES", "derive", "key"]
@@ -37,7 +36,7 @@ def key(base: Image, sums: Mapping[str, str], append: str) -> str:
     base
         The image.
     sums
-        The SHA-256 of each part by its role; empty if the part is left out.
+        What identifies each part, by its role; empty if the part is left out.
     append
         More kernel arguments.
     """
@@ -48,7 +47,7 @@ def key(base: Image, sums: Mapping[str, str], append: str) -> str:
 def derive(
     cache: Cache,
     base: Image,
-    parts: Mapping[str, FileSource | None],
+    parts: Mapping[str, FileSource | Member | None],
     append: str,
     *,
     progress: Progress,
@@ -91,11 +90,9 @@ def derive(
                 continue
             progress.step(f"taking {source.name} as {role}")
             target = directory / f"own-{role}"
-            shutil.copyfile(source.fetch(cache, progress), target)
+            source.put(target, cache, progress)
             files[role] = image_file(target)
-            if files[role].sha256 != sums[role]:
-                raise ImageError(f"{source} was changed while it was copied.")
-            sources += (Source(source.name, "", sums[role]),)
+            sources += (Source(source.name, "", files[role].sha256),)
         return replace(
             base.manifest,
             files=files,
@@ -105,10 +102,10 @@ def derive(
         )
 
     address = key(base, sums, append)
-    return cache.build(address, make, what=f"{base} with parts of the user's", progress=progress, rebuild=rebuild)
+    return cache.build(address, make, what=f"{base} with other parts", progress=progress, rebuild=rebuild)
 
 
-def _described(parts: Mapping[str, FileSource | None]) -> list[str]:
+def _described(parts: Mapping[str, FileSource | Member | None]) -> list[str]:
     return [f"{role}={source.name if source else 'none'}" for role, source in parts.items()]
 
 

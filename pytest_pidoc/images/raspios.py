@@ -120,6 +120,8 @@ def recipe(text: str, model: str) -> Recipe:
 
 
 def _default(model: str) -> str:
+    if MODELS[model].archive:
+        return "buster"  # for which that kernel was made
     # Raspberry Pi OS for 32 bits is made for ARMv6, so that it runs on every board.
     return "bookworm-arm64" if MODELS[model].architecture == "arm64" else "bookworm-armhf"
 
@@ -139,7 +141,7 @@ def key(cache: Cache, recipe: Recipe, machine: Machine) -> str:
         "version": VERSION,
         "source": recipe.source.identify(cache),
         "kernel": debian.key(donor.recipe, donor.architecture),
-        "machine": "" if _has_virtio(machine) else machine.name,  # with virtio, all of an architecture are alike
+        "machine": "" if _boots_donor(machine) else machine.name,  # those with Debian's kernel are all alike
         "least": LEAST,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -193,8 +195,9 @@ def _donor(machine: Machine) -> _Donor:
     return _Donor(debian.Recipe(debian.RELEASES[0]), "arm64" if machine.architecture == "arm64" else "armhf")
 
 
-def _has_virtio(machine: Machine) -> bool:
-    return machine.disk.startswith("virtio")
+def _boots_donor(machine: Machine) -> bool:
+    """Tell whether the machine boots Debian's kernel: it has virtio devices, and no kernel of its own for them."""
+    return machine.disk.startswith("virtio") and machine.archive is None
 
 
 class _Build:
@@ -232,10 +235,10 @@ class _Build:
         versions = self.versions(root_fs)
         modules = self.take_modules(debian_image)
         self.make_initrd(debian_image, modules)
-        if _has_virtio(self.machine):
+        if _boots_donor(self.machine):
             versions["kernel"] = debian_image.manifest.versions["kernel"]
             self.add_kernel(debian_image, modules, root_fs)
-        elif boot is not None:
+        elif boot is not None and self.machine.archive is None:
             versions["kernel"] = "the image's own"
             self.take_kernel(Fat(self.disk, boot, self.log))
         new_user = _wants_user(root_fs)

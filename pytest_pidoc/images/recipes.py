@@ -1,4 +1,4 @@
-"""From what a user asks for to an image: which recipe makes it, and what of the user's own is put on it."""
+"""From what a user asks for to an image: which recipe makes it, and what of the user's or the model's is put on it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pytest_pidoc.errors import ImageError, SettingsError
 from pytest_pidoc.images import debian, derived, raspios, registry, source
 from pytest_pidoc.images.cache import Cache
 from pytest_pidoc.images.image import Image
-from pytest_pidoc.images.source import FileSource
-from pytest_pidoc.machines import machine
+from pytest_pidoc.images.source import FileSource, Member
+from pytest_pidoc.machines import KernelArchive, machine
 from pytest_pidoc.progress import Progress
 from pytest_pidoc.settings import NO_FILE, ClusterSpec
 
@@ -24,7 +24,10 @@ def build(cache: Cache, spec: ClusterSpec, *, progress: Progress, rebuild: bool 
     ImageError
         It cannot be built or trusted, or has no kernel.
     """
-    own = {role: _part(role, text) for role in derived.ROLES if (text := getattr(spec, role))}
+    own: dict[str, FileSource | Member | None] = {}
+    if archive := machine(spec.model).archive:
+        own.update(_parts(archive, spec.model))
+    own.update({role: _part(role, text) for role in derived.ROLES if (text := getattr(spec, role))})
     image = derived.derive(
         cache,
         _base(cache, spec, progress, rebuild),
@@ -52,6 +55,17 @@ def _base(cache: Cache, spec: ClusterSpec, progress: Progress, rebuild: bool) ->
         f"There is no image {spec.image!r}.",
         tip="debian, debian:bookworm, raspios, a path, URL#sha256=HEX, or docker://NAME:TAG on the engine docker",
     )
+
+
+def _parts(archive: KernelArchive, model: str) -> dict[str, FileSource | Member | None]:
+    """Return what a machine boots that boots nothing of an image's own; its kernel needs no initrd."""
+    place = source.parse(archive.place, what=f"the kernel of {model}")
+    otherwise = f"kernel=PATH and dtb=PATH: a kernel for the machine {machine(model).machine} with its drivers in it"
+    return {
+        "kernel": Member(place, archive.kernel, otherwise),
+        "dtb": Member(place, archive.dtb, otherwise),
+        "initrd": None,
+    }
 
 
 def _part(role: str, text: str) -> FileSource | None:

@@ -1,4 +1,4 @@
-"""Where a file comes from: a path on this machine, or a URL with the SHA-256 that it must have."""
+"""Where a file comes from: a path on this machine, a URL with the SHA-256 that it must have, or an archive of those."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_pidoc.errors import ChecksumMismatch, ImageError, SettingsError
+from pytest_pidoc.errors import ChecksumMismatch, DownloadError, ImageError, SettingsError
 from pytest_pidoc.images import download
 from pytest_pidoc.images.cache import Cache, image_file
+from pytest_pidoc.images.unpack import unpack
 from pytest_pidoc.progress import Progress
 
-__all__ = ["FileSource", "is_location", "parse"]
+__all__ = ["FileSource", "Member", "is_location", "parse"]
 
 _FORM = "URL#sha256=<64 hex digits>"
 _MARK = "#sha256="
@@ -84,6 +86,63 @@ class FileSource:
             self.identify(cache)
             return self.path
         return download.fetch(self.place, self.sha256, directory=cache.root / "downloads", progress=progress)
+
+    def put(self, target: Path, cache: Cache, progress: Progress) -> None:
+        """Write a copy to *target*, a new file.
+
+        Raises
+        ------
+        DownloadError, ChecksumMismatch
+            As `fetch` does.
+        ImageError
+            It was changed meanwhile.
+        """
+        expected = self.identify(cache)
+        shutil.copyfile(self.fetch(cache, progress), target)
+        if image_file(target).sha256 != expected:
+            raise ImageError(f"{self} was changed while it was copied.")
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file in a zip archive.
+
+    Attributes
+    ----------
+    archive
+        The archive.
+    name
+        The file's name in it, in whatever folder it lies.
+    otherwise
+        What to do where the archive cannot be had, for messages.
+    """
+
+    archive: FileSource
+    name: str
+    otherwise: str = ""
+
+    def identify(self, cache: Cache) -> str:
+        """Return what tells this file from others, without fetching anything: the archive's SHA-256 and the name."""
+        return f"{self.archive.identify(cache)}/{self.name}"
+
+    def put(self, target: Path, cache: Cache, progress: Progress) -> None:
+        """Write the file to *target*, a new file.
+
+        Raises
+        ------
+        DownloadError
+            The archive did not arrive.
+        ChecksumMismatch
+            It is not what it must be.
+        ImageError
+            It has no such file, or more than one.
+        """
+        try:
+            archive = self.archive.fetch(cache, progress)
+        except DownloadError as error:
+            error.tip = "; ".join(filter(None, (error.tip, self.otherwise)))
+            raise
+        unpack(archive, target, member=self.name)
 
 
 def is_location(text: str) -> bool:
