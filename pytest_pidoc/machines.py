@@ -76,7 +76,7 @@ class Machine:
         The address at which the RAM begins, if forks may boot from ``pytest_pidoc.bootelf``: a 64-bit machine
         without a boot loader of its own.
     sd_gpio, system_timer
-        The addresses of a board's GPIO controller and system timer, if `pytest_pidoc.repairs` needs them.
+        The addresses of a board's GPIO controller and system timer, if a restored board has to be repaired by them.
     fixed_memory
         Whether the RAM's size is the board's.
     least_qemu
