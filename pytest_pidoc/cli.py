@@ -127,6 +127,7 @@ def make_parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--untuned", action="store_true", help="start: cold starts of an untuned Debian too, which are slow"
     )
+    bench.add_argument("--sizes", metavar="N,...", help="start: warm clusters of these numbers of nodes, too")
     bench.add_argument("--models", metavar="MODEL,...", help="models: which of them (default: all)")
     return parser
 

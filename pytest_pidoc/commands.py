@@ -315,12 +315,14 @@ def bench(options: argparse.Namespace, settings: Settings) -> int:
         raise SettingsError("--runs must be at least 1.")
     if options.untuned and options.subject != "start":
         raise SettingsError("--untuned is for pidoc bench start.")
+    if options.sizes and options.subject != "start":
+        raise SettingsError("--sizes is for pidoc bench start.")
     if options.models and options.subject != "models":
         raise SettingsError("--models is for pidoc bench models.")
     names = tuple(options.models.split(",")) if options.models else tuple(MODELS)
     subjects: dict[str, Callable[..., boot.BootReport | start.StartReport | soak.SoakReport | models.ModelsReport]] = {
         "boot": boot.boot,
-        "start": partial(start.start, untuned=options.untuned),
+        "start": partial(start.start, untuned=options.untuned, sizes=_sizes(options.sizes)),
         "soak": soak.soak,
         "models": partial(models.models, names=names),
     }
@@ -330,6 +332,14 @@ def bench(options: argparse.Namespace, settings: Settings) -> int:
     else:
         print(report)
     return 1 if isinstance(report, (soak.SoakReport, models.ModelsReport)) and not report.ok else 0
+
+
+def _sizes(text: str | None) -> tuple[int, ...]:
+    """Return the numbers of nodes in ``1,8,16``."""
+    try:
+        return tuple(Settings.load({"nodes": part}).nodes for part in text.split(",")) if text else ()
+    except SettingsError as error:
+        raise SettingsError(error.what.replace("--pidoc-nodes", "--sizes")) from None
 
 
 def _records() -> list[tuple[Path, dict[str, Any]]]:

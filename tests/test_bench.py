@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -69,6 +70,16 @@ MODELS = ModelsReport(
         Model("pi4", obstacle="The model pi4 needs QEMU 9.0 or newer, and the engine local has QEMU 7.2.22."),
     ),
 )
+
+
+def test_warm_starts_of_other_sizes_are_rows_of_their_own() -> None:
+    """The ratio is that of clusters of one size."""
+    eight = a_start("warm", 5.0)
+    report = dataclasses.replace(START, starts=(*START.starts, dataclasses.replace(eight, nodes=eight.nodes * 4)))
+
+    assert report.groups == (("cold", 2), ("warm", 2), ("warm", 8))
+    assert report.ratios() == {"cold / warm": 10.0}
+    assert "\nwarm   8      " in str(report)
 
 
 def test_spread_is_median_least_and_most() -> None:

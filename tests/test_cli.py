@@ -125,6 +125,8 @@ def test_wrong_line_is_wrong_usage(line: str, capsys: pytest.CaptureFixture[str]
         ("images --cache-dir /etc/hostname", "--cache-dir: '/etc/hostname' is not a directory"),
         ("build --tag a:b", "--base-image and --tag are for a container image"),
         ("bench boot --runs 0", "--runs must be at least 1"),
+        ("bench boot --sizes 8", "--sizes is for pidoc bench start"),
+        ("bench start --sizes 8,none", "--sizes: 'none' is not a whole number"),
         ("bench soak --untuned", "--untuned is for pidoc bench start"),
         ("ssh pi-1", "There is no node 'pi-1'"),
         ("console c-1/pi-1", "There is no node 'c-1/pi-1'"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -63,26 +64,30 @@ class StartReport:
         return {**asdict(self), **self.ratios()}
 
     def ratios(self) -> dict[str, float]:
-        """Return the median of each other kind of start against the warm ones', each until the last node was ready."""
-        warm = statistics.median(self._last("warm", "ready"))
+        """Return the median of each other kind of start against the warm ones', each until the last node was ready.
+
+        Of the clusters that the first start was of: warm ones may have been of other sizes, too.
+        """
+        size = len(self.starts[0].nodes)
+        warm = statistics.median(self._last("warm", size, "ready"))
         return {
-            f"{kind} / warm": statistics.median(self._last(kind, "ready")) / warm
-            for kind in self.kinds
-            if kind != "warm"
+            f"{kind} / warm": statistics.median(self._last(kind, size, "ready")) / warm
+            for kind, nodes in self.groups
+            if kind != "warm" and nodes == size
         }
 
     @property
-    def kinds(self) -> tuple[str, ...]:
-        """The kinds of starts, in the order in which they were made."""
-        return tuple(dict.fromkeys(each.kind for each in self.starts))
+    def groups(self) -> tuple[tuple[str, int], ...]:
+        """The kinds of starts with their number of nodes, in the order in which they were made."""
+        return tuple(dict.fromkeys((each.kind, len(each.nodes)) for each in self.starts))
 
     def __str__(self) -> str:
         rows = []
-        for kind in self.kinds:
-            starts = [each for each in self.starts if each.kind == kind]
+        for kind, size in self.groups:
+            starts = [each for each in self.starts if (each.kind, len(each.nodes)) == (kind, size)]
             memory = [size / 1e6 for each in starts for size in each.memory]
-            times = [spread(self._last(kind, name)) for name in ("launched", "restored", "banner", "ready")]
-            rows.append((kind, len(starts[0].nodes), *times, spread(memory), spread([each.down for each in starts])))
+            times = [spread(self._last(kind, size, name)) for name in ("launched", "restored", "banner", "ready")]
+            rows.append((kind, size, *times, spread(memory), spread([each.down for each in starts])))
         head = ("start", "nodes", "launched s", "restored s", "banner s", "ready s", "private MB", "down s")
         ratios = ", ".join(f"{name}: {value:.1f}" for name, value in self.ratios().items())
         notes = (
@@ -91,14 +96,18 @@ class StartReport:
         )
         return f"{table(head, rows)}\n{notes}"
 
-    def _last(self, kind: str, name: str) -> list[float]:
-        """Return the slowest node's time in each start of that kind; 0 where it has no such time."""
+    def _last(self, kind: str, size: int, name: str) -> list[float]:
+        """Return the slowest node's time in each start of that kind and size; 0 where it has no such time."""
         return [
-            max(getattr(timings, name) or 0.0 for timings in each.nodes) for each in self.starts if each.kind == kind
+            max(getattr(timings, name) or 0.0 for timings in each.nodes)
+            for each in self.starts
+            if (each.kind, len(each.nodes)) == (kind, size)
         ]
 
 
-def start(settings: Settings, *, runs: int, progress: Progress, untuned: bool = False) -> StartReport:
+def start(
+    settings: Settings, *, runs: int, progress: Progress, untuned: bool = False, sizes: Sequence[int] = ()
+) -> StartReport:
     """Start the cluster that *settings* describe *runs* times cold and as often warm, in turn.
 
     Parameters
@@ -111,6 +120,8 @@ def start(settings: Settings, *, runs: int, progress: Progress, untuned: bool = 
         Hears of every start.
     untuned
         Start as many nodes of an untuned Debian cold, too.
+    sizes
+        Start clusters of these numbers of nodes warm, too.
 
     Raises
     ------
@@ -120,12 +131,16 @@ def start(settings: Settings, *, runs: int, progress: Progress, untuned: bool = 
     starts = []
     engine = qemu = ""
     Cluster.from_spec(replace(settings, nodes=1, start="warm").spec(), settings, progress=progress).down()
-    kinds = {"cold": replace(settings, start="cold"), "warm": replace(settings, start="warm")}
-    if untuned:
-        kinds = {"untuned": replace(settings, image=PLAIN, start="cold"), **kinds}
+    warm = replace(settings, start="warm")
+    kinds = [
+        *([("untuned", replace(settings, image=PLAIN, start="cold"))] if untuned else []),
+        ("cold", replace(settings, start="cold")),
+        ("warm", warm),
+        *(("warm", replace(warm, nodes=size)) for size in sizes),
+    ]
     for number in range(1, runs + 1):
-        for kind, chosen in kinds.items():
-            progress.step(f"run {number} of {runs}: {settings.nodes} x {settings.model} {kind}")
+        for kind, chosen in kinds:
+            progress.step(f"run {number} of {runs}: {chosen.nodes} x {settings.model} {kind}")
             began = time.monotonic()
             with Cluster.from_spec(chosen.spec(), chosen) as cluster:
                 total = time.monotonic() - began
