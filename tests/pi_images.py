@@ -15,8 +15,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pytest_pidoc.images import disks
 from pytest_pidoc.images.first_boot import PASSWORD_HASH
 from pytest_pidoc.images.image import Image
+from pytest_pidoc.images.packages import BOARD
 
 __all__ = ["Style", "make"]
 
@@ -53,6 +55,7 @@ def make(donor: Image, directory: Path, style: Style) -> Path:
     directory.mkdir()
     root, boot, disk = directory / "root", directory / "boot", directory / "disk.img"
     _run("qemu-img", "convert", "-O", "raw", donor.file("disk"), root)
+    initramfs = _initramfs(root, directory)
     script = directory / "script"
     script.write_text("".join(f"{line}\n" for line in _edits(root, directory, style)))
     said = _run("debugfs", "-w", "-f", script, root)
@@ -64,7 +67,7 @@ def make(donor: Image, directory: Path, style: Style) -> Path:
         stream.truncate(BOOT_SIZE)
     _run("mkfs.vfat", "-F", "32", "-n", "bootfs", boot)
     (directory / "kernel8.img").write_bytes(gzip.compress(donor.file("kernel").read_bytes(), 1))
-    shutil.copyfile(donor.file("initrd/board"), directory / "initramfs8")
+    (directory / "initramfs8").write_bytes(donor.file("initrd/board").read_bytes() + initramfs)
     shutil.copyfile(donor.file("dtb/bcm2837-rpi-3-b"), directory / "bcm2710-rpi-3-b.dtb")
     (directory / "config.txt").write_text(
         "# For more options see the documentation\nauto_initramfs=1\n[pi4]\narm_boost=1\n"
@@ -91,6 +94,16 @@ def make(donor: Image, directory: Path, style: Style) -> Path:
         part.unlink()
     script.unlink()
     return disk
+
+
+def _initramfs(root: Path, directory: Path) -> bytes:
+    """Return what makes Debian's initrd for boards leave the network card to the image: its driver and its address."""
+    _run("debugfs", "-R", f"rdump /usr/lib/modules {directory}", root)
+    (modules,) = (directory / "modules").iterdir()
+    loaded = disks.module_closure(modules, [name for name in BOARD if name != "cdc_subset"])
+    shutil.rmtree(directory / "modules")
+    order = "".join(f"{name}\n" for name in loaded).encode()
+    return disks.cpio([disks.Entry("no-address"), disks.Entry("modules/order", order)])
 
 
 def _table(disk: Path) -> None:
@@ -120,6 +133,7 @@ def _edits(root: Path, directory: Path, style: Style) -> Iterator[str]:
         yield f"rm {units}/multi-user.target.wants/{name}"
     yield "rm /etc/tmpfiles.d/systemd-nologin.conf"
     yield "rm /etc/systemd/system.conf.d/pidoc.conf"
+    yield "rm /etc/modprobe.d/pidoc.conf"
     yield "rm /etc/ssh/sshd_config.d/pidoc.conf"
     for key in ("ssh_host_ed25519_key", "ssh_host_ed25519_key.pub"):
         yield f"rm /etc/ssh/{key}"
