@@ -125,7 +125,12 @@ def _memory(address: int, size: int) -> _Edit:
 # A Bluetooth chip at the end of the first UART keeps Linux from making that a terminal, which is the agent's port.
 _UART = _remove("/soc/serial@7e201000/bluetooth")
 
+# The board's pins do not lead the second UART out, so it is off; here it is the agent's port.
+_SECOND_UART = _set("/soc/serial@7e215040", "status", "okay")
+
 _EDITS: dict[str, tuple[_Edit, ...]] = {
+    "raspi1ap": (_SECOND_UART,),
+    "raspi0": (_SECOND_UART, _set("/soc/usb@7e980000", "dr_mode", "host")),  # otg: there is no pin that tells which
     "raspi3b": (_UART,),
     "raspi4b": (
         _UART,
