@@ -196,6 +196,8 @@ _UART = _remove("/soc/serial@7e201000/bluetooth")
 _SECOND_UART = _set("/soc/serial@7e215040", "status", "okay")
 
 _EDITS: dict[str, tuple[_Edit, ...]] = {
+    "raspi1ap": (_SECOND_UART,),
+    "raspi0": (_SECOND_UART, _set("/soc/usb@7e980000", "dr_mode", "host")),  # otg: there is no pin that tells which
     "raspi2b": (_SECOND_UART,),
     "raspi3b": (_UART,),
     "raspi4b": (

@@ -75,6 +75,7 @@ def arguments(
         *("-name", f"{launch.cluster}/{launch.name}"),
         *("-nodefaults", "-no-user-config", "-display", "none"),
         *("-accel", f"tcg,tb-size={CODE_CACHE}"),
+        *(("-icount", machine.icount) if machine.icount else ()),
         *_memory(launch, template, read_only=read_only),
         *("-cpu", machine.cpu, "-smp", str(machine.cores)),
         *_kernel(launch, guest, template),
@@ -102,7 +103,10 @@ def _qtest(machine: Machine) -> tuple[str, ...]:
 
 def network_card(launch: Launch) -> str:
     """Return the ``-device`` argument of the node's network card."""
-    return f"{launch.machine.network},id=nic0,netdev=net0,mac={mac_address(launch)}"
+    # Into the port of the controller itself: without a port QEMU puts a hub in between, which the guest asks for news
+    # all the time.
+    port = ",port=1" if launch.machine.plugs_network else ""
+    return f"{launch.machine.network}{port},id=nic0,netdev=net0,mac={mac_address(launch)}"
 
 
 def _network(launch: Launch) -> list[str]:

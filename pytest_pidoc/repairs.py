@@ -63,5 +63,4 @@ def _arm_system_timer(bus: QTest, timer: int) -> None:
 def _plug_network(launch: Launch, monitor: Monitor) -> None:
     """Plug the network card in: QEMU can neither save the state of a ``usb-net`` nor unplug one."""
     driver, *settings = qemu.network_card(launch).split(",")
-    # Into the port of the controller itself: without a port QEMU puts a hub in between.
-    monitor.execute("device_add", driver=driver, port="1", **dict(setting.split("=", 1) for setting in settings))
+    monitor.execute("device_add", driver=driver, **dict(setting.split("=", 1) for setting in settings))
