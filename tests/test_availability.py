@@ -83,5 +83,5 @@ def test_pidoc_models_is_a_table(programs: Path, capsys: pytest.CaptureFixture[s
     lines = capsys.readouterr().out.splitlines()
 
     assert [line.split()[0] for line in lines] == ["model", *MODELS]
-    (line,) = (line for line in lines if line.startswith("pi4 "))
-    assert " ".join(line.split()).startswith("pi4 raspi4b cortex-a72 4 2048M arm64 needs QEMU 9.0 (here: 7.2.22)")
+    row = next(line for line in lines if line.startswith("pi4 "))
+    assert "raspi4b cortex-a72 4 2048M arm64 needs QEMU 9.0 (here: 7.2.22)" in " ".join(row.split())

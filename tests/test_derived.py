@@ -1,18 +1,22 @@
 """Images derived from others: the user's own parts in the place of an image's."""
 
 import hashlib
+import io
 import os
+import zipfile
+from dataclasses import replace
 
 import pytest
-from file_server import file_server
+from file_server import file_server, status
 from test_cache import KEY, make
 
 from pytest_pidoc import Settings
-from pytest_pidoc.errors import ImageError, SettingsError
+from pytest_pidoc.errors import DownloadError, ImageError, SettingsError
 from pytest_pidoc.images import debian, derived, raspios, recipes
 from pytest_pidoc.images.cache import Cache
 from pytest_pidoc.images.derived import derive
-from pytest_pidoc.images.source import FileSource
+from pytest_pidoc.images.source import FileSource, Member
+from pytest_pidoc.machines import MODELS
 from pytest_pidoc.progress import Progress
 from pytest_pidoc.provision import provision
 
@@ -129,6 +133,55 @@ def test_a_missing_part_is_an_image_error(cache, base, tmp_path):
 
 
 @pytest.fixture
+def archive():
+    """Return a zip archive of two kernels and a device tree, all in one folder."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as members:
+        for name in ("README.md", "kernel-4.19", "kernel-4.14", "board.dtb"):
+            members.writestr(f"kernels-afe411f/{name}", f"content of {name}")
+    return packed.getvalue()
+
+
+def test_a_part_may_be_a_file_in_an_archive(cache, base, archive, tmp_path):
+    """It is told from others by the archive's checksum and its name; its own is in the manifest."""
+    path = tmp_path / "kernels.zip"
+    path.write_bytes(archive)
+    images = [
+        derive(cache, base, {"kernel": Member(FileSource(str(path)), name)}, "", progress=Progress())
+        for name in ("kernel-4.19", "kernel-4.14", "kernel-4.19")
+    ]
+
+    assert [image.file("kernel").read_text() for image in images[:2]] == [
+        "content of kernel-4.19",
+        "content of kernel-4.14",
+    ]
+    assert images[0] == images[2] != images[1]
+    assert images[0].manifest.sources[-1].name == "kernel-4.19"
+    assert images[0].manifest.sources[-1].sha256 == hashlib.sha256(b"content of kernel-4.19").hexdigest()
+
+
+def test_an_archive_without_that_file_is_an_image_error(cache, base, archive, tmp_path):
+    """What was wanted and what is there; nothing is left."""
+    path = tmp_path / "kernels.zip"
+    path.write_bytes(archive)
+
+    with pytest.raises(ImageError, match=r"exactly one file kernel-9.*none"):
+        derive(cache, base, {"kernel": Member(FileSource(str(path)), "kernel-9")}, "", progress=Progress())
+    assert [path.name for path in (cache.root / "images").iterdir()] == [KEY]
+
+
+@pytest.fixture
+def served(monkeypatch, archive):
+    """Let pi1-versatile have its kernel from a server here."""
+    with file_server() as server:
+        url, sha256 = server.add("/kernels.zip", archive)
+        row = MODELS["pi1-versatile"]
+        here = replace(row.archive, place=f"{url}#sha256={sha256}", kernel="kernel-4.19", dtb="board.dtb")
+        monkeypatch.setitem(MODELS, row.name, replace(row, archive=here))
+        yield server
+
+
+@pytest.fixture
 def built(monkeypatch, base):
     """Let recipes make the small image, and note for which they were asked."""
     asked = []
@@ -176,6 +229,36 @@ def test_what_nobody_knows_is_answered_with_what_there_is(cache, image):
     """A name that is none, and a published image on the wrong engine."""
     with pytest.raises(SettingsError, match=r"(?s)no image.*raspios.*docker://"):
         build(cache, image=image)
+
+
+def test_a_model_with_a_kernel_of_its_own_gets_it_on_every_image(cache, built, served):
+    """The archive is fetched once; the image's own kernel and initrd are for other machines."""
+    image = build(cache, model="pi1-versatile")
+    build(cache, model="pi1-versatile", image="raspios:buster")
+
+    assert image.file("kernel").read_text() == "content of kernel-4.19"
+    assert image.file("dtb").read_text() == "content of board.dtb"
+    assert "initrd" not in image.manifest.files
+    assert len(served.requests) == 1
+
+
+def test_the_users_kernel_goes_before_that_of_the_model(cache, built, served, kernel):
+    """With both parts given nothing is downloaded, and an initrd is there if it was asked for."""
+    image = build(cache, model="pi1-versatile", kernel=kernel.place, dtb=kernel.place)
+    with_one = build(cache, model="pi1-versatile", kernel=kernel.place, dtb=kernel.place, initrd=kernel.place)
+
+    assert image.file("kernel").read_bytes() == b"a kernel of mine"
+    assert "initrd" not in image.manifest.files
+    assert with_one.file("initrd").read_bytes() == b"a kernel of mine"
+    assert served.requests == []
+
+
+def test_a_kernel_that_cannot_be_had_is_answered_with_what_to_give(cache, built, served):
+    """Not everybody may reach that site."""
+    served.faults = [status(404)]
+
+    with pytest.raises(DownloadError, match=r"(?s)kernels.zip.*404.*kernel=PATH and dtb=PATH.*versatilepb"):
+        build(cache, model="pi1-versatile")
 
 
 def test_an_image_without_a_kernel_needs_one(cache, built):

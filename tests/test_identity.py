@@ -39,6 +39,17 @@ def test_held_ssh_server_gets_its_key_when_it_is_written(ssh_held: bool) -> None
         assert names.index("start_ssh") > max(names.index("host_key"), names.index("host_name"))
 
 
+@pytest.mark.parametrize("readdress", [True, False])
+def test_network_card_gets_its_address_behind_its_mac_address(readdress: bool) -> None:
+    """The latter may take the former away."""
+    lines = Identity.new("pi-1", MAC).request(ssh_held=False, readdress=readdress).decode("ascii").splitlines()
+    names = [line.split()[0] for line in lines]
+
+    assert ("address" in names) is readdress
+    if readdress:
+        assert names.index("address") > names.index("mac_address")
+
+
 def test_two_identities_share_nothing() -> None:
     """Names may be equal, what is random is not."""
     one, other = (Identity.new("pi-1", MAC) for _ in range(2))

@@ -150,6 +150,18 @@ def test_models_devices_are_there(tmp_path: Path, model: str) -> None:
     assert all(device in devices for device in machine.devices)
 
 
+def test_versatile_has_a_network_card_of_its_own(tmp_path: Path) -> None:
+    """The card is the machine's, the agent has its second serial port, and its sound chip makes no sound."""
+    machine = MODELS["pi1-versatile"]
+    arguments = command(make_launch(tmp_path / "node", make_image(tmp_path / "image"), machine=machine))
+
+    (card,) = values(arguments, "-net")
+    assert card.startswith("nic,netdev=net0,macaddr=52:54:00:")
+    assert values(arguments, "-serial") == ["chardev:console0", "chardev:agent0"]
+    assert values(arguments, "-audiodev") == ["none,id=audio0"]
+    assert values(arguments, "-global") == ["pl041.audiodev=audio0"]
+
+
 def test_board_has_console_and_agent_on_its_serial_ports(tmp_path: Path) -> None:
     """A board has no virtio: the agent's port is the UART that the console leaves free."""
     arguments = command(make_launch(tmp_path / "node", make_image(tmp_path / "image"), machine=MODELS["pi3"]))

@@ -120,12 +120,17 @@ def left(cache):
 
 
 @pytest.mark.parametrize(
-    ("text", "name"),
-    [("raspios", "raspios:bookworm-arm64"), ("raspios:buster", "raspios:buster")],
+    ("text", "model", "name"),
+    [
+        ("raspios", "pi3-virt", "raspios:bookworm-arm64"),
+        ("raspios", "pi2-virt", "raspios:bookworm-armhf"),
+        ("raspios", "pi1-versatile", "raspios:buster"),
+        ("raspios:buster", "pi3-virt", "raspios:buster"),
+    ],
 )
-def test_published_images_have_names(text, name):
+def test_published_images_have_names(text, model, name):
     """The family's name alone means the image for the model."""
-    found = raspios.recipe(text, "pi3-virt")
+    found = raspios.recipe(text, model)
 
     assert str(found) == name
     assert len(found.source.sha256) == 64

@@ -6,9 +6,13 @@ import shutil
 import struct
 import subprocess
 import time
+import zipfile
+from dataclasses import replace
+from io import BytesIO
 from typing import TYPE_CHECKING
 
 import pytest
+from file_server import file_server
 
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.engines.engine import QemuVersion
@@ -31,6 +35,7 @@ pytestmark = [
 FACES = {
     "pi2-virt": ("armv7l", "0xc07", "linux,dummy-virt"),
     "pi4-virt": ("aarch64", "0xd08", "linux,dummy-virt"),
+    "pi1-versatile": ("armv6l", "0xb76", "ARM Versatile PB"),
     "pi2": ("armv7l", "0xc07", "Raspberry Pi 2 Model B"),
     "pi3": ("aarch64", "0xd03", "Raspberry Pi 3 Model B"),
     "pi4": ("aarch64", "0xd08", "Raspberry Pi 4 Model B"),
@@ -95,6 +100,30 @@ def test_network_of_a_restored_model_works(pi: Node) -> None:
     assert "10.0.2.15/24" in pi.run("ip -4 address show eth0").stdout
     assert "default via 10.0.2.2" in pi.run("ip route").stdout
     assert len(pi.run("head -c 1000000 /dev/zero | tr '\\0' x").stdout) == 1_000_000
+
+
+def test_versatile_kernel_comes_out_of_its_archive(
+    settings: Settings, versatile_kernel: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With no kernel given, the model downloads its archive once, and boots what that has."""
+    row = MODELS["pi1-versatile"]
+    assert row.archive is not None
+    packed = BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("qemu-rpi-kernel-afe411f/kernel-qemu-4.14.79-stretch", b"another kernel")
+        for role, name in (("kernel", row.archive.kernel), ("dtb", row.archive.dtb)):
+            archive.writestr(f"qemu-rpi-kernel-afe411f/{name}", versatile_kernel[role].read_bytes())
+    with file_server() as server:
+        url, sha256 = server.add("/afe411f.zip", packed.getvalue())
+        served = replace(row, archive=replace(row.archive, place=f"{url}#sha256={sha256}"))
+        monkeypatch.setitem(MODELS, row.name, served)
+        with Cluster.up(model=row.name, engine="local", start="cold", settings=settings) as cluster:
+            said = cluster[0].run("uname -m; grep Hardware /proc/cpuinfo").stdout
+            assert cluster[0].timings.start == "cold"
+        assert len(server.requests) == 1
+
+    assert said.split("\n", 1)[0] == "armv6l"
+    assert "ARM-Versatile" in said
 
 
 @pytest.mark.docker
