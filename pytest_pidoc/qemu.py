@@ -66,6 +66,7 @@ def arguments(
         f"console={machine.console},{machine.baud}",
         "net.ifnames=0",  # the card is eth0 on every model
         f"systemd.hostname={launch.name}",
+        f"pidoc.mac={mac_address(launch)}" if machine.plugs_network else "",  # its driver makes one up at each boot
         machine.append,
         manifest.append,
         bootelf.initrd_argument(manifest.files["initrd"].size, machine.ram or 0) if _has_boot_elf(launch) else "",
