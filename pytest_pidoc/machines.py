@@ -148,8 +148,8 @@ class Machine:
 #: Linux sets the BCM2835's only timer to the counter's value of a moment ago and at least 15 us. If QEMU does not run
 #: for that long in between (another process does, or its own USB controller), the counter has passed, and the guest
 #: hangs for 71 minutes: 2 of 5 boots on a busy host did, with QEMU 10.0. A clock that counts instructions stands still
-#: meanwhile. With 8 ns for each it goes as fast as the host's on an idle host, and slower on a busy one while the guest
-#: computes; shift=auto follows the host's, but makes the guest so slow in its own eyes that it never comes to rest.
+#: meanwhile. With 8 ns for each it goes as fast as the host's on an idle host, and falls behind on a busy one;
+#: shift=auto would catch up, but was 15 s ahead after a restore, and guests never came to rest in their own eyes.
 COUNT_INSTRUCTIONS = "shift=3"
 
 #: The driver of the BCM2835's power domains reads registers that QEMU's board has not: an external abort.

@@ -63,6 +63,22 @@ def test_what_qemus_board_lacks_is_disabled(blob: Path) -> None:
     assert edited.get_property("model", "/").value == "Raspberry Pi 4 Model B"
 
 
+@pytest.mark.parametrize(("board", "mode"), [("raspi1ap", "otg"), ("raspi0", "host")])
+def test_pi_of_the_first_generation_has_its_second_uart(tmp_path: Path, board: str, mode: str) -> None:
+    """It is the agent's port; and the Zero's USB port, which asks a pin that QEMU lacks, is a host."""
+    blob = fdt.FDT()
+    for parent, name in (("/", "soc"), ("/soc", "serial@7e215040"), ("/soc", "usb@7e980000")):
+        blob.add_item(fdt.Node(name), parent)
+    blob.set_property("status", "disabled", "/soc/serial@7e215040")
+    blob.set_property("dr_mode", "otg", "/soc/usb@7e980000")
+    (tmp_path / "pi.dtb").write_bytes(blob.to_dtb(version=17))
+
+    edited = fdt.parse_dtb(devicetree.edited(tmp_path / "pi.dtb", board))
+
+    assert edited.get_property("status", "/soc/serial@7e215040").value == "okay"
+    assert edited.get_property("dr_mode", "/soc/usb@7e980000").value == mode
+
+
 def test_tree_of_another_board_is_left_as_it_is(blob: Path) -> None:
     """Nothing is added to a tree whose board needs nothing."""
     assert devicetree.edited(blob, "raspi9") == blob.read_bytes()

@@ -185,6 +185,25 @@ def test_usb_network_card_is_not_there_when_a_board_is_saved_or_restored(
     assert qemu.network_card(launch).startswith("usb-net,port=1,id=nic0,netdev=net0,mac=40:54:00:")
 
 
+@pytest.mark.parametrize("model", MODELS)
+def test_guest_is_told_the_address_of_a_usb_network_card(tmp_path: Path, model: str) -> None:
+    """Its driver makes one up at each boot, and QEMU goes on sending to the first one."""
+    launch = make_launch(tmp_path / "node", make_image(tmp_path / "image"), machine=MODELS[model])
+    (append,) = values(command(launch), "-append")
+
+    assert (f"pidoc.mac={qemu.mac_address(launch)}" in append.split()) == MODELS[model].plugs_network
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_clock_counts_instructions_where_the_timer_is_the_bcm2835s(tmp_path: Path, model: str) -> None:
+    """That timer, once set too late, never fires; and only a machine with one processor can count."""
+    machine = MODELS[model]
+    arguments = command(make_launch(tmp_path / "node", make_image(tmp_path / "image"), machine=machine))
+
+    assert values(arguments, "-icount") == ([] if machine.system_timer is None else ["shift=3"])
+    assert machine.system_timer is None or machine.cores == 1
+
+
 def test_overlay_is_made_over_the_images_disk() -> None:
     """The backing file is the image's disk, and both formats are said rather than guessed."""
     arguments = qemu.overlay_command(Path("/guest/disk.qcow2"))

@@ -25,6 +25,8 @@ pytestmark = pytest.mark.qemu
 
 SD_ON_SDHOST = (0o44 << 24, 0o4444)  # pins 48 to 53 with function ALT0, as Linux sets them
 
+SYSTEM_TIMER_OF_BCM2837 = 0x3F003000  # which no guest of ours uses
+
 
 @pytest.fixture(params=[name for name, row in MODELS.items() if row.needs_qtest])
 def board(request: pytest.FixtureRequest, short_path: Path) -> Iterator[Launch]:
@@ -62,6 +64,20 @@ def test_registers_are_as_before(board: Launch) -> None:
         with QTest(board.directory / QTEST_SOCKET) as bus:
             assert (bus.read(gpio + 0x10), bus.read(gpio + 0x14)) == SD_ON_SDHOST
         assert "usb-net" in monitor.human("info qtree")
+
+
+def test_system_timer_is_about_to_fire(board: Launch) -> None:
+    """Both compare registers that Linux may use are a little ahead of the counter, which stands still meanwhile."""
+    timer = board.machine.system_timer
+    with Monitor.connect(board.directory / QMP_SOCKET) as monitor:
+        repairs.apply(board, monitor)
+
+    with QTest(board.directory / QTEST_SOCKET) as bus:
+        counter, *compares = (
+            bus.read((timer or SYSTEM_TIMER_OF_BCM2837) + register) for register in (0x04, 0x10, 0x18)
+        )
+        ahead = [(compare - counter) % (1 << 32) for compare in compares]
+        assert ahead == ([20_000, 20_000] if timer else [-counter % (1 << 32)] * 2)
 
 
 def test_refusal_is_an_error(board: Launch) -> None:

@@ -18,9 +18,10 @@ from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.engines.engine import QemuVersion
 from pytest_pidoc.errors import MonitorError
 from pytest_pidoc.machines import MODELS
+from pytest_pidoc.waiting import Deadline
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from pytest_pidoc.node import Node
@@ -90,10 +91,11 @@ def test_disk_of_a_restored_model_works(pi: Node) -> None:
 
 @each_model
 def test_clock_of_a_restored_model_goes_on(pi: Node) -> None:
-    """Its time is ours, and its timers fire."""
-    assert abs(float(pi.run("date +%s.%N").stdout) - time.time()) < 5
-    slept = pi.run("before=$(date +%s%N); sleep 1; after=$(date +%s%N); echo $((after - before))").stdout
-    assert 1e9 <= int(slept) < 3e9
+    """Its time is ours, and its timers fire. One that counts instructions falls behind on a busy host."""
+    assert abs(float(pi.run("date +%s.%N").stdout) - time.time()) < (60 if pi.machine.icount else 5)
+    began = time.monotonic()
+    pi.run("sleep 2")
+    assert time.monotonic() - began >= 1.8
 
 
 @each_model
@@ -126,6 +128,44 @@ def test_versatile_kernel_comes_out_of_its_archive(
 
     assert said.split("\n", 1)[0] == "armv6l"
     assert "ARM-Versatile" in said
+
+
+@pytest.fixture(scope="module")
+def pi1(settings: Settings) -> Iterator[Cluster]:
+    """Two forks of a Raspberry Pi 1 that the tests of it share."""
+    with Cluster.up(nodes=2, model="pi1", engine="local", settings=settings) as cluster:
+        yield cluster
+
+
+def test_forks_of_a_pi1_are_not_the_same(pi1: Cluster) -> None:
+    """Whatever tells two machines apart does."""
+    for what in ("/etc/hostname", "/etc/machine-id", "/proc/sys/kernel/random/boot_id", "/sys/class/net/eth0/address"):
+        first, second = (pi.run(f"cat {what}").stdout for pi in pi1)
+        assert first != second
+
+
+def test_a_pi1_reboots_with_its_network(pi1: Cluster) -> None:
+    """The card that was plugged in stays, under the same address, and QEMU finds it."""
+    pi = pi1[1]
+    before = pi.run("cat /etc/machine-id /sys/class/net/eth0/address").stdout
+    pi.run("sudo systemctl reboot", warn=True)
+    pi.close()
+    time.sleep(3)  # until the SSH server that is about to end does not answer any more
+    pi.await_ready(began=time.monotonic(), deadline=Deadline(200), cancelled=lambda: False)
+
+    assert pi.run("cat /etc/machine-id /sys/class/net/eth0/address").stdout == before
+    assert float(pi.run("cut -d' ' -f1 /proc/uptime").stdout) < 100
+
+
+def test_a_pi1_is_put_back(pi1: Cluster) -> None:
+    """A reset is another fork, with its own card plugged in."""
+    pi = pi1[0]
+    pi.run("touch gone-after-reset")
+
+    pi.reset()
+
+    assert pi.run("ls gone-after-reset", warn=True).failed
+    assert pi.run("hostname").stdout.strip() == "pi-1"
 
 
 @pytest.mark.docker
