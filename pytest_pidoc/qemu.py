@@ -66,7 +66,8 @@ def arguments(
         f"console={machine.console},{machine.baud}",
         "net.ifnames=0",  # the card is eth0 on every model
         f"systemd.hostname={launch.name}",
-        f"pidoc.mac={mac_address(launch)}" if machine.plugs_network else "",  # its driver makes one up at each boot
+        # A USB card's driver makes one up at each boot; a machine that is to be saved has no card to wait for.
+        f"pidoc.mac={mac_address(launch)}" if machine.plugs_network and not launch.record else "",
         machine.append,
         manifest.append,
         bootelf.initrd_argument(manifest.files["initrd"].size, machine.ram or 0) if _has_boot_elf(launch) else "",
@@ -97,8 +98,8 @@ def _qtest(machine: Machine) -> tuple[str, ...]:
     """Return what opens the socket for `pytest_pidoc.repairs`."""
     if not machine.needs_qtest:
         return ()
-    chardev = f"socket,id=qtest0,path={QTEST_SOCKET},server=on,wait=off"
-    return "-chardev", chardev, "-qtest", "chardev:qtest0", "-qtest-log", "none"
+    chardev = f"socket,id=qtest,path={QTEST_SOCKET},server=on,wait=off"  # QEMU 7.2 takes one of that name only
+    return "-chardev", chardev, "-qtest", "chardev:qtest", "-qtest-log", "none"
 
 
 def network_card(launch: Launch) -> str:

@@ -164,6 +164,7 @@ def test_usb_network_card_is_not_there_when_a_board_is_saved_or_restored(
 
     assert not any("usb-net" in device for device in values(arguments, "-device"))
     assert any("hostfwd" in netdev for netdev in values(arguments, "-netdev"))
+    assert ("pidoc.mac=" in values(arguments, "-append")[0]) == (not launch.record)  # or the guest would wait for it
     assert qemu.network_card(launch).startswith("usb-net,port=1,id=nic0,netdev=net0,mac=40:54:00:")
 
 

@@ -39,8 +39,8 @@ def board(request: pytest.FixtureRequest, short_path: Path) -> Iterator[Launch]:
         *(row.binary, "-machine", row.machine, "-S", "-nodefaults", "-display", "none"),
         *("-netdev", "user,id=net0"),
         *("-qmp", f"unix:{QMP_SOCKET},server=on,wait=off"),
-        *("-chardev", f"socket,id=qtest0,path={QTEST_SOCKET},server=on,wait=off"),
-        *("-qtest", "chardev:qtest0", "-qtest-log", "none"),
+        *("-chardev", f"socket,id=qtest,path={QTEST_SOCKET},server=on,wait=off"),
+        *("-qtest", "chardev:qtest", "-qtest-log", "none"),
     ]
     with subprocess.Popen(command, cwd=launch.directory) as process:
         try:
