@@ -166,6 +166,22 @@ _Board = partial(
     fixed_memory=True,
 )
 
+_BCM2835 = partial(
+    _Board,
+    architecture="armel",
+    binary="qemu-system-arm",
+    cpu="arm1176",
+    cores=1,
+    memory=512 * MIB,
+    cold_boot=30.0,
+    serial_ports=("console", "agent"),
+    agent="/dev/ttyS1",
+    append=NO_POWER_DOMAINS,
+    sd_gpio=0x20200000,
+    system_timer=0x20003000,
+    icount=COUNT_INSTRUCTIONS,
+)
+
 MODELS: dict[str, Machine] = {
     row.name: row
     for row in (
@@ -210,41 +226,17 @@ MODELS: dict[str, Machine] = {
             board="Raspberry Pi 4 Model B Rev 1.4",
             compatible=("raspberrypi,4-model-b", "brcm,bcm2711"),
         ),
-        _Board(
+        _BCM2835(
             name="pi0",
             summary="the board: as pi1, with the device tree of a Pi Zero",
-            architecture="armel",
-            binary="qemu-system-arm",
             machine="raspi0",
-            cpu="arm1176",
-            cores=1,
-            memory=512 * MIB,
-            cold_boot=30.0,
-            serial_ports=("console", "agent"),
-            agent="/dev/ttyS1",
             tree="dtb/bcm2835-rpi-zero",
-            append=NO_POWER_DOMAINS,
-            sd_gpio=0x20200000,
-            system_timer=0x20003000,
-            icount=COUNT_INSTRUCTIONS,
         ),
-        _Board(
+        _BCM2835(
             name="pi1",
             summary="the board: BCM2835, one ARMv6 core, SD card, USB network",
-            architecture="armel",
-            binary="qemu-system-arm",
             machine="raspi1ap",
-            cpu="arm1176",
-            cores=1,
-            memory=512 * MIB,
-            cold_boot=30.0,
-            serial_ports=("console", "agent"),
-            agent="/dev/ttyS1",
             tree="dtb/bcm2835-rpi-a-plus",
-            append=NO_POWER_DOMAINS,
-            sd_gpio=0x20200000,
-            system_timer=0x20003000,
-            icount=COUNT_INSTRUCTIONS,
         ),
         _Board(
             name="pi2",

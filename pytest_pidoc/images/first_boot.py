@@ -16,7 +16,7 @@ import pexpect
 from pytest_pidoc.console import Console
 from pytest_pidoc.errors import ConsoleError
 from pytest_pidoc.images.buildlog import BuildLog
-from pytest_pidoc.images.second_stage import FAST
+from pytest_pidoc.images.second_stage import FAST, quoted
 from pytest_pidoc.machines import Machine
 from pytest_pidoc.progress import Progress
 
@@ -263,10 +263,6 @@ def _command(machine: Machine, *, disk: Path, partition: int, kernel: Path, init
         # A network card for whatever waits for one, and nothing behind it: a build must not depend on who answers.
         *("-netdev", "user,id=net0,restrict=on", "-device", f"{machine.network},netdev=net0"),
         *(part for device in machine.devices for part in ("-device", device)),
-        *("-chardev", f"socket,id=serial0,path={CONSOLE},server=on,wait=off,logfile={_quoted(log)},logappend=on"),
+        *("-chardev", f"socket,id=serial0,path={CONSOLE},server=on,wait=off,logfile={quoted(log)},logappend=on"),
         *("-serial", "chardev:serial0"),
     ]
-
-
-def _quoted(path: Path) -> str:
-    return str(path).replace(",", ",,")  # QEMU's way to write a comma in a value

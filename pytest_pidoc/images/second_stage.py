@@ -10,7 +10,7 @@ from pytest_pidoc.images.buildlog import BuildLog
 from pytest_pidoc.machines import Machine
 from pytest_pidoc.progress import Progress
 
-__all__ = ["FAST", "INIT", "finish"]
+__all__ = ["FAST", "INIT", "finish", "quoted"]
 
 #: Where the disk holds ``guest/build/second-stage``, and the directory that it works from.
 INIT = "/var/lib/pidoc/build/second-stage"
@@ -109,7 +109,6 @@ class _Console:
 
 
 def _command(machine: Machine, *, disk: Path, kernel: Path, initrd: Path) -> list[str]:
-    option = str(disk).replace(",", ",,")  # QEMU's way to write a comma in a value
     return [
         machine.binary,
         *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
@@ -118,9 +117,14 @@ def _command(machine: Machine, *, disk: Path, kernel: Path, initrd: Path) -> lis
         *("-append", f"root={machine.root} console={machine.console} quiet panic=-1 {FAST} init={INIT}"),
         *(
             "-drive",
-            f"if=none,id=disk0,format=qcow2,file={option},cache=unsafe,discard=unmap,detect-zeroes=unmap",
+            f"if=none,id=disk0,format=qcow2,file={quoted(disk)},cache=unsafe,discard=unmap,detect-zeroes=unmap",
         ),
         *("-device", f"{machine.disk},drive=disk0"),
         *(part for device in machine.devices for part in ("-device", device)),
         *("-serial", "stdio"),
     ]
+
+
+def quoted(path: Path) -> str:
+    """Return a path as a value of one of QEMU's options, in which a comma is doubled."""
+    return str(path).replace(",", ",,")
