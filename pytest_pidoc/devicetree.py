@@ -75,10 +75,8 @@ def edited(path: Path, board: str) -> bytes:
     ImageError
         The file cannot be read, or is no device tree.
     """
-    import fdt
-
     try:
-        blob = fdt.parse_dtb(path.read_bytes())
+        blob = _parsed(path.read_bytes())
     except Exception as error:  # the library raises what its parser stumbles over
         raise ImageError(f"{path} is not a device tree that can be read: {error!r}.") from error
     for change in _EDITS.get(board, ()):
@@ -97,13 +95,30 @@ def announcing(machine: Machine, own: bytes) -> bytes:
     """
     import fdt
 
-    blob = fdt.parse_dtb(own)
+    blob = _parsed(own)
     before = blob.get_property("compatible", "/") if blob.exist_property("compatible", "/") else ()
     blob.set_property("model", machine.board, "/")
     blob.set_property("compatible", [*machine.compatible, *before], "/")
     if not blob.exist_property("rng-seed", "/chosen"):
         blob.add_item(fdt.PropBytes("rng-seed", *bytes(32)), "/chosen")
     return bytes(blob.to_dtb(version=17))
+
+
+_parsing = threading.Lock()
+
+
+def _parsed(blob: bytes) -> fdt.FDT:
+    """Return the tree of a blob, with its own list of reserved memory.
+
+    The library (0.3.3) keeps one list for all the trees of a process: each got the reservations of those before it.
+    """
+    import fdt
+
+    with _parsing:
+        fdt.FDT().entries.clear()
+        tree = fdt.parse_dtb(blob)
+        tree.entries = list(tree.entries)
+    return tree
 
 
 _dumps: dict[tuple[str, ...], bytes] = {}

@@ -84,6 +84,17 @@ def test_tree_of_another_board_is_left_as_it_is(blob: Path) -> None:
     assert devicetree.edited(blob, "raspi9") == blob.read_bytes()
 
 
+def test_reserved_memory_is_each_trees_own(tmp_path: Path) -> None:
+    """What one tree reserves is in no other, and stays in the one."""
+    for name, addresses in (("first", [0x1000]), ("second", []), ("third", [0x2000, 0x3000])):
+        blob = board()
+        blob.entries = [{"address": address, "size": 0x1000} for address in addresses]
+        (tmp_path / name).write_bytes(blob.to_dtb(version=17))
+
+    for name in ("first", "second", "third"):
+        assert devicetree.edited(tmp_path / name, "raspi9") == (tmp_path / name).read_bytes()
+
+
 def test_users_own_tree_comes_first(tmp_path: Path, blob: Path) -> None:
     """What the user gave as dtb is taken in place of the image's."""
     given = with_tree(make_image(tmp_path / "image"), blob)

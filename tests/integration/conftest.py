@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import hashlib
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,8 +14,6 @@ import pytest
 from pytest_pidoc import Settings
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.images.image import Image
-from pytest_pidoc.machines import MODELS
-from pytest_pidoc.node import Node
 from pytest_pidoc.progress import Progress
 from pytest_pidoc.provision import build_image
 from pytest_pidoc.sharing import locked
@@ -86,17 +82,3 @@ def versatile_kernel(cache_dir: Path) -> dict[str, Path]:
             subprocess.run([VERSATILE_KERNEL / "build", new], check=True, timeout=3600)
             new.rename(final)
     return {"kernel": final / "zImage", "dtb": final / "versatile-pb.dtb"}
-
-
-@pytest.fixture(scope="module")
-def board(settings: Settings, request: pytest.FixtureRequest) -> Iterator[Callable[[str], Node]]:
-    """Return a function from the name of a model to a warm node of it, which the tests of a module share."""
-    with contextlib.ExitStack() as running:
-
-        @functools.cache
-        def boot(model: str) -> Node:
-            parts = request.getfixturevalue("versatile_kernel") if MODELS[model].archive else {}
-            up = Cluster.up(nodes=1, model=model, engine="local", settings=settings, **parts)
-            return running.enter_context(up)[0]
-
-        yield boot
