@@ -19,12 +19,14 @@ from pytest_pidoc.errors import (
     ConsoleError,
     DownloadError,
     EngineUnavailable,
+    FaultError,
     ImageError,
     KernelPanic,
     MonitorError,
     NodeDied,
     PidocError,
     SettingsError,
+    WaitTimeout,
 )
 from pytest_pidoc.machines import MODELS, Machine
 from pytest_pidoc.settings import Settings
@@ -42,6 +44,7 @@ __all__ = [
     "ConsoleError",
     "DownloadError",
     "EngineUnavailable",
+    "FaultError",
     "ImageError",
     "KernelPanic",
     "Machine",
@@ -52,6 +55,7 @@ __all__ = [
     "Settings",
     "SettingsError",
     "Timings",
+    "WaitTimeout",
 ]
 
 __version__ = "0.1.0"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, overload
 from pytest_pidoc import processes, reaper, runtime
 from pytest_pidoc.engines.engine import Endpoint, Engine
 from pytest_pidoc.errors import PidocError
+from pytest_pidoc.faults import FaultLog
 from pytest_pidoc.node import Node, Timings
 from pytest_pidoc.progress import Progress
 from pytest_pidoc.provision import Provision, provision
@@ -138,12 +139,13 @@ class Cluster(Sequence[Node]):
         try:
             spec = ClusterSpec(**record["spec"])
             found = Provision.from_record(record["provision"])
-            nodes = []
+            nodes, faults = [], FaultLog()
             for entry in record["nodes"]:
                 endpoint = Endpoint(**{**entry["endpoint"], "directory": Path(entry["endpoint"]["directory"])})
                 launch = launch_of(spec, found, directory, entry["name"])
                 timings = Timings(**entry["timings"])
-                nodes.append(Node(launch, found.engine, endpoint, host_keys=entry["host_keys"], timings=timings))
+                keys = entry["host_keys"]
+                nodes.append(Node(launch, found.engine, endpoint, host_keys=keys, timings=timings, faults=faults))
         except (KeyError, TypeError) as error:
             raise PidocError(
                 f"{directory / runtime.RECORD} is of another version: {error!r}.", tip="pidoc down"
@@ -164,6 +166,11 @@ class Cluster(Sequence[Node]):
     def engine(self) -> Engine:
         """What runs the nodes."""
         return self._found.engine
+
+    @property
+    def faults(self) -> FaultLog:
+        """What goes wrong on purpose; `down` undoes nothing, since nothing is left then."""
+        return self[0].faults
 
     @property
     def timings(self) -> Timings:

@@ -13,7 +13,9 @@
     │   ├── NodeDied           ... because its QEMU or container ended
     │   └── KernelPanic        ... because its kernel gave up
     ├── ConsoleError           the serial console did not do what was expected
-    └── MonitorError           QEMU refused a command, or is gone
+    ├── MonitorError           QEMU refused a command, or is gone
+    ├── FaultError             a fault cannot be made or undone
+    └── WaitTimeout            what was waited for has not come
 
 What a user runs on a node and fails is not here: that stays ``invoke.UnexpectedExit``.
 """
@@ -27,12 +29,14 @@ __all__ = [
     "ConsoleError",
     "DownloadError",
     "EngineUnavailable",
+    "FaultError",
     "ImageError",
     "KernelPanic",
     "MonitorError",
     "NodeDied",
     "PidocError",
     "SettingsError",
+    "WaitTimeout",
 ]
 
 
@@ -113,3 +117,11 @@ class ConsoleError(PidocError):
 
 class MonitorError(PidocError):
     """QEMU refused a monitor command, or is gone."""
+
+
+class FaultError(PidocError):
+    """A fault cannot be made, or not be undone: a wrong argument, a node that is off, a LAN without its switch."""
+
+
+class WaitTimeout(PidocError):
+    """What was waited for has not come in its time."""

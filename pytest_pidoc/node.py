@@ -24,6 +24,7 @@ from pytest_pidoc.engines.engine import (
     Launch,
 )
 from pytest_pidoc.errors import BootError, BootTimeout, ConsoleError, KernelPanic, MonitorError, NodeDied
+from pytest_pidoc.faults import FaultLog
 from pytest_pidoc.identity import Identity
 from pytest_pidoc.machines import MODELS, Machine
 from pytest_pidoc.qmp import Monitor
@@ -81,6 +82,7 @@ class Node:
         identity: Identity | None = None,
         host_keys: Sequence[str] = (),
         timings: Timings | None = None,
+        faults: FaultLog | None = None,
     ) -> None:
         self._launch = launch
         self._engine = engine
@@ -93,6 +95,8 @@ class Node:
         self._monitor: Monitor | None = None
         self.endpoint = endpoint
         """Where the node is, as plain data."""
+        self.faults = faults or FaultLog()
+        """What goes wrong on purpose, in the whole cluster."""
 
     @property
     def name(self) -> str:

@@ -6,6 +6,7 @@ It imports nothing heavy: a test run that uses no Pi must not notice it.
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -126,6 +127,8 @@ def pi_cluster(request: pytest.FixtureRequest, pidoc_settings: Settings, _pidoc_
     yield cluster
     if fresh:
         _pidoc_pool.end(cluster)
+    else:
+        _pidoc_pool.put_right(cluster)
 
 
 @pytest.fixture
@@ -188,6 +191,15 @@ class ClusterPool:
         self._all.append(cluster)
         return cluster
 
+    def put_right(self, cluster: Cluster) -> None:
+        """Undo the faults of the test that has ended; a cluster that cannot be put right is not given to another."""
+        errors = cluster.faults.undo_all()
+        cluster.faults.clear()
+        if errors:
+            self._shared = {spec: other for spec, other in self._shared.items() if other is not cluster}
+            self.end(cluster)
+            warnings.warn(f"{cluster.name} is given up: {errors[0]}", RuntimeWarning, stacklevel=2)
+
     def end(self, cluster: Cluster) -> None:
         """Take a cluster down."""
         self._all.remove(cluster)
@@ -247,6 +259,8 @@ def _add_evidence(report: pytest.TestReport, clusters: Sequence[Cluster], base: 
             place = f"The rest is in {target}"
         except OSError as error:
             place = f"The rest could not be kept in {target}: {error.strerror}"
+        if faults := cluster.faults.all():
+            report.sections.append((f"faults of {cluster.name}", "\n".join(map(str, faults))))
         for node in cluster:
             tail = node.serial_log.tail(SERIAL_LINES) or "(nothing)"
             report.sections.append((f"{node.name} serial log, last lines", f"{tail}\n\n{place}"))

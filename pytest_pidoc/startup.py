@@ -18,6 +18,7 @@ from types import TracebackType
 from pytest_pidoc import artifacts, devicetree, processes, qemu, reaper, runtime, speed, warm
 from pytest_pidoc.engines.engine import DEVICE_TREE, OVERLAY, SERIAL_LOG, Launch
 from pytest_pidoc.errors import BootError, ChecksumMismatch, PidocError
+from pytest_pidoc.faults import FaultLog
 from pytest_pidoc.identity import Identity
 from pytest_pidoc.images.cache import Cache
 from pytest_pidoc.machines import machine
@@ -173,6 +174,7 @@ class _Start:
         self._owner = owner
         self._template = template
         self._recorded = record
+        self._faults = FaultLog()
         self._cancelled = threading.Event()
         at_once = spec.nodes if template is None else STARTS_PER_CPU * len(os.sched_getaffinity(0))
         self._slots = threading.Semaphore(at_once)
@@ -220,7 +222,8 @@ class _Start:
         if self._cancelled.is_set():
             raise BootError(f"The start of {name} was cancelled.")
         identity = Identity.new(name, qemu.mac_address(launch))
-        node = Node(launch, self._found.engine, self._found.engine.start(launch), identity=identity)
+        endpoint = self._found.engine.start(launch)
+        node = Node(launch, self._found.engine, endpoint, identity=identity, faults=self._faults)
         try:
             node.come_up(began=began, deadline=deadline, cancelled=self._cancelled.is_set)
         except BaseException:

@@ -19,6 +19,8 @@ BELOW = {
     "KernelPanic": "BootError",
     "ConsoleError": "PidocError",
     "MonitorError": "PidocError",
+    "FaultError": "PidocError",
+    "WaitTimeout": "PidocError",
 }
 
 
