@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, overload
 
 from pytest_pidoc import processes, reaper, runtime
 from pytest_pidoc.engines.engine import Endpoint, Engine
-from pytest_pidoc.errors import PidocError
-from pytest_pidoc.faults import FaultLog
+from pytest_pidoc.errors import FaultError, PidocError
+from pytest_pidoc.faults import Fault, FaultLog
+from pytest_pidoc.lan import faults as lan_faults
+from pytest_pidoc.lan.lan import Lan
 from pytest_pidoc.node import Node, Timings
 from pytest_pidoc.progress import Progress
 from pytest_pidoc.provision import Provision, provision
@@ -62,6 +64,8 @@ class Cluster(Sequence[Node]):
         dtb: str | Path | None = None,
         append: str | None = None,
         announce_board: bool | None = None,
+        lan: bool | None = None,
+        internet: bool | None = None,
         settings: Settings | None = None,
         progress: Progress | None = None,
         keep: bool = False,
@@ -75,6 +79,8 @@ class Cluster(Sequence[Node]):
         nodes, model, image, memory, cpus, engine, boot_timeout, start, kernel, initrd, dtb, append, announce_board
             As in the marker; what is not given comes from *settings*. ``memory`` is in bytes or a text such as
             ``512M``, ``boot_timeout`` in seconds.
+        lan, internet
+            Whether the nodes reach each other, and whether they reach anything else; by default they do.
         settings
             By default those of the environment.
         progress
@@ -108,6 +114,8 @@ class Cluster(Sequence[Node]):
             "dtb": dtb,
             "append": append,
             "announce_board": announce_board,
+            "lan": lan,
+            "internet": internet,
         }
         return cls.from_spec(settings.spec(asked, where="Cluster.up"), settings, progress=progress, keep=keep)
 
@@ -139,18 +147,22 @@ class Cluster(Sequence[Node]):
         try:
             spec = ClusterSpec(**record["spec"])
             found = Provision.from_record(record["provision"])
+            names = [entry["name"] for entry in record["nodes"]]
+            lan = Lan(directory, names, record["switch"]) if record["switch"] else None
             nodes, faults = [], FaultLog()
-            for entry in record["nodes"]:
+            for number, entry in enumerate(record["nodes"], 1):
                 endpoint = Endpoint(**{**entry["endpoint"], "directory": Path(entry["endpoint"]["directory"])})
-                launch = launch_of(spec, found, directory, entry["name"])
+                launch = launch_of(spec, found, directory, number)
                 timings = Timings(**entry["timings"])
                 keys = entry["host_keys"]
-                nodes.append(Node(launch, found.engine, endpoint, host_keys=keys, timings=timings, faults=faults))
+                nodes.append(
+                    Node(launch, found.engine, endpoint, host_keys=keys, timings=timings, faults=faults, lan=lan)
+                )
         except (KeyError, TypeError) as error:
             raise PidocError(
                 f"{directory / runtime.RECORD} is of another version: {error!r}.", tip="pidoc down"
             ) from error
-        return cls(Started(directory, tuple(nodes)), spec, found)
+        return cls(Started(directory, tuple(nodes), lan=lan), spec, found)
 
     @property
     def directory(self) -> Path:
@@ -203,6 +215,77 @@ class Cluster(Sequence[Node]):
             for node in self:
                 node.raise_if_dead(f"while it ran {command!r}")
             raise
+
+    def partition(self, *groups: Sequence[Node | str]) -> Fault:
+        """Cut the LAN into groups of nodes that reach each other, and nobody else.
+
+        ::
+
+            with cluster.partition([cluster[0]], [cluster[1], cluster[2]]):
+                ...
+
+        Nodes that are in no group are one more group. SSH goes on working: it does not go over the LAN.
+
+        Parameters
+        ----------
+        groups
+            Nodes or their names.
+
+        Returns
+        -------
+        Fault
+            Whose end, or ``undo()``, heals it.
+
+        Raises
+        ------
+        FaultError
+            A node is in two groups or is none of this cluster's, there is no LAN, or its switch is gone.
+        """
+        return lan_faults.partition(self._lan(), self.faults, groups)
+
+    def degrade(
+        self,
+        *,
+        delay: float = 0.0,
+        jitter: float = 0.0,
+        loss: float = 0.0,
+        rate: float | None = None,
+        between: tuple[Node | str | Sequence[Node | str], Node | str | Sequence[Node | str]] | None = None,
+    ) -> Fault:
+        """Make the LAN worse, between all nodes or between some.
+
+        Parameters
+        ----------
+        delay
+            Seconds that a round trip takes longer: half of it on the way there, half on the way back.
+        jitter
+            Seconds that a round trip may take longer or shorter than that, at most. Packets may overtake each other.
+        loss
+            The share of packets that are lost on their way there, and on their way back, from 0 to 1.
+        rate
+            Bits per second in each direction; ``None`` for no limit.
+        between
+            Two nodes, or two groups of nodes; by default every two.
+
+        Returns
+        -------
+        Fault
+            Whose end, or ``undo()``, makes it good. Several at a time add up.
+
+        Raises
+        ------
+        FaultError
+            An argument is not usable, there is no LAN, or its switch is gone.
+        """
+        return lan_faults.degrade(
+            self._lan(), self.faults, delay=delay, jitter=jitter, loss=loss, rate=rate, between=between
+        )
+
+    def _lan(self) -> Lan:
+        if self._started.lan is None:
+            raise FaultError(f"The nodes of {self.name} are in no LAN.", tip="lan=True, and a model that can have one")
+        self._started.lan.raise_if_dead()
+        return self._started.lan
 
     def ssh_config(self) -> str:
         """Return a configuration for ``ssh -F``: then ``ssh pi-1`` opens a session on the first node."""

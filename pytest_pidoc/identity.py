@@ -8,14 +8,48 @@ import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from ipaddress import IPv4Interface
 from typing import Any
 
-__all__ = ["HOST_KEY", "SEED_SIZE", "Identity"]
+__all__ = ["HOST_KEY", "SEED_SIZE", "Identity", "LanPlace"]
 
 HOST_KEY = "ssh_host_ed25519_key"
 #: Address, netmask and gateway of a guest in QEMU's user network.
 USER_NETWORK = ("10.0.2.15", "255.255.255.0", "10.0.2.2")
 SEED_SIZE = 64  # bytes: twice what the kernel's generator holds
+
+
+@dataclass(frozen=True)
+class LanPlace:
+    """A node's place in the LAN of its cluster.
+
+    Attributes
+    ----------
+    mac_address
+        Of the second network card: ``52:54:00:xx:xx:xx``.
+    address
+        ``192.168.77.1/24``.
+    hosts
+        The addresses of all nodes by their names.
+    """
+
+    mac_address: str
+    address: str
+    hosts: Mapping[str, str]
+
+    def settings(self) -> tuple[tuple[Any, ...], ...]:
+        """Return what the guest's agent is told of it."""
+        interface = IPv4Interface(self.address)
+        hosts = "".join(f"{address}\t{name}\n" for name, address in self.hosts.items())
+        return (
+            ("hosts", hosts.encode()),
+            (
+                "lan",
+                bytes.fromhex(self.mac_address.replace(":", "")),
+                interface.ip.packed,
+                interface.netmask.packed,
+            ),
+        )
 
 
 @dataclass(frozen=True)
@@ -36,6 +70,8 @@ class Identity:
         64 bytes from this host's generator, in hex.
     host_keys
         The SSH server's keys by file name, each with its private and its public part in OpenSSH's forms.
+    lan
+        Its place in the cluster's LAN, if it is in one.
     """
 
     host_name: str
@@ -44,9 +80,10 @@ class Identity:
     mac_address: str
     random_seed: str
     host_keys: Mapping[str, tuple[str, str]]
+    lan: LanPlace | None = None
 
     @classmethod
-    def new(cls, host_name: str, mac_address: str) -> Identity:
+    def new(cls, host_name: str, mac_address: str, lan: LanPlace | None = None) -> Identity:
         """Make an identity that nobody else has."""
         return cls(
             host_name=host_name,
@@ -55,6 +92,7 @@ class Identity:
             mac_address=mac_address,
             random_seed=os.urandom(SEED_SIZE).hex(),
             host_keys={HOST_KEY: _make_key()},
+            lan=lan,
         )
 
     def reborn(self) -> Identity:
@@ -81,6 +119,7 @@ class Identity:
             ("machine_id", self.machine_id.encode()),
             ("boot_id", self.boot_id.encode()),
             ("mac_address", bytes.fromhex(self.mac_address.replace(":", ""))),
+            *(self.lan.settings() if self.lan is not None else ()),
             *([("address", *(socket.inet_aton(part) for part in USER_NETWORK))] if readdress else []),
             ("end",),
         ]

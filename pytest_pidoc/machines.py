@@ -57,6 +57,8 @@ class Machine:
         QEMU's device name of the disk; ``if=sd`` where the machine has a slot for one itself.
     network
         QEMU's device name of the network card; ``nic`` where it is the machine's own.
+    lan
+        QEMU's device name of the second one, to the cluster's LAN; empty where there can be none.
     devices
         More ``-device`` arguments.
     console, baud
@@ -101,6 +103,7 @@ class Machine:
     root: str = "/dev/vda"
     disk: str = "virtio-blk-pci"
     network: str = "virtio-net-pci,romfile="  # firmware is not used, so do not ask for its file
+    lan: str = "virtio-net-pci,romfile="
     devices: tuple[str, ...] = ("virtio-rng-pci",)
     console: str = "ttyAMA0"
     baud: int = 115200
@@ -161,6 +164,7 @@ _Board = partial(
     root="/dev/mmcblk0",
     disk="if=sd",
     network="usb-net",
+    lan="usb-net",
     devices=(),
     initrd="initrd/board",
     fixed_memory=True,
@@ -299,6 +303,7 @@ MODELS: dict[str, Machine] = {
             memory=256 * MIB,
             cold_boot=16.0,
             network="nic",
+            lan="",  # its kernel would call a virtio card eth0, and the machine's own eth1
             serial_ports=("console", "agent"),
             agent="/dev/ttyAMA1",
             archive=KernelArchive(

@@ -26,7 +26,9 @@ from pytest_pidoc.engines.engine import (
 from pytest_pidoc.errors import BootError, BootTimeout, ConsoleError, KernelPanic, MonitorError, NodeDied
 from pytest_pidoc.faults import FaultLog
 from pytest_pidoc.identity import Identity
+from pytest_pidoc.lan.lan import Lan
 from pytest_pidoc.machines import MODELS, Machine
+from pytest_pidoc.parts.network import Network
 from pytest_pidoc.qmp import Monitor
 from pytest_pidoc.serial import SerialLog
 from pytest_pidoc.shell import Output
@@ -83,6 +85,7 @@ class Node:
         host_keys: Sequence[str] = (),
         timings: Timings | None = None,
         faults: FaultLog | None = None,
+        lan: Lan | None = None,
     ) -> None:
         self._launch = launch
         self._engine = engine
@@ -97,6 +100,8 @@ class Node:
         """Where the node is, as plain data."""
         self.faults = faults or FaultLog()
         """What goes wrong on purpose, in the whole cluster."""
+        self.lan = lan
+        """What connects the nodes of the cluster; ``None`` if nothing does."""
 
     @property
     def name(self) -> str:
@@ -122,6 +127,16 @@ class Node:
     def port(self) -> int:
         """The port of this machine on which the node's SSH server is reached."""
         return self.endpoint.port
+
+    @property
+    def lan_address(self) -> str | None:
+        """The node's address in the LAN of its cluster, ``192.168.77.1``; ``None`` if it is in none."""
+        return self._launch.lan or None
+
+    @property
+    def network(self) -> Network:
+        """The node's card to the LAN, which can be taken out: ``with pi.network.down(): ...``."""
+        return Network(self)
 
     @property
     def user(self) -> str:

@@ -13,6 +13,7 @@ from pytest_pidoc.engines.engine import (
     BOOT_ELF,
     CONSOLE_SOCKET,
     DEVICE_TREE,
+    LAN_SOCKET,
     OVERLAY,
     QMP_SOCKET,
     QTEST_SOCKET,
@@ -26,14 +27,18 @@ from pytest_pidoc.machines import MIB, Machine
 
 __all__ = [
     "AGENT_PORT",
+    "LAN_CARD",
     "arguments",
     "boot_files",
     "empty_overlay",
+    "lan_mac_address",
     "mac_address",
     "maps_read_only_files",
-    "network_card",
+    "network_cards",
     "overlay_command",
 ]
+
+LAN_CARD = "lan-card"  # QEMU's name of the card to the LAN
 
 AGENT_PORT = "org.pytest-pidoc.agent"  # the name of the port in the guest
 
@@ -84,7 +89,7 @@ def arguments(
         *("-append", " ".join(argument for argument in kernel_arguments if argument)),
         *(("-dtb", DEVICE_TREE) if machine.tree or launch.announce_board or "dtb" in manifest.files else ()),
         *_disk(launch, guest / manifest.files["disk"].name, template),
-        *("-netdev", f"user,id=net0,hostfwd={forward}-:22"),
+        *("-netdev", f"user,id=net0{'' if launch.internet else ',restrict=on'},hostfwd={forward}-:22"),
         *_network(launch),
         *(part for device in machine.devices for part in ("-device", device)),
         *_serial_ports(machine),
@@ -103,20 +108,35 @@ def _qtest(machine: Machine) -> tuple[str, ...]:
     return "-chardev", chardev, "-qtest", "chardev:qtest", "-qtest-log", "none"
 
 
-def network_card(launch: Launch) -> str:
-    """Return the ``-device`` argument of the node's network card."""
-    # Into the port of the controller itself: without a port QEMU puts a hub in between, which the guest asks for news
-    # all the time.
-    port = ",port=1" if launch.machine.plugs_network else ""
-    return f"{launch.machine.network}{port},id=nic0,netdev=net0,mac={mac_address(launch)}"
+def network_cards(launch: Launch) -> list[str]:
+    """Return the ``-device`` arguments of the node's network cards, and of what they are plugged into.
+
+    A board has one USB port. The guest asks a hub in it for news all the time, so an only card is plugged into the port
+    itself, where QEMU would put a hub between unless it is told so.
+    """
+    machine = launch.machine
+    card, lan = (
+        f"id=nic0,netdev=net0,mac={mac_address(launch)}",
+        f"id={LAN_CARD},netdev=lan0,mac={lan_mac_address(launch)}",
+    )
+    if not machine.plugs_network:
+        own = [] if machine.network == "nic" else [f"{machine.network},{card}"]
+        return [*own, *([f"{machine.lan},{lan}"] if machine.lan else [])]
+    if not launch.lan:
+        return [f"{machine.network},port=1,{card}"]
+    return ["usb-hub,port=1,id=hub0", f"{machine.network},port=1.1,{card}", f"{machine.lan},port=1.2,{lan}"]
 
 
 def _network(launch: Launch) -> list[str]:
-    if launch.machine.network == "nic":
-        return ["-net", f"nic,netdev=net0,macaddr={mac_address(launch)}"]
-    if launch.machine.plugs_network and (launch.record or launch.template):
-        return []
-    return ["-device", network_card(launch)]
+    machine = launch.machine
+    # The segment is the switch's. A card that is in no LAN is connected to a socket on which nobody calls.
+    lan = f"stream,id=lan0,server={'off' if launch.lan else 'on'},addr.type=unix,addr.path={LAN_SOCKET}"
+    plugged_later = machine.plugs_network and (launch.record or launch.template)
+    return [
+        *(("-net", f"nic,netdev=net0,macaddr={mac_address(launch)}") if machine.network == "nic" else ()),
+        *(("-netdev", lan) if machine.lan and (launch.lan or not machine.plugs_network) else ()),
+        *(() if plugged_later else (part for card in network_cards(launch) for part in ("-device", card))),
+    ]
 
 
 def _serial_ports(machine: Machine) -> list[str]:
@@ -242,7 +262,15 @@ def mac_address(launch: Launch) -> str:
 
     QEMU's ``usb-net`` shows its guest 40 in place of whatever the first byte is, which makes Linux call it eth0.
     """
-    owner = "any node" if launch.image.manifest.stock else f"{launch.cluster}/{launch.name}"
+    return _address(launch, "any node" if launch.image.manifest.stock else f"{launch.cluster}/{launch.name}")
+
+
+def lan_mac_address(launch: Launch) -> str:
+    """Return the address of a node's card to the LAN, which no other node of any cluster has."""
+    return _address(launch, f"{launch.cluster}/{launch.name}/lan")
+
+
+def _address(launch: Launch, owner: str) -> str:
     tail = hashlib.sha256(owner.encode()).hexdigest()[:6]
     first = "40" if launch.machine.plugs_network else "52"
     return f"{first}:54:00:{tail[:2]}:{tail[2:4]}:{tail[4:]}"

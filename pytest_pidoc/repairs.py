@@ -62,6 +62,7 @@ def _arm_system_timer(bus: QTest, timer: int) -> None:
 
 
 def _plug_network(launch: Launch, monitor: Monitor) -> None:
-    """Plug the network card in: QEMU can neither save the state of a ``usb-net`` nor unplug one."""
-    driver, *settings = qemu.network_card(launch).split(",")
-    monitor.execute("device_add", driver=driver, **dict(setting.split("=", 1) for setting in settings))
+    """Plug the network cards in: QEMU can neither save the state of a ``usb-net`` nor unplug one."""
+    for device in qemu.network_cards(launch):
+        driver, *settings = device.split(",")
+        monitor.execute("device_add", driver=driver, **dict(setting.split("=", 1) for setting in settings))

@@ -17,8 +17,9 @@ from pytest_pidoc.machines import DEFAULT_MODEL, MIB, MODELS
 __all__ = ["MARKER_SIGNATURE", "NO_FILE", "OPTIONS", "ClusterSpec", "Option", "Settings", "parse_size"]
 
 MARKER_SIGNATURE = (
-    "pidoc(nodes=1, *, model=None, image=None, memory=None, cpus=None, engine=None, fresh=False, boot_timeout=None,"
-    " start=None, kernel=None, initrd=None, dtb=None, append=None, announce_board=None)"
+    "pidoc(nodes=1, *, model=None, image=None, memory=None, cpus=None, engine=None, fresh=False, lan=True,"
+    " internet=True, boot_timeout=None, start=None, kernel=None, initrd=None, dtb=None, append=None,"
+    " announce_board=None)"
 )
 NO_FILE = "none"  # for a part of an image that is to be left out
 MOST_NODES = 250
@@ -201,6 +202,8 @@ OPTIONS: tuple[Option, ...] = (
     Option("dtb", _file, "the device tree, in place of the image's or QEMU's", _FILE),
     Option("append", _append, "kernel arguments, beside those of the model and the image", "ARGUMENTS"),
     Option("announce_board", _flag, "tell the guest of a -virt model that it is the board whose CPU it has"),
+    Option("lan", _flag, "connect the nodes of a cluster with each other (default: yes)", "yes|no"),
+    Option("internet", _flag, "let the nodes reach the internet and this machine (default: yes)", "yes|no"),
     Option("cache_dir", _directory, "where images are kept (default: ~/.cache/pytest-pidoc)", "DIR"),
     Option("artifacts", _directory, "where evidence of failed tests is kept (default: pytest's base temp)", "DIR"),
     Option("require", _flag, "fail instead of skipping where no engine can be used"),
@@ -229,6 +232,8 @@ class ClusterSpec:
     dtb: str | None = None
     append: str | None = None
     announce_board: bool = False
+    lan: bool = True
+    internet: bool = True
 
 
 @dataclass(frozen=True)
@@ -251,6 +256,8 @@ class Settings:
     dtb: str | None = None
     append: str | None = None
     announce_board: bool = False
+    lan: bool = True
+    internet: bool = True
     cache_dir: Path = field(default_factory=_cache_home)
     artifacts: Path | None = None
     require: bool = False

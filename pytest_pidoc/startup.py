@@ -9,7 +9,7 @@ import subprocess
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,8 +19,9 @@ from pytest_pidoc import artifacts, devicetree, processes, qemu, reaper, runtime
 from pytest_pidoc.engines.engine import DEVICE_TREE, OVERLAY, SERIAL_LOG, Launch
 from pytest_pidoc.errors import BootError, ChecksumMismatch, PidocError
 from pytest_pidoc.faults import FaultLog
-from pytest_pidoc.identity import Identity
+from pytest_pidoc.identity import Identity, LanPlace
 from pytest_pidoc.images.cache import Cache
+from pytest_pidoc.lan.lan import NETWORK, Lan, address
 from pytest_pidoc.machines import machine
 from pytest_pidoc.migration import RestoreFailed
 from pytest_pidoc.node import Node
@@ -48,11 +49,17 @@ class Started:
         In the order of their names.
     reaper
         The process that ends the nodes when their owner is gone; ``None`` if somebody else started them.
+    lan
+        What connects the nodes with each other; ``None`` if nothing does.
+    switch
+        The process that does; ``None`` if somebody else started it.
     """
 
     directory: Path
     nodes: tuple[Node, ...]
     reaper: subprocess.Popen[bytes] | None = None
+    lan: Lan | None = None
+    switch: subprocess.Popen[bytes] | None = None
 
     def end(self) -> None:
         """End all nodes at once and remove everything of theirs; it is no error when they are gone."""
@@ -64,6 +71,7 @@ class Started:
         with _guarded(self.directory.name):
             reaper.reap(self.directory)
         _dismiss(self.reaper)
+        _dismiss(self.switch)
 
 
 def start(spec: ClusterSpec, settings: Settings, found: Provision, *, owner: str | None, progress: Progress) -> Started:
@@ -103,9 +111,9 @@ def start(spec: ClusterSpec, settings: Settings, found: Provision, *, owner: str
     return _boot(spec, settings, found, owner=owner, progress=progress)
 
 
-def launch_of(spec: ClusterSpec, found: Provision, directory: Path, name: str) -> Launch:
-    """Return the launch of the node called *name* of the cluster in *directory*."""
-    model = machine(spec.model)
+def launch_of(spec: ClusterSpec, found: Provision, directory: Path, number: int) -> Launch:
+    """Return the launch of a node of the cluster in *directory*; the first is number 1 and called ``pi-1``."""
+    model, name = machine(spec.model), f"pi-{number}"
     return Launch(
         name=name,
         cluster=directory.name,
@@ -115,6 +123,8 @@ def launch_of(spec: ClusterSpec, found: Provision, directory: Path, name: str) -
         memory=spec.memory or model.memory,
         cpus=spec.cpus,
         announce_board=spec.announce_board and bool(model.board),  # a board says so itself
+        lan=address(number) if spec.lan and model.lan else "",
+        internet=spec.internet,
     )
 
 
@@ -143,7 +153,7 @@ def _template(spec: ClusterSpec, settings: Settings, found: Provision, progress:
     @contextlib.contextmanager
     def boot() -> Iterator[Node]:
         progress.step(f"booting {spec.model} once, to save it: nodes are then forked from it")
-        one = replace(spec, nodes=1, cpus=None, boot_timeout=None)
+        one = replace(spec, nodes=1, cpus=None, boot_timeout=None, lan=False)
         owner = processes.identify(os.getpid())
         started = _boot(one, settings, found, owner=owner, progress=progress, record=True)
         try:
@@ -151,7 +161,7 @@ def _template(spec: ClusterSpec, settings: Settings, found: Provision, progress:
         finally:
             started.end()
 
-    launch = launch_of(spec, found, Path(), "pi")
+    launch = launch_of(spec, found, Path(), 1)
     return warm.template(Cache(settings.cache_dir), launch, found.engine, boot, progress=progress, rebuild=rebuild).path
 
 
@@ -179,6 +189,8 @@ class _Start:
         at_once = spec.nodes if template is None else STARTS_PER_CPU * len(os.sched_getaffinity(0))
         self._slots = threading.Semaphore(at_once)
         self._reaper: subprocess.Popen[bytes] | None = None
+        self._switch: subprocess.Popen[bytes] | None = None
+        self._lan: Lan | None = None
         self._futures: list[Future[Node]] = []
 
     def __enter__(self) -> _Start:
@@ -194,36 +206,43 @@ class _Start:
 
     def run(self, *, timeout: float, progress: Progress) -> Started:
         began, deadline = time.monotonic(), Deadline(timeout)
+        launches = [self._launch(number) for number in range(1, self._spec.nodes + 1)]
+        for launch in launches:
+            launch.directory.mkdir(mode=0o700)
+        if any(launch.lan for launch in launches):
+            self._lan, self._switch = Lan.start(self._directory, [launch.name for launch in launches])
+        hosts = {launch.name: launch.lan for launch in launches}
         pool = ThreadPoolExecutor(max_workers=self._spec.nodes, thread_name_prefix="pidoc-start")
-        names = [f"pi-{number}" for number in range(1, self._spec.nodes + 1)]
-        self._futures = [pool.submit(self._start_node, name, began, deadline) for name in names]
+        self._futures = [pool.submit(self._start_node, launch, hosts, began, deadline) for launch in launches]
         pool.shutdown(wait=False)
         for future in as_completed(self._futures):  # the first that failed raises here
             node = future.result()
             progress.step(f"{node.name} is ready on {node.host}:{node.port} after {node.timings.ready:.1f} s")
         nodes = tuple(future.result() for future in self._futures)
         self._record(nodes)
-        return Started(self._directory, nodes, self._reaper)
+        return Started(self._directory, nodes, self._reaper, self._lan, self._switch)
 
-    def _start_node(self, name: str, began: float, deadline: Deadline) -> Node:
+    def _launch(self, number: int) -> Launch:
+        launch = launch_of(self._spec, self._found, self._directory, number)
+        return replace(launch, template=self._template, record=self._recorded)
+
+    def _start_node(self, launch: Launch, hosts: Mapping[str, str], began: float, deadline: Deadline) -> Node:
         with self._slots:
-            return self._start_one(name, began, deadline)
+            return self._start_one(launch, hosts, began, deadline)
 
-    def _start_one(self, name: str, began: float, deadline: Deadline) -> Node:
-        launch = replace(
-            launch_of(self._spec, self._found, self._directory, name), template=self._template, record=self._recorded
-        )
-        launch.directory.mkdir(mode=0o700)
+    def _start_one(self, launch: Launch, hosts: Mapping[str, str], began: float, deadline: Deadline) -> Node:
         if launch.template is not None:  # what the machine said before it was saved; QEMU appends to it
             (launch.directory / SERIAL_LOG).write_bytes((launch.template / SERIAL_LOG).read_bytes())
             (launch.directory / OVERLAY).write_bytes(qemu.empty_overlay(launch.template / OVERLAY))
         if (tree := devicetree.tree(launch, self._found.engine)) is not None:
             (launch.directory / DEVICE_TREE).write_bytes(tree)
         if self._cancelled.is_set():
-            raise BootError(f"The start of {name} was cancelled.")
-        identity = Identity.new(name, qemu.mac_address(launch))
+            raise BootError(f"The start of {launch.name} was cancelled.")
+        mac_address, lan_mac_address = qemu.mac_address(launch), qemu.lan_mac_address(launch)
+        place = LanPlace(lan_mac_address, f"{launch.lan}/{NETWORK.prefixlen}", hosts) if launch.lan else None
+        identity = Identity.new(launch.name, mac_address, place)
         endpoint = self._found.engine.start(launch)
-        node = Node(launch, self._found.engine, endpoint, identity=identity, faults=self._faults)
+        node = Node(launch, self._found.engine, endpoint, identity=identity, faults=self._faults, lan=self._lan)
         try:
             node.come_up(began=began, deadline=deadline, cancelled=self._cancelled.is_set)
         except BaseException:
@@ -241,6 +260,7 @@ class _Start:
                 "engine": self._found.engine.name,
                 "spec": dataclasses.asdict(self._spec),
                 "provision": self._found.to_record(),
+                "switch": None if self._lan is None else self._lan.handle,
                 "template": None if self._template is None else str(self._template),
                 "nodes": [
                     {
@@ -269,6 +289,7 @@ class _Start:
                     future.result().stop()
             reaper.reap(self._directory)
         _dismiss(self._reaper)
+        _dismiss(self._switch)
 
     def _keep_logs(self, error: BaseException) -> None:
         """Copy the logs to where they outlive the cluster, and let the error name that place."""

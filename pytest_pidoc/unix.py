@@ -6,7 +6,7 @@ import os
 import socket
 from pathlib import Path
 
-__all__ = ["connect"]
+__all__ = ["connect", "listen"]
 
 
 def connect(path: Path, timeout: float | None = None) -> socket.socket:
@@ -28,3 +28,24 @@ def connect(path: Path, timeout: float | None = None) -> socket.socket:
     finally:
         os.close(directory)
     return connection
+
+
+def listen(path: Path) -> socket.socket:
+    """Return a stream socket that listens at *path*, where there must be nothing.
+
+    Raises
+    ------
+    OSError
+        It cannot be made.
+    """
+    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.bind(f"/proc/self/fd/{directory}/{path.name}")
+        listener.listen(8)
+    except BaseException:
+        listener.close()
+        raise
+    finally:
+        os.close(directory)
+    return listener

@@ -80,7 +80,7 @@ def key(launch: Launch, engine: Engine) -> str:
     engine
         What forks it: with another version of QEMU the template would be another.
     """
-    nameless = replace(launch, name="pi", cluster="template", template=None, record=True)
+    nameless = replace(launch, name="pi", cluster="template", template=None, record=True, lan="", internet=True)
     parts = {
         "format": FORMAT,
         "qemu": engine.qemu_version(launch.machine.binary).text,

@@ -182,4 +182,4 @@ def test_boards_announce_themselves(tmp_path: Path, name: str) -> None:
     spec = Settings().spec({"model": name, "announce_board": True})
     found = Provision(make_image(tmp_path / "image"), LocalEngine())
 
-    assert launch_of(spec, found, tmp_path, "pi-1").announce_board is (MODELS[name].machine == "virt")
+    assert launch_of(spec, found, tmp_path, 1).announce_board is (MODELS[name].machine == "virt")

@@ -31,6 +31,7 @@ QMP_SOCKET = "qmp.sock"
 CONSOLE_SOCKET = "console.sock"
 AGENT_SOCKET = "agent.sock"
 QTEST_SOCKET = "qtest.sock"  # of a board that is restored
+LAN_SOCKET = "lan.sock"
 DEVICE_TREE = "board.dtb"  # of a machine that takes one
 SCREENSHOT = "screenshot.png"  # until it is moved to where it is wanted
 
@@ -68,6 +69,11 @@ class Launch:
         Where its SSH server is to be reached on this machine; by default where nobody else listens.
     announce_board
         Tell the guest that it is the board whose CPU it has: `devicetree.tree` says how.
+    lan
+        Its address in the cluster's LAN, whose switch listens on ``lan.sock`` in the node's directory; empty if it is
+        in none.
+    internet
+        Whether the guest reaches anything beyond this machine's forwarded ports.
     """
 
     name: str
@@ -81,6 +87,8 @@ class Launch:
     record: bool = False
     port: int | None = None
     announce_board: bool = False
+    lan: str = ""
+    internet: bool = True
 
 
 @dataclass(frozen=True)

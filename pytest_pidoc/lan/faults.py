@@ -1,0 +1,118 @@
+"""Faults of a LAN: it falls into parts, or becomes slow and unreliable."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from pytest_pidoc.errors import FaultError
+from pytest_pidoc.faults import Fault, FaultLog
+from pytest_pidoc.lan.lan import Condition, Lan
+
+if TYPE_CHECKING:
+    from pytest_pidoc.node import Node
+
+__all__ = ["degrade", "isolate", "partition"]
+
+
+def partition(lan: Lan, log: FaultLog, groups: Sequence[Sequence[Node | str]]) -> Fault:
+    """Cut what connects the groups; see `Cluster.partition`."""
+    names = lan.names
+    parts = [_names(group, names, f"group {number} of the partition") for number, group in enumerate(groups, 1)]
+    if not parts:
+        raise FaultError("A partition has at least one group.", tip="cluster.partition([pi_1], [pi_2, pi_3])")
+    for (first, one), (second, other) in itertools.combinations(enumerate(parts, 1), 2):
+        if both := [name for name in one if name in other]:
+            raise FaultError(f"{both[0]} is in the groups {first} and {second} of the partition.")
+    if rest := [name for name in names if not any(name in part for part in parts)]:
+        parts.append(rest)
+    pairs = [pair for one, other in itertools.permutations(parts, 2) for pair in itertools.product(one, other)]
+    what = "partition " + " | ".join(", ".join(part) for part in parts)
+    return _fault(lan, log, what, pairs, Condition(cut=True))
+
+
+def degrade(
+    lan: Lan,
+    log: FaultLog,
+    *,
+    delay: float,
+    jitter: float,
+    loss: float,
+    rate: float | None,
+    between: tuple[Node | str | Sequence[Node | str], Node | str | Sequence[Node | str]] | None,
+) -> Fault:
+    """Make the ways between nodes worse; see `Cluster.degrade`."""
+    names = lan.names
+    _check("delay", delay, 0, 3600, "seconds from 0 on")
+    _check("jitter", jitter, 0, delay, f"seconds from 0 to the delay, {delay:g}")
+    _check("loss", loss, 0, 1, "a share from 0 to 1")
+    if rate is not None:
+        _check("rate", rate, 1000, 1e12, "bits per second from 1000 on")
+    if not (delay or loss or rate):
+        raise FaultError("Nothing is made worse.", tip="delay=0.2, loss=0.1 or rate=1_000_000")
+    if between is None:
+        pairs, where = list(itertools.permutations(names, 2)), "between all"
+    else:
+        if isinstance(between, str) or len(between) != 2:
+            raise FaultError("between is not two nodes, or two groups of nodes.", tip="between=(pi_1, pi_2)")
+        one, other = (_names(_group(side), names, "between") for side in between)
+        if both := [name for name in one if name in other]:
+            raise FaultError(f"{both[0]} is on both sides of between.")
+        pairs = [pair for each in itertools.product(one, other) for pair in (each, each[::-1])]
+        where = f"between {', '.join(one)} and {', '.join(other)}"
+    said = {
+        "delay": f"{delay:g} s" if delay else "",
+        "jitter": f"{jitter:g} s" if jitter else "",
+        "loss": f"{loss:.3g}" if loss else "",
+        "rate": f"{rate:g} bit/s" if rate else "",
+    }
+    what = f"degraded {where}: " + ", ".join(f"{name} {value}" for name, value in said.items() if value)
+    # A round trip is two ways. Of two evenly distributed jitters neither is more than half of the whole.
+    condition = Condition(delay=delay / 2, jitter=jitter / 2, loss=loss, rate=rate or 0.0)
+    return _fault(lan, log, what, pairs, condition)
+
+
+def isolate(lan: Lan, name: str) -> Callable[[], None]:
+    """Cut a node off from all others; return what connects it again."""
+    pairs = [pair for other in lan.names if other != name for pair in ((name, other), (other, name))]
+    return _hold(lan, pairs, Condition(cut=True))
+
+
+def _fault(lan: Lan, log: FaultLog, what: str, pairs: Iterable[tuple[str, str]], condition: Condition) -> Fault:
+    return log.add(what, _hold(lan, pairs, condition))
+
+
+def _hold(lan: Lan, pairs: Iterable[tuple[str, str]], condition: Condition) -> Callable[[], None]:
+    """Let a condition hold, and return what ends it."""
+    identity = secrets.token_hex(8)
+    lan.set(identity, pairs, condition)
+    return lambda: lan.clear(identity)
+
+
+def _group(side: Node | str | Sequence[Node | str]) -> Sequence[Node | str]:
+    return (side,) if isinstance(side, str) or hasattr(side, "name") else side  # type: ignore[return-value]
+
+
+def _names(group: Sequence[Node | str], known: Sequence[str], where: str) -> list[str]:
+    """Return the names of the nodes of a group, each of which must be one of the cluster's, once."""
+    names: list[str] = []
+    for node in _group(group):
+        name = node if isinstance(node, str) else getattr(node, "name", repr(node))
+        if name not in known:
+            raise FaultError(f"{where}: {name} is no node of this cluster.", tip=f"one of {', '.join(known)}")
+        if name in names:
+            raise FaultError(f"{where}: {name} is named twice.")
+        names.append(name)
+    if not names:
+        raise FaultError(f"{where}: there is no node in it.")
+    return names
+
+
+def _check(name: str, value: object, least: float, most: float, wanted: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+        raise FaultError(f"{name}={value!r} is not {wanted}.")
+    if not least <= value <= most:
+        raise FaultError(f"{name}={value:g} is not {wanted}.")

@@ -1,0 +1,49 @@
+"""A node's network card to the LAN."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from pytest_pidoc import qemu
+from pytest_pidoc.errors import FaultError, MonitorError
+from pytest_pidoc.faults import Fault
+from pytest_pidoc.lan import faults
+
+if TYPE_CHECKING:
+    from pytest_pidoc.node import Node
+
+__all__ = ["Network"]
+
+
+class Network:
+    """The card that connects a node with the others of its cluster. SSH goes by another."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def down(self) -> Fault:
+        """Take the cable out of the card: the guest sees that, and no packet passes, until the fault is undone.
+
+        Raises
+        ------
+        FaultError
+            The node is off, or in no LAN; or the LAN's switch is gone.
+        """
+        node = self._node
+        if node.lan is None:
+            raise FaultError(f"{node.name} is in no LAN.", tip="lan=True, and a model that can have one")
+        if reason := node.death():
+            raise FaultError(f"{node.name} is off, so its cable cannot be taken out: {reason}.")
+        cut = faults.isolate(node.lan, node.name)
+        self._set_link(up=False)
+
+        def undo() -> None:
+            cut()
+            with contextlib.suppress(MonitorError):  # a node that is off starts with its cable in
+                self._set_link(up=True)
+
+        return node.faults.add(f"cable of {node.name} out", undo)
+
+    def _set_link(self, *, up: bool) -> None:
+        self._node.monitor.execute("set_link", name=qemu.LAN_CARD, up=up)

@@ -1,0 +1,199 @@
+"""The LAN of a cluster, looked at from inside the guests: it connects, falls apart, and is slow, as asked for."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_pidoc import processes
+from pytest_pidoc.cluster import Cluster
+from pytest_pidoc.errors import FaultError
+
+if TYPE_CHECKING:
+    from pytest_pidoc.node import Node
+    from pytest_pidoc.settings import Settings
+
+pytestmark = pytest.mark.skipif(not shutil.which("mmdebstrap"), reason="mmdebstrap is not installed")
+
+
+def ping(node: Node, to: str, *, count: int = 5, interval: float = 0.05) -> tuple[int, float]:
+    """Return how many of *count* packets came back, and their median round trip in seconds."""
+    said = node.run(f"ping -n -c {count} -i {interval} -W 2 {to}", warn=True).stdout
+    times = sorted(float(time) for time in re.findall(r"time=([\d.]+) ms", said))
+    return len(times), times[len(times) // 2] / 1000 if times else 0.0
+
+
+def reaches(node: Node, to: str) -> bool:
+    return node.run(f"ping -n -q -c 2 -i 0.2 -W 0.5 {to}", warn=True).ok
+
+
+def test_nodes_know_each_other(cluster: Cluster) -> None:
+    """By name and address, each way, and every card is another."""
+    for node in cluster:
+        for other in cluster:
+            assert other.lan_address in node.run(f"getent ahostsv4 {other.name}").stdout
+            assert ping(node, other.name)[0] == 5
+    assert [node.lan_address for node in cluster] == ["192.168.77.1", "192.168.77.2", "192.168.77.3"]
+    assert len({node.run("cat /sys/class/net/eth1/address").stdout for node in cluster}) == 3
+    assert {node.run("cat /sys/class/net/eth1/mtu").stdout for node in cluster} == {"1500\n"}
+
+
+def test_large_packets_pass(cluster: Cluster) -> None:
+    """As large as the MTU allows, unfragmented, and a megabyte over TCP arrives as it was sent."""
+    assert cluster[0].run("ping -n -c 3 -i 0.1 -M do -s 1472 pi-2").ok
+    cluster[0].run("head -c 1000000 /dev/urandom > sent")
+    serve = "import socket; s = socket.create_server(('', 9000)); c, _ = s.accept(); f = open('got', 'wb')\n"
+    serve += "while data := c.recv(65536): f.write(data)\n"
+    with ThreadPoolExecutor() as pool:
+        served = pool.submit(cluster[1].run, f"timeout 60 python3 -c {serve!r}".replace("\\n", "\n"))
+        send = "for i in $(seq 50); do bash -c 'cat sent > /dev/tcp/pi-2/9000' 2>/dev/null && exit; sleep 0.2; done; exit 1"
+        cluster[0].run(send)
+        served.result()
+
+    assert cluster[1].run("sha256sum < got").stdout == cluster[0].run("sha256sum < sent").stdout
+
+
+@pytest.mark.parametrize("group", ["224.0.0.251", "192.168.77.255"], ids=["multicast", "broadcast"])
+def test_packet_for_all_reaches_all(cluster: Cluster, group: str) -> None:
+    """To the group of mDNS and to the broadcast address; a program need not name the card."""
+    hear = f"""
+import socket, struct
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+s.bind(('', 5353))
+if {group!r}.startswith('224'):
+    s.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton({group!r}) + socket.inet_aton('0.0.0.0'))
+print(s.recvfrom(100)[0].decode())
+"""
+    say = f"""
+import socket, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+for _ in range(100):
+    s.sendto(b'hello', ({group!r}, 5353))
+    time.sleep(0.1)
+"""
+    for node in cluster:
+        (node.put(_file(hear), "hear.py"), node.put(_file(say), "say.py"))
+    with ThreadPoolExecutor() as pool:
+        heard = [pool.submit(node.run, "timeout 30 python3 hear.py") for node in cluster[1:]]
+        cluster[0].run("timeout 60 python3 say.py")
+        assert [each.result().stdout for each in heard] == ["hello\n", "hello\n"]
+
+
+def _file(text: str) -> object:
+    from io import BytesIO
+
+    return BytesIO(text.encode())
+
+
+def test_partition_keeps_groups_apart_and_heals(cluster: Cluster) -> None:
+    """Again and again: between the groups nothing passes, within one everything, and at the end all of it."""
+    first, second, third = cluster
+    for _ in range(5):
+        with cluster.partition([first], [second, "pi-3"]):
+            assert ping(first, "pi-2", count=3)[0] == 0
+            assert ping(third, "pi-1", count=3)[0] == 0
+            assert ping(second, "pi-3")[0] == 5
+        healed = time.monotonic()
+        assert ping(first, "pi-3", count=1)[0] == 1
+        assert time.monotonic() - healed < 1
+
+
+def test_nodes_that_are_not_named_stay_together(cluster: Cluster) -> None:
+    with cluster.partition([cluster[2]]) as fault:
+        assert fault.what == "partition pi-3 | pi-1, pi-2"
+        assert not reaches(cluster[0], "pi-3")
+        assert reaches(cluster[0], "pi-2")
+
+
+def test_cable_that_is_out(cluster: Cluster) -> None:
+    """The guest sees that it has no carrier; SSH goes on, and afterwards all is as before."""
+    carrier = "cat /sys/class/net/eth1/carrier"
+    with cluster[1].network.down():
+        assert cluster[1].run(carrier).stdout == "0\n"
+        assert not reaches(cluster[0], "pi-2")
+        assert reaches(cluster[0], "pi-3")
+
+    assert cluster[1].run(carrier).stdout == "1\n"
+    assert reaches(cluster[0], "pi-2")
+
+
+def test_delay_and_loss_are_what_was_asked_for(cluster: Cluster) -> None:
+    """Of one pair alone; the median round trip, and the share that is lost there or back."""
+    usual = ping(cluster[0], "pi-2", count=20)[1]
+    with cluster.degrade(delay=0.2, between=(cluster[0], "pi-2")):
+        assert 0.2 <= ping(cluster[0], "pi-2", count=20)[1] - usual <= 0.26
+        assert ping(cluster[0], "pi-3", count=20)[1] < 0.1
+    with cluster.degrade(loss=0.1, between=("pi-1", "pi-2")) as fault:
+        answered, _ = ping(cluster[0], "pi-2", count=400, interval=0.005)
+    assert 280 <= answered <= 365  # 0.9 * 0.9 of 400 are 324
+    assert re.match(r"degraded between pi-1 and pi-2: loss 0\.1$", fault.what)
+
+
+def test_rate_is_limited(cluster: Cluster) -> None:
+    """A hundred kilobytes at 1 Mbit/s take 0.8 s."""
+    receive = 'timeout 60 bash -c \'python3 -c "import socket; c = socket.create_server((\\"\\", 9001)).accept()[0]\n'
+    receive += "n = 0\nwhile d := c.recv(65536): n += len(d)\nprint(n)\"'"
+    send = """
+import socket, time
+for _ in range(200):
+    try:
+        s = socket.create_connection(('pi-2', 9001))
+        break
+    except OSError:
+        time.sleep(0.1)
+began = time.monotonic()
+s.sendall(bytes(250_000))
+s.shutdown(socket.SHUT_WR)
+s.recv(1)
+print(time.monotonic() - began)
+"""
+    cluster[0].put(_file(send), "send.py")
+    with cluster.degrade(rate=1_000_000), ThreadPoolExecutor() as pool:
+        received = pool.submit(cluster[1].run, receive)
+        took = float(cluster[0].run("timeout 60 python3 send.py").stdout)
+        assert received.result().stdout == "250000\n"
+    assert 1.9 <= took <= 6
+
+
+def test_clusters_do_not_see_each_other(cluster: Cluster, settings: Settings) -> None:
+    """They have the same addresses, and each hears itself alone."""
+    with Cluster.up(nodes=2, engine=cluster.engine.name, settings=settings) as other:
+        with cluster.partition(["pi-1"], ["pi-2", "pi-3"]):
+            assert reaches(other[0], "pi-2")
+        assert not reaches(other[0], cluster[2].lan_address or "")
+
+
+def test_node_that_was_reset_is_in_the_lan_again(cluster: Cluster) -> None:
+    cluster[2].reset()
+
+    assert reaches(cluster[2], "pi-1")
+    assert reaches(cluster[0], "pi-3")
+
+
+@pytest.mark.qemu
+def test_faults_are_in_order_or_refused(settings: Settings) -> None:
+    """What cannot be meant is said at once; without a LAN there is nothing to cut, and a killed switch is named."""
+    with Cluster.up(nodes=2, engine="local", settings=settings, internet=False) as cluster:
+        with pytest.raises(FaultError, match=r"pi-1 is in the groups 1 and 2"):
+            cluster.partition([cluster[0]], [cluster[0], cluster[1]])
+        assert reaches(cluster[0], "pi-2")
+        assert (
+            cluster[0].run("ping -n -q -c 2 -W 1 10.0.2.2", warn=True).failed
+            or not cluster[0].run("timeout 5 bash -c '</dev/tcp/10.0.2.2/22'", warn=True).ok
+        )
+        processes.kill(cluster[0].lan.handle)  # type: ignore[union-attr]
+        assert processes.wait(cluster[0].lan.handle, timeout=5)  # type: ignore[union-attr]
+        with pytest.raises(FaultError, match="The switch of .* is gone"):
+            cluster.partition([cluster[0]])
+        assert not reaches(cluster[0], "pi-2")
+    with Cluster.up(nodes=1, engine="local", settings=settings, lan=False) as alone:
+        assert alone[0].lan_address is None
+        with pytest.raises(FaultError, match="are in no LAN"):
+            alone.partition([alone[0]])
