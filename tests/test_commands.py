@@ -62,6 +62,7 @@ def make_cluster(image: Image) -> Iterator[Callable[..., Path]]:
                 "engine": "local",
                 "spec": spec,
                 "provision": {"engine": "local", "image": str(image.path), "reference": ""},
+                "switch": None,
                 "template": None,
                 "nodes": entries,
             }

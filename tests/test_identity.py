@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_pidoc.identity import HOST_KEY, Identity
+from pytest_pidoc.identity import HOST_KEY, Identity, LanPlace
 
 MAC = "52:54:00:01:02:03"
 
@@ -58,3 +58,15 @@ def test_two_identities_share_nothing() -> None:
     assert one.boot_id != other.boot_id
     assert one.random_seed != other.random_seed
     assert one.public_host_keys != other.public_host_keys
+
+
+def test_place_in_the_lan_is_told() -> None:
+    """Addresses as bytes, and the names of all nodes."""
+    hosts = {"pi-1": "192.168.77.1", "pi-2": "192.168.77.2"}
+    identity = Identity.new("pi-2", MAC, LanPlace("52:54:00:0a:0b:0c", "192.168.77.2/24", hosts))
+
+    told = settings(identity, ssh_held=False)
+
+    assert told["lan"] == [b"\x52\x54\0\x0a\x0b\x0c", bytes([192, 168, 77, 2]), bytes([255, 255, 255, 0])]
+    assert told["hosts"] == [b"192.168.77.1\tpi-1\n192.168.77.2\tpi-2\n"]
+    assert identity.reborn().lan == identity.lan

@@ -183,7 +183,40 @@ def test_usb_network_card_is_not_there_when_a_board_is_saved_or_restored(
     assert not any("usb-net" in device for device in values(arguments, "-device"))
     assert any("hostfwd" in netdev for netdev in values(arguments, "-netdev"))
     assert ("pidoc.mac=" in values(arguments, "-append")[0]) == (not launch.record)  # or the guest would wait for it
-    assert qemu.network_card(launch).startswith("usb-net,port=1,id=nic0,netdev=net0,mac=40:54:00:")
+    (card,) = qemu.network_cards(launch)
+    assert card.startswith("usb-net,port=1,id=nic0,netdev=net0,mac=40:54:00:")
+
+
+def test_two_cards_of_a_board_are_in_a_hub(tmp_path: Path) -> None:
+    """It has one port."""
+    launch = make_launch(tmp_path / "node", make_image(tmp_path / "image"), machine=MODELS["pi3"], lan="192.168.77.1")
+
+    hub, card, lan = qemu.network_cards(launch)
+
+    assert hub == "usb-hub,port=1,id=hub0"
+    assert card.startswith("usb-net,port=1.1,id=nic0,")
+    assert lan == f"usb-net,port=1.2,id=lan-card,netdev=lan0,mac={qemu.lan_mac_address(launch)}"
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_lan_is_connected_to_its_switch(tmp_path: Path, model: str) -> None:
+    """A card that is in no LAN waits for nobody's call; the machine is the same, and so is its template."""
+    launch = make_launch(tmp_path / "node", make_image(tmp_path / "image"), machine=MODELS[model])
+    alone, connected = (command(dataclasses.replace(launch, lan=lan)) for lan in ("", "192.168.77.1"))
+
+    lan = [netdev for netdev in values(connected, "-netdev") if netdev.startswith("stream,")]
+    if not MODELS[model].lan:
+        assert lan == []
+    else:
+        assert lan == ["stream,id=lan0,server=off,addr.type=unix,addr.path=lan.sock"]
+        if not MODELS[model].plugs_network:
+            assert [part.replace("lan0,server=on", "lan0,server=off") for part in alone] == connected
+
+
+def test_guest_without_internet_is_reached_nevertheless(launch: Launch) -> None:
+    netdev = values(command(dataclasses.replace(launch, internet=False)), "-netdev")[0]
+
+    assert netdev == "user,id=net0,restrict=on,hostfwd=tcp:127.0.0.1:0-:22"
 
 
 @pytest.mark.parametrize("model", MODELS)

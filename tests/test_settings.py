@@ -32,6 +32,8 @@ GOOD: dict[str, tuple[str, Any]] = {
     "dtb": ("https://example.org/a.dtb#sha256=0", "https://example.org/a.dtb#sha256=0"),
     "append": ("quiet maxcpus=1", "quiet maxcpus=1"),
     "announce_board": ("yes", True),
+    "lan": ("no", False),
+    "internet": ("no", False),
     "cache_dir": ("/somewhere/cache", Path("/somewhere/cache")),
     "artifacts": ("/somewhere/evidence", Path("/somewhere/evidence")),
     "require": ("yes", True),
@@ -48,8 +50,7 @@ BAD: list[tuple[str, object]] = [
     *((name, value) for name in ("kernel", "initrd", "dtb") for value in (" ", "a\nb", 7, ["a"])),
     *(("append", value) for value in ("quiet\nroot=/dev/sda", "a\0b", 7, ["quiet"])),
     *(("cache_dir", value) for value in (" ", "a\0b", 3, "~nobody-has-this-name/x", "/" + "x" * 300)),
-    *(("announce_board", value) for value in ("maybe", 2)),
-    *(("require", value) for value in ("maybe", 2)),
+    *((name, value) for name in ("announce_board", "lan", "internet", "require") for value in ("maybe", 2)),
 ]
 
 

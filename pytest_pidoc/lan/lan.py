@@ -153,6 +153,16 @@ class Lan:
             (names[source], names[target]): frames for source, target, frames in self._order({"look": True})["lost"]
         }
 
+    def conditions(self) -> list[str]:
+        """Return the names of the conditions that hold.
+
+        Raises
+        ------
+        FaultError
+            The switch is gone.
+        """
+        return list(self._order({"look": True})["conditions"])
+
     def raise_if_dead(self) -> None:
         """Raise `FaultError` if the switch is gone, and with it the network between the nodes."""
         if not self.alive:
