@@ -118,10 +118,11 @@ def make_parser() -> argparse.ArgumentParser:
     )
     bench.add_argument(
         "subject",
-        choices=("boot", "start", "soak", "models"),
+        choices=("boot", "start", "soak", "models", "lan"),
         help="boot: cold boots, against an untuned Debian and of three nodes; start: warm starts against cold ones; "
         "soak: warm starts one after the other, which fails if one of them does or something is left behind; "
-        "models: what each model says that it is, and its starts, one cold and the others warm",
+        "models: what each model says that it is, and its starts, one cold and the others warm; "
+        "lan: what the network between nodes carries and costs, and what its faults do",
     )
     bench.add_argument("--runs", type=int, default=3, metavar="N", help="starts per row; of a soak, all (default: 3)")
     bench.add_argument(

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_pidoc import processes, reaper, runtime
 from pytest_pidoc.errors import PidocError, SettingsError
@@ -307,9 +307,16 @@ def down(options: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
+class Report(Protocol):
+    """What a measurement gives; printed, it is a table."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain data."""
+
+
 def bench(options: argparse.Namespace, settings: Settings) -> int:
     """Measure; fail if a soak found something, or a model could not be measured."""
-    from pytest_pidoc.bench import boot, models, soak, start
+    from pytest_pidoc.bench import boot, lan, models, soak, start
 
     if options.runs < 1:
         raise SettingsError("--runs must be at least 1.")
@@ -320,11 +327,12 @@ def bench(options: argparse.Namespace, settings: Settings) -> int:
     if options.models and options.subject != "models":
         raise SettingsError("--models is for pidoc bench models.")
     names = tuple(options.models.split(",")) if options.models else tuple(MODELS)
-    subjects: dict[str, Callable[..., boot.BootReport | start.StartReport | soak.SoakReport | models.ModelsReport]] = {
+    subjects: dict[str, Callable[..., Report]] = {
         "boot": boot.boot,
         "start": partial(start.start, untuned=options.untuned, sizes=_sizes(options.sizes)),
         "soak": soak.soak,
         "models": partial(models.models, names=names),
+        "lan": lan.lan,
     }
     report = subjects[options.subject](settings, runs=options.runs, progress=_progress())
     if options.json:

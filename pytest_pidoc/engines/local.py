@@ -41,6 +41,17 @@ class LocalEngine:
         """Run a QEMU to its end, in *directory*."""
         _run([binary, *arguments], timeout=timeout, cwd=directory)
 
+    def arguments(self, launch: Launch) -> list[str]:
+        """Return the command line of a node's QEMU."""
+        return qemu.arguments(
+            launch,
+            guest=launch.image.path,
+            forward=f"tcp:127.0.0.1:{launch.port or 0}",
+            template=launch.template,
+            read_only=launch.template is not None
+            and qemu.maps_read_only_files(self.qemu_version(launch.machine.binary)),
+        )
+
     def start(self, launch: Launch) -> Endpoint:
         """Start a node's QEMU in the node's directory."""
         if launch.cpus is not None:
@@ -48,19 +59,11 @@ class LocalEngine:
                 f"{launch.name} cannot be limited to {launch.cpus:g} CPUs on the engine local.",
                 tip="--pidoc-engine=docker, which can; or leave cpus out",
             )
-        guest = launch.image.path
         directory = launch.directory
         if not (directory / OVERLAY).exists():
             _run(qemu.overlay_command(launch.image.file("disk")), timeout=START_TIMEOUT, cwd=directory)
         (directory / QMP_SOCKET).unlink(missing_ok=True)  # a former life's, after a power cut
-        command = qemu.arguments(
-            launch,
-            guest=guest,
-            forward=f"tcp:127.0.0.1:{launch.port or 0}",
-            template=launch.template,
-            read_only=launch.template is not None
-            and qemu.maps_read_only_files(self.qemu_version(launch.machine.binary)),
-        )
+        command = self.arguments(launch)
         try:
             with (directory / QEMU_LOG).open("ab") as log:
                 child = subprocess.Popen(

@@ -1,0 +1,267 @@
+"""``pidoc bench lan``: what the LAN of a cluster costs and carries, and whether its faults are what was asked for.
+
+All of it is looked at from inside the guests. The plain connection to compare with is QEMU's own from one machine to
+the other, ``-netdev socket``, of nodes that are the same in everything else.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import socket
+import statistics
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from pytest_pidoc import processes, startup
+from pytest_pidoc.bench import host, spread
+from pytest_pidoc.cluster import Cluster
+from pytest_pidoc.engines.engine import Launch
+from pytest_pidoc.engines.local import LocalEngine
+from pytest_pidoc.errors import SettingsError
+from pytest_pidoc.node import Node
+from pytest_pidoc.progress import Progress
+from pytest_pidoc.provision import Provision, provision
+from pytest_pidoc.settings import Settings
+from pytest_pidoc.tables import table
+
+__all__ = ["LanReport", "lan"]
+
+PARTITIONS = 50
+PACKETS = 1000
+DELAY, LOSS = 0.2, 0.1
+TRANSFER = 20_000_000  # bytes
+TIMEOUT = 300  # seconds that one measurement may take
+
+_RECEIVE = """
+import socket
+connection, _ = socket.create_server(("", 9000)).accept()
+size = 0
+while data := connection.recv(1 << 18):
+    size += len(data)
+connection.sendall(b"%d" % size)
+"""
+
+_SEND = """
+import socket, sys, time
+while True:
+    try:
+        connection = socket.create_connection((sys.argv[1], 9000))
+        break
+    except ConnectionRefusedError:
+        time.sleep(0.1)
+piece = bytes(1 << 18)
+began = time.monotonic()
+for _ in range(int(sys.argv[2]) // len(piece)):
+    connection.sendall(piece)
+connection.shutdown(socket.SHUT_WR)
+size = int(connection.recv(100))
+print(size / (time.monotonic() - began))
+"""
+
+_COUNT = """
+import socket
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.bind(("", 9000))
+print("bound", flush=True)
+numbers = set()
+while (data := server.recv(100)) != b"end":
+    numbers.add(data)
+print(len(numbers))
+"""
+
+_SPRAY = """
+import socket, sys, time
+client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+time.sleep(2)
+for number in range(int(sys.argv[2])):
+    client.sendto(b"%d" % number, (sys.argv[1], 9000))
+    time.sleep(0.005)
+for _ in range(50):
+    time.sleep(0.1)
+    client.sendto(b"end", (sys.argv[1], 9000))
+"""
+
+
+@dataclass(frozen=True)
+class LanReport:
+    """What ``pidoc bench lan`` measured.
+
+    Attributes
+    ----------
+    ready
+        Seconds until the last of three nodes was ready, of each start: ``with`` a LAN, and ``without``.
+    crossed, answered
+        Packets that were answered from one group to the other of a partition, and within a group, of those sent.
+    healed
+        Seconds from the end of each partition until a packet from one group to the other was answered.
+    delay
+        What was added to the median round trip when 0.2 s were asked for, in seconds.
+    lost
+        The share of packets that did not arrive when 0.1 was asked for.
+    carried, plain
+        Bytes per second of each transfer over TCP between two nodes, through the switch and without.
+    """
+
+    host: str
+    model: str
+    qemu: str
+    ready: dict[str, tuple[float, ...]]
+    crossed: tuple[int, int]
+    answered: tuple[int, int]
+    healed: tuple[float, ...]
+    delay: float
+    lost: float
+    carried: tuple[float, ...]
+    plain: tuple[float, ...]
+
+    @property
+    def ratio(self) -> float:
+        """What the LAN carries, as a share of what a plain connection does: of the medians."""
+        return statistics.median(self.carried) / statistics.median(self.plain)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain data."""
+        return {**asdict(self), "ratio": self.ratio}
+
+    def __str__(self) -> str:
+        rows = [
+            (f"three nodes ready, {kind} a LAN", f"{spread(times)} s")
+            for kind, times in self.ready.items()
+        ]  # fmt: skip
+        rows += [
+            ("answers from the other group of a partition", "{} of {}".format(*self.crossed)),
+            ("answers within a group", "{} of {}".format(*self.answered)),
+            (f"healed after, {len(self.healed)} times", f"{spread(self.healed)} s"),
+            (f"added to a round trip, of {DELAY:g} s asked for", f"{self.delay:.3f} s"),
+            (f"lost of {PACKETS} packets, of {LOSS:.0%} asked for", f"{self.lost:.1%}"),
+            ("TCP through the switch", f"{spread([rate / 1e6 for rate in self.carried])} MB/s"),
+            ("TCP over -netdev socket", f"{spread([rate / 1e6 for rate in self.plain])} MB/s"),
+            ("ratio of the medians", f"{self.ratio:.2f}"),
+        ]
+        lines = [
+            table(("what", "measured"), rows),
+            f"{self.host}; engine local, {self.qemu}, {self.model}",
+            "medians, and in brackets the least and the most",
+        ]
+        return "\n".join(lines)
+
+
+def lan(settings: Settings, *, runs: int, progress: Progress) -> LanReport:
+    """Measure the LAN of the model that *settings* name, on the engine ``local``; *runs* starts and transfers of each.
+
+    Raises
+    ------
+    SettingsError
+        The model has no LAN.
+    """
+    settings = replace(settings, engine="local", nodes=3, start="warm", lan=True)
+    with Cluster.from_spec(settings.spec(), settings, progress=progress) as cluster:  # and the template is made
+        if cluster[0].lan is None:
+            raise SettingsError(f"The model {settings.model} has no LAN.", tip="--model pi3-virt")
+        qemu = str(cluster.engine.qemu_version(cluster[0].machine.binary))
+        crossed, answered, healed = _partitions(cluster, progress)
+        delay = _delay(cluster, progress)
+        lost = _loss(cluster, progress)
+    ready: dict[str, list[float]] = {"with": [], "without": []}
+    for _ in range(runs):
+        for kind, times in ready.items():
+            progress.step(f"starting three nodes {kind} a LAN")
+            given = replace(settings, lan=kind == "with")
+            with Cluster.from_spec(given.spec(), given) as started:
+                times.append(started.timings.ready)
+    carried, plain = _transfers(replace(settings, nodes=2), runs, progress)
+    starts = {kind: tuple(each) for kind, each in ready.items()}
+    return LanReport(host(), settings.model, qemu, starts, crossed, answered, healed, delay, lost, carried, plain)
+
+
+def _partitions(cluster: Cluster, progress: Progress) -> tuple[tuple[int, int], tuple[int, int], tuple[float, ...]]:
+    progress.step(f"cutting and healing {PARTITIONS} times")
+    crossed = answered = 0
+    healed = []
+    first, second, third = cluster
+    for _ in range(PARTITIONS):
+        with cluster.partition([first], [second, third]):
+            with ThreadPoolExecutor() as pool:
+                across = [pool.submit(_ping, first, "pi-2", 5), pool.submit(_ping, third, "pi-1", 5)]
+                within = pool.submit(_ping, second, "pi-3", 5)
+            crossed += sum(len(each.result()) for each in across)
+            answered += len(within.result())
+        began = time.monotonic()
+        first.run("ping -n -q -c 1 -i 0.1 -w 30 pi-3")  # goes on until there is an answer
+        healed.append(time.monotonic() - began)
+    return (crossed, PARTITIONS * 10), (answered, PARTITIONS * 5), tuple(healed)
+
+
+def _delay(cluster: Cluster, progress: Progress) -> float:
+    progress.step(f"asking for a delay of {DELAY:g} s")
+    usual = statistics.median(_ping(cluster[0], "pi-2", 50))
+    with cluster.degrade(delay=DELAY, between=("pi-1", "pi-2")):
+        return statistics.median(_ping(cluster[0], "pi-2", 50)) - usual
+
+
+def _loss(cluster: Cluster, progress: Progress) -> float:
+    progress.step(f"asking for a loss of {LOSS:.0%}")
+    with cluster.degrade(loss=LOSS, between=("pi-1", "pi-2")), ThreadPoolExecutor() as pool:
+        counted = pool.submit(_python, cluster[1], _COUNT)
+        _python(cluster[0], _SPRAY, "pi-2", PACKETS)
+        return 1 - int(counted.result().split()[-1]) / PACKETS
+
+
+def _transfers(settings: Settings, runs: int, progress: Progress) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Send the same by turns through a switch and without."""
+    carried, plain = [], []
+    with provision(settings.spec(), settings, progress) as found:
+        progress.step("starting two nodes with a switch between them, and two without")
+        direct = Provision(found.image, _Direct())
+        with _up(settings, found) as switched, _up(settings, direct) as connected:
+            for number in range(1, runs + 1):
+                progress.step(f"transfer {number} of {runs}")
+                carried.append(_transfer(switched))
+                plain.append(_transfer(connected))
+    return tuple(carried), tuple(plain)
+
+
+def _up(settings: Settings, found: Provision) -> Cluster:
+    spec = settings.spec()
+    owner = processes.identify(os.getpid())
+    started = startup.start(spec, settings, found, owner=owner, progress=Progress())
+    return Cluster(started, spec, found)
+
+
+class _Direct(LocalEngine):
+    """Connects its second node to its first, without a switch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self._port = probe.getsockname()[1]
+
+    def arguments(self, launch: Launch) -> list[str]:
+        """Return the command line with the other network."""
+        side = "listen" if launch.name == "pi-1" else "connect"
+        direct = f"socket,id=lan0,{side}=127.0.0.1:{self._port}"
+        return [re.sub(r"^stream,id=lan0,server=off,.*", direct, part) for part in super().arguments(launch)]
+
+
+def _transfer(cluster: Cluster) -> float:
+    """Return the bytes per second of a transfer from the first node to the second."""
+    with ThreadPoolExecutor() as pool:
+        received = pool.submit(_python, cluster[1], _RECEIVE)
+        rate = float(_python(cluster[0], _SEND, "pi-2", TRANSFER))
+        received.result()
+    return rate
+
+
+def _ping(node: Node, to: str, count: int) -> list[float]:
+    """Return the seconds of each round trip that came to an end."""
+    said = node.run(f"ping -n -c {count} -i 0.05 -W 1 {to}", warn=True).stdout
+    return [float(milliseconds) / 1000 for milliseconds in re.findall(r"time=([\d.]+) ms", said)]
+
+
+def _python(node: Node, program: str, *arguments: object) -> str:
+    done = node.run(f"timeout {TIMEOUT} python3 -c {shlex.quote(program)} {' '.join(map(str, arguments))}")
+    return str(done.stdout)
