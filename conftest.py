@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -14,12 +15,23 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "docker: needs a Docker daemon")
 
 
+#: Integration tests that wait longest for what .ci/guests builds meanwhile.
+LAST = ("test_raspios_boot.py", "test_announced_board.py", "test_boards.py")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: _rank(item.path))  # what fails soonest comes first
     missing = {"qemu": _missing_qemu(), "docker": _missing_docker(items)}
     for item in items:
         for name, reason in missing.items():
             if reason and item.get_closest_marker(name):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _rank(path: Path) -> int:
+    if path.parent.name != "integration":
+        return 0
+    return 2 + LAST.index(path.name) if path.name in LAST else 1
 
 
 def _missing_qemu() -> str | None:

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import versatile
 
 from pytest_pidoc import Settings
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.images.image import Image
 from pytest_pidoc.progress import Progress
 from pytest_pidoc.provision import build_image
-from pytest_pidoc.sharing import locked
-
-VERSATILE_KERNEL = Path(__file__).parent.parent / "versatile_kernel"
 
 ENGINES = (
     pytest.param("local", marks=pytest.mark.qemu),
@@ -58,27 +53,7 @@ def cluster(engine: str, settings: Settings, image: Image) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def versatile_kernel(cache_dir: Path) -> dict[str, Path]:
-    """Return a kernel for pi1-versatile and its device tree by their roles, built once from Debian's kernel source.
-
-    The one that users get lies at a place that continuous integration cannot reach.
-    """
-    sources = sorted(Path("/usr/src").glob("linux-source-*.tar.xz"))
-    if not sources:
-        pytest.skip("linux-source is not installed")
-    for tool in ("arm-linux-gnueabihf-gcc", "gcc", "make", "flex", "bison", "bc"):
-        if shutil.which(tool) is None:
-            pytest.skip(f"{tool} is not installed")
-    digest = hashlib.sha256(f"{sources[-1].name} {sources[-1].stat().st_size}".encode())
-    for name in ("build", "config"):
-        digest.update((VERSATILE_KERNEL / name).read_bytes())
-    kernels = cache_dir / "versatile-kernels"
-    kernels.mkdir(mode=0o700, parents=True, exist_ok=True)
-    final = kernels / digest.hexdigest()
-    with locked(kernels / "lock", purpose="building a kernel", timeout=3600):
-        if not final.exists():
-            new = kernels / "new"
-            shutil.rmtree(new, ignore_errors=True)
-            new.mkdir()
-            subprocess.run([VERSATILE_KERNEL / "build", new], check=True, timeout=3600)
-            new.rename(final)
-    return {"kernel": final / "zImage", "dtb": final / "versatile-pb.dtb"}
+    """Return a kernel for pi1-versatile and its device tree by their roles."""
+    if missing := versatile.missing():
+        pytest.skip(missing)
+    return versatile.kernel(cache_dir)

@@ -1,0 +1,54 @@
+"""A kernel for pi1-versatile, built once from Debian's source of Linux: users' lies where no test can reach it.
+
+Run as ``python versatile.py CACHE`` it is built before a test needs it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from pytest_pidoc.sharing import locked
+
+__all__ = ["kernel", "missing"]
+
+RECIPE = Path(__file__).parent.parent / "versatile_kernel"
+TOOLS = ("arm-linux-gnueabihf-gcc", "gcc", "make", "flex", "bison", "bc")
+TIMEOUT = 3600  # seconds; six minutes of processor time
+
+
+def missing() -> str | None:
+    """Return what it cannot be built without."""
+    if not _sources():
+        return "linux-source is not installed"
+    return next((f"{tool} is not installed" for tool in TOOLS if shutil.which(tool) is None), None)
+
+
+def kernel(cache: Path) -> dict[str, Path]:
+    """Return the kernel and its device tree by their roles, built if they are not in *cache*."""
+    source = _sources()[-1]
+    digest = hashlib.sha256(f"{source.name} {source.stat().st_size}".encode())
+    for name in ("build", "config"):
+        digest.update((RECIPE / name).read_bytes())
+    kernels = cache / "versatile-kernels"
+    kernels.mkdir(mode=0o700, parents=True, exist_ok=True)
+    final = kernels / digest.hexdigest()
+    with locked(kernels / "lock", purpose="building a kernel", timeout=TIMEOUT):
+        if not final.exists():
+            new = kernels / "new"
+            shutil.rmtree(new, ignore_errors=True)
+            new.mkdir()
+            subprocess.run([RECIPE / "build", new], check=True, timeout=TIMEOUT)
+            new.rename(final)
+    return {"kernel": final / "zImage", "dtb": final / "versatile-pb.dtb"}
+
+
+def _sources() -> list[Path]:
+    return sorted(Path("/usr/src").glob("linux-source-*.tar.xz"))
+
+
+if __name__ == "__main__":
+    kernel(Path(sys.argv[1]))
