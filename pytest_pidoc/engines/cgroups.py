@@ -16,8 +16,9 @@ __all__ = ["CgroupError", "cpus", "limit", "remove"]
 
 RECORD = "cgroup"  # the file of the node's directory with the path of its group
 PREFIX = "pidoc"
-#: The group, in a delegated one, of those who were there: groups with processes cannot have others beside them in v2.
+#: The group, in a delegated one, of those who were there: in v2 no group limits others and has processes itself.
 OWNERS = f"{PREFIX}-owners"
+SWEEPS = 10  # over processes that may fork meanwhile
 PERIOD = 100_000  # microseconds, the kernel's default
 
 
@@ -147,22 +148,19 @@ def _places(proc: Path) -> list[_Place]:
 
 
 def _delegate(group: Path) -> None:
-    """Let the groups in *group* limit processors; who is in it makes room first, if need be."""
+    """Let the groups in *group* limit processors; who is in it makes room first."""
     control = group / "cgroup.subtree_control"
-    if "cpu" in control.read_text(encoding="ascii").split():
-        return
     if "cpu" not in (group / "cgroup.controllers").read_text(encoding="ascii").split():
         raise OSError(errno.ENOTSUP, "the controller cpu is not delegated to it", str(group))
-    try:
-        control.write_text("+cpu", encoding="ascii")
-    except OSError as error:
-        if error.errno != errno.EBUSY:
-            raise
-        owners = group / OWNERS
-        owners.mkdir(exist_ok=True)
-        for pid in (group / "cgroup.procs").read_text(encoding="ascii").split():
-            with contextlib.suppress(ProcessLookupError):
-                (owners / "cgroup.procs").write_text(pid, encoding="ascii")
+    if (group / "cgroup.type").exists():  # the root of all has none, and may have processes
+        for _ in range(SWEEPS):
+            if not (pids := (group / "cgroup.procs").read_text(encoding="ascii").split()):
+                break
+            (group / OWNERS).mkdir(exist_ok=True)
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    (group / OWNERS / "cgroup.procs").write_text(pid, encoding="ascii")
+    if "cpu" not in control.read_text(encoding="ascii").split():
         control.write_text("+cpu", encoding="ascii")
 
 
