@@ -1,1 +1,1 @@
-"""The parts of a node that can go wrong on purpose: its clock, its disk, its processor."""
+"""The parts of a node in which something can go wrong on purpose: network, clock, disk, CPU."""
