@@ -130,7 +130,6 @@ def _monitor(node: Node) -> Iterator[Monitor]:
 def _by_ssh(node: Node, guest_port: int) -> Forward:
     listener = socket.create_server((HOST, 0))
     port = int(listener.getsockname()[1])
-    transport: paramiko.Transport = node.connection.transport
 
     def serve() -> None:
         while True:
@@ -138,7 +137,7 @@ def _by_ssh(node: Node, guest_port: int) -> Forward:
                 client, peer = listener.accept()
             except OSError:  # the forward was closed
                 return
-            threading.Thread(target=_relay, args=(client, peer, transport, guest_port), daemon=True).start()
+            threading.Thread(target=_relay, args=(client, peer, node, guest_port), daemon=True).start()
 
     thread = threading.Thread(target=serve, name=f"pidoc-forward-{port}", daemon=True)
     thread.start()
@@ -155,11 +154,15 @@ def _wake(listener: socket.socket) -> None:
         listener.shutdown(socket.SHUT_RDWR)
 
 
-def _relay(client: socket.socket, peer: tuple[str, int], transport: paramiko.Transport, guest_port: int) -> None:
+def _relay(client: socket.socket, peer: tuple[str, int], node: Node, guest_port: int) -> None:
     """Connect one client to the guest's port over SSH, until both sides have closed."""
     import paramiko
 
     with client:
+        # The connection is another one after a restart of the guest, and none while that lasts.
+        transport = None if node.death() else node.connection.transport
+        if transport is None:
+            return
         try:
             channel = transport.open_channel("direct-tcpip", (GUEST, guest_port), peer, timeout=OPENING)
         except (paramiko.SSHException, OSError, EOFError):  # nobody listens there, or the node is gone

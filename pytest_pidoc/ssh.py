@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # Fabric takes 0.2 s to import: only when a connection is made
     import fabric
 
-__all__ = ["Login", "LoginRefused", "bound", "broke", "log_in", "pin"]
+__all__ = ["Login", "LoginRefused", "broke", "log_in", "pin"]
 
 
 class LoginRefused(Exception):
@@ -122,15 +122,6 @@ def log_in(connection: fabric.Connection, banner: socket.socket, *, timeout: flo
         connection.connect_kwargs = usual
         if not connection.is_connected:
             banner.close()
-
-
-def bound(connection: fabric.Connection, timeout: float) -> None:
-    """Open *connection* if it is not, and let its next command begin within *timeout* seconds or fail.
-
-    Paramiko waits an hour for a guest that hangs.
-    """
-    connection.open()
-    connection.transport.channel_timeout = timeout
 
 
 def broke(outcome: object) -> bool:

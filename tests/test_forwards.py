@@ -210,11 +210,11 @@ def test_nobody_listens_in_the_guest(by_ssh: tuple[Node, SshServer]) -> None:
 def test_guest_that_goes_away(by_ssh: tuple[Node, SshServer]) -> None:
     """Who is connected is hung up on; closing is no error."""
     node, server = by_ssh
-    with tcp_server(shout) as (_, port):
+    with tcp_server(lambda connection: connection.sendall(connection.recv(1))) as (_, port):
         forward = node.forward(port)
         with socket.create_connection((forward.host, forward.port), timeout=10) as connection:
             connection.sendall(b"x")
-            assert eventually(lambda: server.wanted)
+            assert connection.recv(1) == b"x"
             server.hang_up()
             assert connection.recv(1) == b""
         forward.close()

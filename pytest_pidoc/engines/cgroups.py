@@ -12,6 +12,8 @@ import errno
 from dataclasses import dataclass
 from pathlib import Path
 
+from pytest_pidoc.waiting import Deadline
+
 __all__ = ["CgroupError", "cpus", "limit", "remove"]
 
 RECORD = "cgroup"  # the file of the node's directory with the path of its group
@@ -19,6 +21,7 @@ PREFIX = "pidoc"
 #: The group, in a delegated one, of those who were there: in v2 no group limits others and has processes itself.
 OWNERS = f"{PREFIX}-owners"
 SWEEPS = 10  # over processes that may fork meanwhile
+LEAVING = 5.0  # seconds until processes that have ended must have left their group
 PERIOD = 100_000  # microseconds, the kernel's default
 
 
@@ -86,10 +89,22 @@ def cpus(directory: Path) -> float | None:
 def remove(directory: Path) -> None:
     """Remove the group of the node in *directory*, whose processes have ended; it is no error when there is none."""
     group = _recorded(directory)
-    if group is not None:
-        with contextlib.suppress(FileNotFoundError):
+    if group is None:
+        return
+    deadline = Deadline(LEAVING)
+    while True:
+        try:
             group.rmdir()
-        (directory / RECORD).unlink(missing_ok=True)
+        except FileNotFoundError:
+            break
+        except OSError as error:
+            # A process whose end was told already is in its group until the kernel has switched away from it.
+            if error.errno != errno.EBUSY or deadline.expired:
+                raise
+            deadline.pause()
+        else:
+            break
+    (directory / RECORD).unlink(missing_ok=True)
 
 
 def _recorded(directory: Path) -> Path | None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import shlex
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from leftovers import leftovers
 
-from pytest_pidoc import FaultError, Node, Settings, errors, processes
+from pytest_pidoc import FaultError, Node, Settings, processes, waiting
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.engines import cgroups
 from pytest_pidoc.images.image import Image
@@ -110,6 +113,23 @@ def used(node: Node, seconds: float = 3) -> float:
     return (total() - before) / (time.monotonic() - start)
 
 
+@pytest.fixture
+def limits(engine: str, tmp_path: Path) -> None:
+    """Skip where this user can make no control group, which the engine local needs."""
+    if engine != "local":
+        return
+    process = subprocess.Popen(["sleep", "600"])
+    try:
+        cgroups.limit(tmp_path, f"try-{os.getpid()}", process.pid, 1)
+    except cgroups.CgroupError as error:
+        pytest.skip(f"no control group can be made here: {error}")
+    finally:
+        process.kill()
+        process.wait()
+        cgroups.remove(tmp_path)
+
+
+@pytest.mark.usefixtures("limits")
 def test_processor_is_slower_for_a_while(any_node: Node) -> None:
     """A guest that has work for a whole processor gets a tenth of one, and more again afterwards."""
     any_node.run("sudo systemd-run --unit=spin sh -c 'while :; do :; done'")
@@ -121,6 +141,7 @@ def test_processor_is_slower_for_a_while(any_node: Node) -> None:
     any_node.run("sudo systemctl stop spin")
 
 
+@pytest.mark.usefixtures("limits")
 def test_node_with_part_of_a_processor(engine: str, settings: Settings, image: Image) -> None:
     """The marker's ``cpus`` holds from the start; a fault in between gives way to it again; no group is left."""
     with Cluster.up(nodes=1, engine=engine, cpus=0.8, settings=settings) as cluster:
@@ -135,7 +156,32 @@ def test_node_with_part_of_a_processor(engine: str, settings: Settings, image: I
     assert group is None or not group.exists()
 
 
-@pytest.mark.qemu
+@pytest.mark.parametrize("engine", [pytest.param("local", marks=pytest.mark.qemu)])
+@pytest.mark.usefixtures("limits")
+def test_owner_of_a_limited_node_is_killed(settings: Settings, image: Image) -> None:
+    """The reaper removes the control group, too."""
+    up = (
+        f"Cluster.up(nodes=1, engine='local', cpus=0.8, settings=Settings(cache_dir=Path({str(settings.cache_dir)!r})))"
+    )
+    code = (
+        "import time; from pathlib import Path; from pytest_pidoc import Cluster, Settings\n"
+        f"with {up} as cluster: print(cluster.name, flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as owner:
+        try:
+            name = owner.stdout.readline().strip()
+            groups = [left for left in leftovers(name) if left.startswith("/sys/fs/cgroup/")]
+        finally:
+            owner.kill()
+    give_up = time.monotonic() + 10
+    while leftovers(name):
+        assert time.monotonic() < give_up
+
+    assert groups
+
+
+@pytest.mark.parametrize("engine", [pytest.param("local", marks=pytest.mark.qemu)])
+@pytest.mark.usefixtures("limits")
 def test_faults_end_with_the_machine_that_had_them(settings: Settings, image: Image) -> None:
     """A node that was reset has the right time and an empty disk; undoing leaves it alone. A dead one, too."""
     with Cluster.up(nodes=1, engine="local", settings=settings) as cluster:
@@ -190,7 +236,7 @@ def test_control_groups_of_version_2(node: Node, tmp_path: Path, who: str) -> No
     node.run("sudo rm -rf lib node && mkdir -p lib/pytest_pidoc/engines && touch lib/pytest_pidoc/__init__.py")
     node.run("touch lib/pytest_pidoc/engines/__init__.py")
     node.put(Path(cgroups.__file__), "lib/pytest_pidoc/engines/cgroups.py")
-    node.put(Path(errors.__file__), "lib/pytest_pidoc/errors.py")
+    node.put(Path(waiting.__file__), "lib/pytest_pidoc/waiting.py")
     (tmp_path / "script.py").write_text(DELEGATED)
     node.put(tmp_path / "script.py", "script.py")
     run = f"systemd-run -q --pipe --wait {who} -p Environment=PYTHONPATH=/home/pi/lib python3"
