@@ -45,7 +45,7 @@ class Disk:
         Parameters
         ----------
         leave
-            How many bytes are left free, at most. Users other than root get none of the last 5 percent.
+            How many bytes are left free, at most. Of those, other users get what ext4 does not keep for root.
 
         Raises
         ------
