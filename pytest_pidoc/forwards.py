@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from pytest_pidoc.engines.engine import QMP_SOCKET
-from pytest_pidoc.errors import MonitorError, SettingsError
+from pytest_pidoc.errors import MonitorError, PidocError, SettingsError
 from pytest_pidoc.qmp import Monitor
 from pytest_pidoc.waits import require_port
 
@@ -155,19 +155,18 @@ def _wake(listener: socket.socket) -> None:
 
 
 def _relay(client: socket.socket, peer: tuple[str, int], node: Node, guest_port: int) -> None:
-    """Connect one client to the guest's port over SSH, until both sides have closed."""
+    """Connect one client to the guest's port over SSH, until both sides have closed.
+
+    A client is hung up on when nobody listens there, or when the node is gone, at whatever point that is found out.
+    """
     import paramiko
 
-    with client:
+    with client, contextlib.suppress(PidocError, paramiko.SSHException, OSError, EOFError):
         # The connection is another one after a restart of the guest, and none while that lasts.
         transport = None if node.death() else node.connection.transport
         if transport is None:
             return
-        try:
-            channel = transport.open_channel("direct-tcpip", (GUEST, guest_port), peer, timeout=OPENING)
-        except (paramiko.SSHException, OSError, EOFError):  # nobody listens there, or the node is gone
-            return
-        with channel:
+        with transport.open_channel("direct-tcpip", (GUEST, guest_port), peer, timeout=OPENING) as channel:
             back = threading.Thread(target=_pump, args=(channel, client), daemon=True)
             back.start()
             _pump(client, channel)

@@ -330,17 +330,25 @@ class SshServer:
             channel.close()
 
     def join(self, number: int, target: socket.socket) -> None:
-        """Connect the channel with that number to a socket: what comes is sent, then what comes back."""
+        """Connect the channel with that number to a socket, in both directions."""
         transport = self._transports[-1]
         while (channel := transport.accept(10)).get_id() != number:
             pass
-        with target, contextlib.suppress(OSError, EOFError):
-            while data := channel.recv(4096):
-                target.sendall(data)
-            target.shutdown(socket.SHUT_WR)
-            while data := target.recv(4096):
-                channel.sendall(data)
-        channel.close()
+
+        def back() -> None:
+            with contextlib.suppress(OSError, EOFError):
+                while data := target.recv(4096):
+                    channel.sendall(data)
+                channel.close()
+
+        with target:
+            thread = threading.Thread(target=back)
+            thread.start()
+            with contextlib.suppress(OSError, EOFError):
+                while data := channel.recv(4096):
+                    target.sendall(data)
+                target.shutdown(socket.SHUT_WR)
+            thread.join(10)
 
     def when(self, name: str, then: Callable[[], None]) -> None:
         """Do something as soon as a command has made the file *name*."""
