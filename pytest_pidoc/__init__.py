@@ -26,6 +26,7 @@ from pytest_pidoc.errors import (
     NodeDied,
     PidocError,
     SettingsError,
+    WaitError,
     WaitTimeout,
 )
 from pytest_pidoc.machines import MODELS, Machine
@@ -55,6 +56,7 @@ __all__ = [
     "Settings",
     "SettingsError",
     "Timings",
+    "WaitError",
     "WaitTimeout",
 ]
 

@@ -8,6 +8,7 @@ import re
 import secrets
 import socket
 import textwrap
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ else:  # only its stubs know that it is generic
 __all__ = ["Console"]
 
 NUDGE = 3.0  # seconds of silence after which Enter is pressed again: a login program may just have started
+SEEN = 4000  # characters that are kept for the error when something does not come
 LINE = 512  # characters of a line: a terminal takes 4095, the FIFO of a serial port 8 or 16 at a time
 
 
@@ -35,7 +37,8 @@ class Console(_Spawn):
     """A pexpect spawn on a node's serial port: ``expect``, ``sendline``, ``before``, ``match`` and the rest.
 
     What it does not get to see raises `ConsoleError` with the last lines seen, unless ``pexpect.TIMEOUT`` or
-    ``pexpect.EOF`` is among the patterns. QEMU serves one console at a time.
+    ``pexpect.EOF`` is among the patterns. No wait is without a limit: it is 30 s where nothing is said. QEMU serves one
+    console at a time.
 
     ::
 
@@ -46,6 +49,7 @@ class Console(_Spawn):
 
     def __init__(self, connection: socket.socket, *, name: str = "the node", timeout: float = 30.0) -> None:
         self.node_name = name
+        self._seen = ""
         super().__init__(connection, timeout=timeout, encoding="utf-8", codec_errors="replace", use_poll=True)
 
     @classmethod
@@ -76,6 +80,7 @@ class Console(_Spawn):
             spawn: Any = self  # its stubs leave these two out
             data = spawn._decoder.decode(data, final=False)
             spawn._log(data, "read")
+        self._seen = (self._seen + data)[-SEEN:]
         return str(data)
 
     def log_in(
@@ -166,16 +171,23 @@ class Console(_Spawn):
         """Wait for one of some plain texts."""
         return self._bounded(super().expect_exact, *args, **kwargs)
 
-    def _bounded(self, wait: Any, patterns: Any, *args: Any, **kwargs: Any) -> Any:
+    def _bounded(self, wait: Any, patterns: Any, timeout: float | None = -1, *args: Any, **kwargs: Any) -> Any:
+        began = time.monotonic()
         try:
-            return wait(patterns, *args, **kwargs)
+            # Without a limit, where pexpect waits for ever, the usual one holds.
+            return wait(patterns, -1 if timeout is None else timeout, *args, **kwargs)
         except (pexpect.TIMEOUT, pexpect.EOF, OSError) as error:
-            what = "was silent" if isinstance(error, pexpect.TIMEOUT) else "was closed"
             wanted = [getattr(p, "pattern", p) for p in (patterns if isinstance(patterns, list) else [patterns])]
-            seen = str(self.before or "") if isinstance(self.before, str) else ""
+            named = " or ".join(map(repr, wanted))
+            took = f"{time.monotonic() - began:.3g} s"
+            if isinstance(error, pexpect.TIMEOUT):
+                what = f"has not shown {named} within {took}"
+            else:
+                what = f"was closed after {took}, before it showed {named}"
             raise ConsoleError(
-                f"The console of {self.node_name} {what} before it showed {' or '.join(map(repr, wanted))}.",
-                evidence="\n".join(seen.splitlines()[-20:]),
+                f"The console of {self.node_name} {what}.",
+                evidence="\n".join(self._seen.splitlines()[-20:]) or "(it has shown nothing at all)",
+                tip="" if self._seen else 'sendline("") first: what was printed before the connection is in serial_log',
             ) from error
 
     def __exit__(self, *_: object) -> None:

@@ -15,7 +15,8 @@
     ├── ConsoleError           the serial console did not do what was expected
     ├── MonitorError           QEMU refused a command, or is gone
     ├── FaultError             a fault cannot be made or undone
-    └── WaitTimeout            what was waited for has not come
+    └── WaitError              what was waited for cannot come
+        └── WaitTimeout        ... or has not come in its time
 
 What a user runs on a node and fails is not here: that stays ``invoke.UnexpectedExit``.
 """
@@ -36,6 +37,7 @@ __all__ = [
     "NodeDied",
     "PidocError",
     "SettingsError",
+    "WaitError",
     "WaitTimeout",
 ]
 
@@ -123,5 +125,9 @@ class FaultError(PidocError):
     """A fault cannot be made, or not be undone: a wrong argument, a node that is off, a LAN without its switch."""
 
 
-class WaitTimeout(PidocError):
+class WaitError(PidocError):
+    """What was waited for cannot come any more: the unit has failed."""
+
+
+class WaitTimeout(WaitError):
     """What was waited for has not come in its time."""

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_pidoc import agent, readiness, runtime, ssh
+from pytest_pidoc import agent, forwards, readiness, runtime, ssh, waits
 from pytest_pidoc.engines.engine import (
     CONSOLE_SOCKET,
     OVERLAY,
@@ -25,9 +25,13 @@ from pytest_pidoc.engines.engine import (
 )
 from pytest_pidoc.errors import BootError, BootTimeout, ConsoleError, KernelPanic, MonitorError, NodeDied
 from pytest_pidoc.faults import FaultLog
+from pytest_pidoc.forwards import Forward
 from pytest_pidoc.identity import Identity
 from pytest_pidoc.lan.lan import Lan
 from pytest_pidoc.machines import MODELS, Machine
+from pytest_pidoc.parts.clock import Clock
+from pytest_pidoc.parts.cpu import Cpu
+from pytest_pidoc.parts.disk import Disk
 from pytest_pidoc.parts.network import Network
 from pytest_pidoc.qmp import Monitor
 from pytest_pidoc.serial import SerialLog
@@ -96,6 +100,7 @@ class Node:
         self._connection: fabric.Connection | None = None
         self._console: Console | None = None
         self._monitor: Monitor | None = None
+        self._forwards: list[Forward] = []
         self.endpoint = endpoint
         """Where the node is, as plain data."""
         self.faults = faults or FaultLog()
@@ -205,6 +210,26 @@ class Node:
         return self._monitor
 
     @property
+    def has_monitor(self) -> bool:
+        """Whether `monitor` is open here: QEMU serves no other connection then."""
+        return self._monitor is not None
+
+    @property
+    def clock(self) -> Clock:
+        """The clock, which can be made to jump: ``pi.clock.jump(3600)``."""
+        return Clock(self)
+
+    @property
+    def disk(self) -> Disk:
+        """The disk, which can be made full: ``pi.disk.fill()``."""
+        return Disk(self)
+
+    @property
+    def cpu(self) -> Cpu:
+        """The processor, which can be made slow: ``pi.cpu.limit(0.25)``."""
+        return Cpu(self, self._engine)
+
+    @property
     def ssh_command(self) -> str:
         """The shell command that opens a session on the node."""
         return shlex.join(self.ssh_arguments())
@@ -251,6 +276,113 @@ class Node:
         """Copy a file from the node; arguments and result are those of ``fabric.Connection.get``."""
         with self._naming_death(f"while it sent {remote}"):
             return self.connection.get(remote, _text(local), **kwargs)
+
+    def wait_for_port(self, port: int, *, host: str = "127.0.0.1", timeout: float = 60.0) -> None:
+        """Wait until something listens on a TCP port: until the node itself can connect to it.
+
+        Parameters
+        ----------
+        port
+            Its number.
+        host
+            A name or an address as the node sees it: itself, or another machine.
+        timeout
+            Seconds to wait.
+
+        Raises
+        ------
+        WaitTimeout
+            Nobody has listened; the error shows what else listens.
+        NodeDied
+            The node has ended.
+        SettingsError
+            An argument is not usable.
+        """
+        waits.wait_for_port(self, port, host=host, timeout=timeout)
+
+    def wait_for_unit(self, name: str, *, timeout: float = 60.0) -> None:
+        """Wait until a unit of systemd is active; ``.service`` may be left out.
+
+        Parameters
+        ----------
+        name
+            The unit's name.
+        timeout
+            Seconds to wait.
+
+        Raises
+        ------
+        WaitError
+            The unit has failed, which is told at once, with its state and its last lines in the journal.
+        WaitTimeout
+            It was not active in time; the error shows the same.
+        NodeDied
+            The node has ended.
+        SettingsError
+            An argument is not usable.
+        """
+        waits.wait_for_unit(self, name, timeout=timeout)
+
+    def wait_until_succeeds(self, command: str, *, timeout: float = 60.0) -> Result:
+        """Run a shell command twice a second until it succeeds, and return Fabric's ``Result`` of that run.
+
+        A command that does not end is ended in the guest when the time is over.
+
+        Parameters
+        ----------
+        command
+            What to run.
+        timeout
+            Seconds to wait.
+
+        Raises
+        ------
+        WaitTimeout
+            It has not succeeded; the error shows its last status and output.
+        NodeDied
+            The node has ended.
+        SettingsError
+            The time is not usable.
+        """
+        return waits.until_succeeds(self, command, timeout=timeout)
+
+    @property
+    def forwards(self) -> tuple[Forward, ...]:
+        """The open port forwards, the oldest first."""
+        self._forwards = [forward for forward in self._forwards if forward.active]
+        return tuple(self._forwards)
+
+    def forward(self, port: int, *, protocol: str = "tcp") -> Forward:
+        """Give a port of this machine, on 127.0.0.1 only, that leads to a port of the node.
+
+        What listens in the node must do so on its network card, not on its 127.0.0.1 only. The forward ends with its
+        block, by its ``close``, at the end of the test, or when the node goes down.
+
+        ::
+
+            with pi.forward(80) as web:
+                urllib.request.urlopen(f"http://{web.host}:{web.port}")
+
+        Parameters
+        ----------
+        port
+            The node's port.
+        protocol
+            ``tcp``, or ``udp`` on the engine ``local``.
+
+        Raises
+        ------
+        SettingsError
+            There is no such port or protocol.
+        NodeDied
+            The node is off.
+        MonitorError
+            QEMU refused it.
+        """
+        self.raise_if_dead(f"before its port {port} was forwarded")
+        forward = forwards.open_forward(self, port, protocol)
+        self._forwards.append(forward)
+        return forward
 
     def screenshot(self, path: str | Path) -> Path:
         """Write what the emulated display shows now to the file *path*, a PNG, and return that path.
@@ -419,7 +551,10 @@ class Node:
             raise self._timeout("its console has shown no prompt", deadline) from error
 
     def close(self) -> None:
-        """Close the connections to the node; it goes on running."""
+        """Close the connections and forwards to the node; it goes on running."""
+        for forward in self.forwards:
+            with contextlib.suppress(MonitorError):
+                forward.close()
         for opened in (self._connection, self._console, self._monitor):
             if opened is not None:
                 with contextlib.suppress(OSError):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_pidoc.errors import EngineUnavailable, SettingsError
+from pytest_pidoc.errors import EngineUnavailable, PidocError, SettingsError
 from pytest_pidoc.settings import MARKER_SIGNATURE, OPTIONS, ClusterSpec, Settings
 
 if TYPE_CHECKING:
@@ -192,9 +192,14 @@ class ClusterPool:
         return cluster
 
     def put_right(self, cluster: Cluster) -> None:
-        """Undo the faults of the test that has ended; a cluster that cannot be put right is not given to another."""
+        """Undo what the test that has ended did; a cluster that cannot be put right is not given to another."""
         errors = cluster.faults.undo_all()
         cluster.faults.clear()
+        for forward in [forward for node in cluster for forward in node.forwards]:
+            try:
+                forward.close()
+            except PidocError as error:
+                errors.append(error)
         if errors:
             self._shared = {spec: other for spec, other in self._shared.items() if other is not cluster}
             self.end(cluster)

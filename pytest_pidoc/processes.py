@@ -9,7 +9,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["CLUSTER_VARIABLE", "children", "identify", "is_alive", "kill", "of_cluster", "wait"]
+__all__ = ["CLUSTER_VARIABLE", "children", "identify", "is_alive", "kill", "of_cluster", "pid", "wait"]
 
 #: Every process that belongs to a cluster carries its name in this environment variable, so that it can be
 #: found from the moment it is executed, even if its starter was killed before it could write anything down.
@@ -34,7 +34,7 @@ def identify(pid: int) -> str | None:
 
 def is_alive(identity: str) -> bool:
     """Tell whether the process that *identity* names still runs."""
-    return identify(_pid(identity)) == identity
+    return identify(pid(identity)) == identity
 
 
 def wait(identity: str, timeout: float | None) -> bool:
@@ -83,7 +83,8 @@ def children() -> Iterator[str]:
             yield f"{entry.name} {name.partition('(')[2]}"
 
 
-def _pid(identity: str) -> int:
+def pid(identity: str) -> int:
+    """Return the process id in an identity."""
     return int(identity.partition(":")[0])
 
 
@@ -91,7 +92,7 @@ def _pid(identity: str) -> int:
 def _open(identity: str) -> Iterator[int | None]:
     """Open a descriptor of the process, or give ``None`` if it has ended."""
     try:
-        descriptor = os.pidfd_open(_pid(identity))
+        descriptor = os.pidfd_open(pid(identity))
     except ProcessLookupError:
         yield None
         return

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from pytest_pidoc import processes, runtime
+from pytest_pidoc.engines import cgroups
 from pytest_pidoc.errors import EngineUnavailable, PidocError
 
 __all__ = ["end_nodes", "reap", "start", "sweep"]
@@ -51,6 +52,9 @@ def end_nodes(directory: Path) -> None:
             processes.kill(identity)
         for identity in found:
             processes.wait(identity, timeout=10)
+    for node in _folders(directory):
+        with contextlib.suppress(OSError):  # a group of which something is left stays, as that does
+            cgroups.remove(node)
     if _may_have_containers(directory):
         from pytest_pidoc import dockerd
         from pytest_pidoc.engines.containers import remove_session
@@ -104,6 +108,13 @@ def _may_have_containers(directory: Path) -> bool:
         return bool(runtime.read(directory)["engine"] != "local")
     except PidocError:
         return True
+
+
+def _folders(directory: Path) -> list[Path]:
+    try:
+        return [entry for entry in directory.iterdir() if entry.is_dir()]
+    except FileNotFoundError:
+        return []
 
 
 def _main(directory: Path) -> None:

@@ -194,7 +194,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("image", _image, "what nodes boot from: debian[:RELEASE], or docker://NAME:TAG to pull", "IMAGE"),
     Option("nodes", _nodes, "how many nodes a marker without a number asks for", "N"),
     Option("memory", _memory, "RAM per node, such as 512M (default: the model's)", "SIZE"),
-    Option("cpus", _cpus, "host CPUs that a node may use, such as 0.5 (engine docker)", "CPUS"),
+    Option("cpus", _cpus, "host CPUs that a node may use, such as 0.5", "CPUS"),
     Option("boot_timeout", _seconds, "seconds a boot may take (default: by this host's speed)", "SECONDS"),
     Option("start", _start, "fork nodes from a saved machine (warm) or boot each (cold)", "warm|cold"),
     Option("kernel", _file, "the kernel, in place of the image's own", _FILE),

@@ -174,9 +174,14 @@ class StandInEngine:
     def __init__(self) -> None:
         self.reason: str | None = None
         self.stopped: list[Endpoint] = []
+        self.cpus: float | None = None
 
     def death(self, endpoint: Endpoint) -> str | None:
         return self.reason
+
+    def limit_cpus(self, endpoint: Endpoint, cpus: float | None) -> float | None:
+        before, self.cpus = self.cpus, cpus
+        return before
 
     def stop(self, endpoint: Endpoint) -> None:
         self.stopped.append(endpoint)
@@ -241,6 +246,17 @@ class _Session(paramiko.ServerInterface):
         threading.Thread(target=self._server.run, args=(channel, command.decode()), daemon=True).start()
         return True
 
+    def check_channel_direct_tcpip_request(
+        self, number: int, origin: tuple[str, int], destination: tuple[str, int]
+    ) -> int:
+        self._server.wanted.append(destination)
+        try:
+            target = socket.create_connection(("127.0.0.1", destination[1]), timeout=5)
+        except OSError:
+            return paramiko.OPEN_FAILED_CONNECT_FAILED
+        threading.Thread(target=self._server.join, args=(number, target), daemon=True).start()
+        return paramiko.OPEN_SUCCEEDED
+
 
 def send_exit_signal(channel: paramiko.Channel, name: str) -> None:
     """Tell that a command was ended by a signal, as sshd does (RFC 4254, 6.10)."""
@@ -259,6 +275,8 @@ def send_exit_signal(channel: paramiko.Channel, name: str) -> None:
 class SshServer:
     """A real SSH server on 127.0.0.1 whose commands are run by this machine's shell in *home*.
 
+    Whatever host a forward leads to, it ends at that port of this machine; *wanted* has what was asked for.
+
     ``sudo`` there says whom it was asked to be, and runs the command as who it is. *die* is called for the
     command ``die``, whose status never comes.
     """
@@ -269,6 +287,7 @@ class SshServer:
         self.host_key = paramiko.ECDSAKey.generate()
         self.connections = 0
         self.die: Callable[[], None] = lambda: None
+        self.wanted: list[tuple[str, int]] = []
         self._transports: list[paramiko.Transport] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -276,7 +295,7 @@ class SshServer:
         sudo = home / "bin" / "sudo"
         sudo.parent.mkdir()
         sudo.write_text(
-            '#!/bin/sh\nwho=root\nwhile :; do case "$1" in -S|-H) shift;; -p) shift 2;; -u) who="$2"; shift 2;;'
+            '#!/bin/sh\nwho=root\nwhile :; do case "$1" in -S|-H|-n) shift;; -p) shift 2;; -u) who="$2"; shift 2;;'
             ' *) break;; esac; done\necho "as $who:"\nexec "$@"\n'
         )
         sudo.chmod(0o755)
@@ -309,6 +328,31 @@ class SshServer:
             else:
                 channel.send_exit_status(done.returncode)
             channel.close()
+
+    def join(self, number: int, target: socket.socket) -> None:
+        """Connect the channel with that number to a socket, in both directions."""
+        transport = self._transports[-1]
+        while (channel := transport.accept(10)).get_id() != number:
+            pass
+
+        def back() -> None:
+            with contextlib.suppress(OSError, EOFError):
+                while data := target.recv(4096):
+                    channel.sendall(data)
+                channel.close()
+
+        with target:
+            thread = threading.Thread(target=back)
+            thread.start()
+            with contextlib.suppress(OSError, EOFError):
+                while data := channel.recv(4096):
+                    target.sendall(data)
+                target.shutdown(socket.SHUT_WR)
+            thread.join(10)
+
+    def when(self, name: str, then: Callable[[], None]) -> None:
+        """Do something as soon as a command has made the file *name*."""
+        threading.Thread(target=lambda: eventually((self.home / name).exists) and then(), daemon=True).start()
 
     def hang_up(self) -> None:
         """Close every connection, as a node does whose power was cut."""

@@ -20,7 +20,8 @@ BELOW = {
     "ConsoleError": "PidocError",
     "MonitorError": "PidocError",
     "FaultError": "PidocError",
-    "WaitTimeout": "PidocError",
+    "WaitError": "PidocError",
+    "WaitTimeout": "WaitError",
 }
 
 

@@ -12,8 +12,16 @@ from typing import TYPE_CHECKING, Any
 from pytest_pidoc import migration, processes, qemu
 from pytest_pidoc.dockerd import GUEST_LABEL, NODE_LABEL, SESSION_LABEL, daemon_errors
 from pytest_pidoc.engines.containers import remove
-from pytest_pidoc.engines.engine import QEMU_LOG, QMP_SOCKET, STATE, Endpoint, Launch, QemuVersion
-from pytest_pidoc.errors import EngineUnavailable, ImageError, MonitorError, NodeDied, SettingsError
+from pytest_pidoc.engines.engine import (
+    QEMU_LOG,
+    QMP_SOCKET,
+    STATE,
+    Endpoint,
+    Launch,
+    QemuVersion,
+    refuse_more_cpus,
+)
+from pytest_pidoc.errors import EngineUnavailable, ImageError, MonitorError, NodeDied
 from pytest_pidoc.machines import MIB
 from pytest_pidoc.qmp import Monitor
 from pytest_pidoc.waiting import Deadline
@@ -31,6 +39,7 @@ SSH_PORT = 2222  # where QEMU forwards to the guest's SSH port, in the container
 # What a container may use beside the RAM: QEMU's cache of translated code, QEMU's own (70 to 90 MB were measured),
 # and the pages of files that it has open.
 QEMU_ALLOWANCE = (qemu.CODE_CACHE + 256) * MIB
+CPU_PERIOD = 100_000  # microseconds, the kernel's default
 PIDS = 256  # QEMU has a thread per virtual CPU and up to 64 for its disks
 
 
@@ -68,6 +77,9 @@ class DockerEngine:
     def start(self, launch: Launch) -> Endpoint:
         """Start a node's container and wait until its QEMU answers."""
         name = f"pidoc-{launch.cluster}-{launch.name}"
+        if launch.cpus is not None:
+            with daemon_errors("describe itself"):
+                refuse_more_cpus(launch, int(self._api.info()["NCPU"]))
         with daemon_errors(f"start {launch.name}"):
             self._clear(name)
         (launch.directory / QMP_SOCKET).unlink(missing_ok=True)  # a former life's, after a power cut
@@ -104,6 +116,13 @@ class DockerEngine:
     def stop(self, endpoint: Endpoint) -> None:
         """Kill the container and remove it: nothing of a node is kept but its directory."""
         remove(self._client, endpoint.handle)
+
+    def limit_cpus(self, endpoint: Endpoint, cpus: float | None) -> float | None:
+        """Let the container use that much of the host's processors; return what it might use before."""
+        with daemon_errors("limit a node"):
+            quota = self._api.inspect_container(endpoint.handle)["HostConfig"]["CpuQuota"]
+            self._api.update_container(endpoint.handle, cpu_quota=_quota(cpus))
+        return None if quota <= 0 else quota / CPU_PERIOD
 
     def _clear(self, name: str) -> None:
         """Remove the container of a node that died by itself and is started again without a stop."""
@@ -154,14 +173,12 @@ class DockerEngine:
                     ],
                     mem_limit=memory,
                     memswap_limit=memory,  # of memory and swap together: no swap
-                    nano_cpus=None if launch.cpus is None else round(launch.cpus * 1e9),
+                    cpu_quota=None if launch.cpus is None else _quota(launch.cpus),
                     port_bindings={SSH_PORT: ("127.0.0.1", launch.port)},
                 ),
             )
         except docker.errors.APIError as error:
             reason = str(error.explanation)
-            if "Range of CPUs" in reason:
-                raise SettingsError(f"{launch.name} cannot have cpus={launch.cpus:g}: {reason}.") from error
             if "bind source path does not exist" in reason:
                 raise EngineUnavailable(
                     f"The Docker daemon does not see {launch.directory}.",
@@ -283,6 +300,11 @@ class DockerEngine:
             except docker.errors.ImageNotFound as error:
                 raise ImageError(f"There is no container image {self._reference}.", tip="pidoc build") from error
         return labels.get(GUEST_LABEL) or None
+
+
+def _quota(cpus: float | None) -> int:
+    """Return the microseconds of each period that a container may use; unlike ``NanoCpus``, it can be taken back."""
+    return -1 if cpus is None else round(cpus * CPU_PERIOD)
 
 
 def _how_it_ended(state: dict[str, Any]) -> str:

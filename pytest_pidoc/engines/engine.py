@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from pytest_pidoc.errors import EngineUnavailable
+from pytest_pidoc.errors import EngineUnavailable, SettingsError
 from pytest_pidoc.images.image import Image
 from pytest_pidoc.machines import Machine
 
@@ -20,6 +20,7 @@ __all__ = [
     "Endpoint",
     "Engine",
     "Launch",
+    "refuse_more_cpus",
 ]
 
 # The files of a node's directory. QEMU runs in that directory and takes the bare names: a path to a unix
@@ -177,3 +178,24 @@ class Engine(Protocol):
 
     def stop(self, endpoint: Endpoint) -> None:
         """End the node at once, as a power cut does. It is no error when it is gone already."""
+
+    def limit_cpus(self, endpoint: Endpoint, cpus: float | None) -> float | None:
+        """Let a node that runs use that much of the host's processors from now on, or without limit.
+
+        Returns
+        -------
+        What it might use before.
+
+        Raises
+        ------
+        FaultError
+            That cannot be done here.
+        """
+
+
+def refuse_more_cpus(launch: Launch, there: int) -> None:
+    """Raise `SettingsError` if a node is to have more processors than *there* are."""
+    if launch.cpus is not None and launch.cpus > there:
+        raise SettingsError(
+            f"{launch.name} cannot have cpus={launch.cpus:g}: there are {there}.", tip="less, or leave cpus out"
+        )

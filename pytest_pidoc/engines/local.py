@@ -9,14 +9,25 @@ import threading
 from pathlib import Path
 
 from pytest_pidoc import migration, processes, qemu
-from pytest_pidoc.engines.engine import OVERLAY, QEMU_LOG, QMP_SOCKET, STATE, Endpoint, Launch, QemuVersion
-from pytest_pidoc.errors import EngineUnavailable, MonitorError, NodeDied, SettingsError
+from pytest_pidoc.engines import cgroups
+from pytest_pidoc.engines.engine import (
+    OVERLAY,
+    QEMU_LOG,
+    QMP_SOCKET,
+    STATE,
+    Endpoint,
+    Launch,
+    QemuVersion,
+    refuse_more_cpus,
+)
+from pytest_pidoc.errors import EngineUnavailable, FaultError, MonitorError, NodeDied, SettingsError
 from pytest_pidoc.qmp import Monitor
 from pytest_pidoc.waiting import Deadline
 
 __all__ = ["LocalEngine"]
 
 INSTALL = "apt-get install qemu-system-arm qemu-utils"
+DELEGATE = "systemd-run --user --scope -p Delegate=yes pytest, or --pidoc-engine=docker"
 START_TIMEOUT = 20.0  # seconds until QEMU answers on its monitor; 0.15 s on an idle machine
 
 
@@ -54,11 +65,7 @@ class LocalEngine:
 
     def start(self, launch: Launch) -> Endpoint:
         """Start a node's QEMU in the node's directory."""
-        if launch.cpus is not None:
-            raise SettingsError(
-                f"{launch.name} cannot be limited to {launch.cpus:g} CPUs on the engine local.",
-                tip="--pidoc-engine=docker, which can; or leave cpus out",
-            )
+        refuse_more_cpus(launch, os.cpu_count() or 1)
         directory = launch.directory
         if not (directory / OVERLAY).exists():
             _run(qemu.overlay_command(launch.image.file("disk")), timeout=START_TIMEOUT, cwd=directory)
@@ -78,6 +85,7 @@ class LocalEngine:
         except FileNotFoundError as error:
             raise _missing(command[0]) from error
         try:
+            _limit_from_start(launch, child.pid)
             port = self._forwarded_port(launch, child)
             if launch.template is not None:
                 version = self.qemu_version(command[0])
@@ -88,6 +96,7 @@ class LocalEngine:
         except BaseException:
             child.kill()
             child.wait()
+            cgroups.remove(directory)
             raise
         with self._lock:
             self._children[handle] = child
@@ -112,6 +121,17 @@ class LocalEngine:
             child.wait()
         elif not processes.wait(endpoint.handle, timeout=10):
             raise NodeDied(f"The QEMU process {endpoint.handle} cannot be killed.")  # stuck in the kernel
+        cgroups.remove(endpoint.directory)
+
+    def limit_cpus(self, endpoint: Endpoint, cpus: float | None) -> float | None:
+        """Put QEMU into a control group that may use that much; return what it might use before."""
+        directory = endpoint.directory
+        before = cgroups.cpus(directory)
+        try:
+            cgroups.limit(directory, _group(directory), processes.pid(endpoint.handle), cpus)
+        except cgroups.CgroupError as error:
+            raise FaultError(f"The processors of {directory.name} cannot be limited: {error}.", tip=DELEGATE) from error
+        return before
 
     def _forwarded_port(self, launch: Launch, child: subprocess.Popen[bytes]) -> int:
         """Ask QEMU which port the OS gave to its forward."""
@@ -131,6 +151,19 @@ class LocalEngine:
             except MonitorError:
                 if deadline.expired:
                     raise
+
+
+def _limit_from_start(launch: Launch, pid: int) -> None:
+    if launch.cpus is None:
+        return
+    try:
+        cgroups.limit(launch.directory, _group(launch.directory), pid, launch.cpus)
+    except cgroups.CgroupError as error:
+        raise SettingsError(f"{launch.name} cannot have cpus={launch.cpus:g}: {error}.", tip=DELEGATE) from error
+
+
+def _group(directory: Path) -> str:
+    return f"{directory.parent.name}-{directory.name}"
 
 
 def forwarded_port(usernet: str) -> int:

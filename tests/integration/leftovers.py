@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 
 from pytest_pidoc import dockerd, processes, runtime
 from pytest_pidoc.engines.containers import node_containers
@@ -12,8 +13,9 @@ __all__ = ["leftovers"]
 
 
 def leftovers(cluster: str) -> list[str]:
-    """Return what there is of a cluster: processes, containers, its directory."""
+    """Return what there is of a cluster: processes, containers, control groups, its directory."""
     found = list(processes.of_cluster(cluster))
+    found += [str(group) for group in Path("/sys/fs/cgroup").rglob(f"pidoc-{cluster}-*")]
     if (runtime.root() / cluster).exists():
         found.append(str(runtime.root() / cluster))
     try:

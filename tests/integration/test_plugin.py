@@ -106,3 +106,27 @@ def test_a_dead_node_does_not_spoil_the_next_test(run) -> None:  # type: ignore[
 
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(["*NodeDied: pi-1 died while it ran 'poweroff -f'*"])
+
+
+def test_what_a_test_leaves_is_put_right(run) -> None:  # type: ignore[no-untyped-def]
+    """Forwards and faults end with the test; the node is the same in the next one."""
+    result = run("""
+        import socket
+        import pytest
+
+        left = {}
+
+        def test_one(pi):
+            left["forward"] = pi.forward(22)
+            left["fault"] = pi.clock.jump(86400)
+            left["node"] = pi
+            socket.create_connection((left["forward"].host, left["forward"].port), timeout=10).close()
+
+        def test_other(pi):
+            assert pi is left["node"]
+            assert not left["fault"].active
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection((left["forward"].host, left["forward"].port), timeout=10)
+    """)
+
+    result.assert_outcomes(passed=2)

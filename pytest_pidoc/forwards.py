@@ -1,0 +1,182 @@
+"""Port forwards: a port of this machine that leads to a port of a node, as long as it is wanted.
+
+The engine ``local`` has QEMU listen on this machine. To a container no port can be added while it runs, and its
+QEMU's ports cannot be reached from everywhere, so the engine ``docker`` takes the SSH connection that is open anyway.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from pytest_pidoc.engines.engine import QMP_SOCKET
+from pytest_pidoc.errors import MonitorError, PidocError, SettingsError
+from pytest_pidoc.qmp import Monitor
+from pytest_pidoc.waits import require_port
+
+if TYPE_CHECKING:
+    import paramiko
+
+    from pytest_pidoc.node import Node
+
+__all__ = ["HOST", "Forward", "open_forward"]
+
+HOST = "127.0.0.1"
+#: The address of every guest in QEMU's user network, to which QEMU forwards.
+GUEST = "10.0.2.15"
+ATTEMPTS = 10  # at a port that was free a moment ago
+OPENING = 10.0  # seconds until the guest must have accepted a connection
+CHUNK = 65536
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A port of this machine that leads to a port of a node; a context manager that ends it.
+
+    Attributes
+    ----------
+    host, port
+        Where to connect to on this machine: ``127.0.0.1`` and a number.
+    guest_port
+        The node's port.
+    protocol
+        ``tcp`` or ``udp``.
+    """
+
+    host: str
+    port: int
+    guest_port: int
+    protocol: str
+    _closing: contextlib.ExitStack = field(compare=False, repr=False)
+    _closed: threading.Event = field(default_factory=threading.Event, compare=False, repr=False)
+
+    @property
+    def active(self) -> bool:
+        """Whether `close` was not called yet."""
+        return not self._closed.is_set()
+
+    def close(self) -> None:
+        """End the forward; connections that are open stay. It is no error when it has ended already."""
+        self._closed.set()
+        self._closing.close()
+
+    def __enter__(self) -> Forward:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_forward(node: Node, port: int, protocol: str) -> Forward:
+    """Open a forward to a node's port; see `Node.forward`."""
+    require_port(port)
+    if protocol not in {"tcp", "udp"}:
+        raise SettingsError(f"{protocol!r} is no protocol that can be forwarded.", tip='"tcp" or "udp"')
+    if node.endpoint.engine == "local":
+        return _by_qemu(node, port, protocol)
+    if protocol != "tcp":
+        raise SettingsError(
+            f"{protocol} cannot be forwarded on the engine {node.endpoint.engine}.", tip="--pidoc-engine=local"
+        )
+    return _by_ssh(node, port)
+
+
+def _by_qemu(node: Node, guest_port: int, protocol: str) -> Forward:
+    for _ in range(ATTEMPTS):
+        # QEMU does not say which port the OS gave it, and several forwards may lead to the same port of the guest.
+        port = _free_port(protocol)
+        rule = f"{protocol}:{HOST}:{port}"
+        with _monitor(node) as monitor:
+            said = monitor.human(f"hostfwd_add net0 {rule}-:{guest_port}").strip()
+        if not said:
+            break
+    else:
+        raise MonitorError(f"QEMU cannot forward to port {guest_port} of {node.name}.", evidence=said)
+    closing = contextlib.ExitStack()
+
+    def remove() -> None:
+        if node.death() is None:  # or it went with its QEMU
+            with _monitor(node) as monitor:
+                monitor.human(f"hostfwd_remove net0 {rule}")
+
+    closing.callback(remove)
+    return Forward(HOST, port, guest_port, protocol, closing)
+
+
+def _free_port(protocol: str) -> int:
+    kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
+    with socket.socket(socket.AF_INET, kind) as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def _monitor(node: Node) -> Iterator[Monitor]:
+    """Give the monitor's connection that the node has open, since QEMU serves one, or one for this block."""
+    if node.has_monitor:
+        yield node.monitor
+    else:
+        with Monitor.connect(node.directory / QMP_SOCKET, name=node.name) as monitor:
+            yield monitor
+
+
+def _by_ssh(node: Node, guest_port: int) -> Forward:
+    listener = socket.create_server((HOST, 0))
+    port = int(listener.getsockname()[1])
+
+    def serve() -> None:
+        while True:
+            try:
+                client, peer = listener.accept()
+            except OSError:  # the forward was closed
+                return
+            threading.Thread(target=_relay, args=(client, peer, node, guest_port), daemon=True).start()
+
+    thread = threading.Thread(target=serve, name=f"pidoc-forward-{port}", daemon=True)
+    thread.start()
+    closing = contextlib.ExitStack()
+    closing.callback(thread.join)
+    closing.callback(listener.close)
+    closing.callback(_wake, listener)
+    return Forward(HOST, port, guest_port, "tcp", closing)
+
+
+def _wake(listener: socket.socket) -> None:
+    """Let ``accept`` return, which closing alone does not."""
+    with contextlib.suppress(OSError):
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def _relay(client: socket.socket, peer: tuple[str, int], node: Node, guest_port: int) -> None:
+    """Connect one client to the guest's port over SSH, until both sides have closed.
+
+    A client is hung up on when nobody listens there, or when the node is gone, at whatever point that is found out.
+    """
+    import paramiko
+
+    with client, contextlib.suppress(PidocError, paramiko.SSHException, OSError, EOFError):
+        # The connection is another one after a restart of the guest, and none while that lasts.
+        transport = None if node.death() else node.connection.transport
+        if transport is None:
+            return
+        with transport.open_channel("direct-tcpip", (GUEST, guest_port), peer, timeout=OPENING) as channel:
+            back = threading.Thread(target=_pump, args=(channel, client), daemon=True)
+            back.start()
+            _pump(client, channel)
+            back.join()
+
+
+def _pump(source: socket.socket | paramiko.Channel, target: socket.socket | paramiko.Channel) -> None:
+    """Pass on what comes until there is no more, and say so to the other side."""
+    with contextlib.suppress(OSError, EOFError):
+        while data := source.recv(CHUNK):
+            target.sendall(data)
+    with contextlib.suppress(OSError, EOFError):
+        target.shutdown(socket.SHUT_WR)

@@ -1,0 +1,59 @@
+"""The clock of a node: what it says the time is."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from pytest_pidoc.errors import FaultError
+from pytest_pidoc.faults import Fault
+from pytest_pidoc.parts.guest import change, require_on
+
+if TYPE_CHECKING:
+    from pytest_pidoc.node import Node
+
+__all__ = ["Clock"]
+
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
+
+
+class Clock:
+    """A node's clock: ``pi.clock``."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def jump(self, seconds: float) -> Fault:
+        """Let the real-time clock jump, and jump back by the same amount when that is undone.
+
+        The time that passes in between is kept. The monotonic clock does not jump. A guest that has started again
+        meanwhile has the right time anyway, and is left alone.
+
+        Parameters
+        ----------
+        seconds
+            How far: forwards, or backwards if it is negative.
+
+        Raises
+        ------
+        FaultError
+            It is not a number or is 0, the node is off, or the guest refuses such a time.
+        """
+        node = self._node
+        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not math.isfinite(seconds):
+            raise FaultError(f"A clock cannot jump by {seconds!r} seconds.", tip="a number such as 3600 or -3600")
+        if seconds == 0:
+            raise FaultError("A jump by 0 seconds is none.", tip="a number such as 3600 or -3600")
+        what = f"{node.name} clock jump {seconds:+g} s"
+        require_on(node, what)
+        boot = change(node, f"cat {BOOT_ID}; {_jump(seconds)}", what).split()[0]
+
+        def undo() -> None:
+            if node.death() is None:
+                change(node, f'[ "$(cat {BOOT_ID})" != {boot} ] || {_jump(-seconds)}', f"undoing {what}")
+
+        return node.faults.add(what, undo)
+
+
+def _jump(seconds: float) -> str:
+    return f"date -s '{seconds:+.6f} seconds' >/dev/null"

@@ -1,0 +1,52 @@
+"""The processor of a node: how much of the host's its QEMU may use."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from pytest_pidoc.errors import FaultError
+from pytest_pidoc.faults import Fault
+from pytest_pidoc.parts.guest import require_on
+
+if TYPE_CHECKING:
+    from pytest_pidoc.engines.engine import Engine
+    from pytest_pidoc.node import Node
+
+__all__ = ["Cpu"]
+
+LEAST = 0.01  # of a processor: a millisecond of each period is the least that the kernel takes
+
+
+class Cpu:
+    """A node's processor: ``pi.cpu``."""
+
+    def __init__(self, node: Node, engine: Engine) -> None:
+        self._node = node
+        self._engine = engine
+
+    def limit(self, share: float) -> Fault:
+        """Let the node's QEMU use only that share of one processor of the host, from now on until that is undone.
+
+        Parameters
+        ----------
+        share
+            ``0.25`` is a quarter of a processor; 0.01 is the least.
+
+        Raises
+        ------
+        FaultError
+            It is not such a number, the node is off, or its QEMU cannot be limited here.
+        """
+        node, engine = self._node, self._engine
+        if isinstance(share, bool) or not isinstance(share, (int, float)) or not LEAST <= share < math.inf:
+            raise FaultError(f"A node cannot be limited to {share!r} of a processor.", tip=f"{LEAST} or more")
+        what = f"{node.name} cpu limit {share:g}"
+        require_on(node, what)
+        before = engine.limit_cpus(node.endpoint, share)
+
+        def undo() -> None:
+            if node.death() is None:
+                engine.limit_cpus(node.endpoint, before)
+
+        return node.faults.add(what, undo)

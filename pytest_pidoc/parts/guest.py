@@ -1,0 +1,37 @@
+"""What a fault does in the guest: a shell script as root, whose failure is a `FaultError`."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING
+
+from pytest_pidoc.errors import FaultError
+
+if TYPE_CHECKING:
+    from pytest_pidoc.node import Node
+
+__all__ = ["change", "require_on"]
+
+TIMEOUT = 60  # seconds for a script of a few commands
+
+
+def require_on(node: Node, what: str) -> None:
+    """Raise `FaultError` if the node is off; *what* could not be done, in the words of a fault."""
+    if reason := node.death():
+        raise FaultError(f"{what} is not possible: the node is off ({reason}).", tip="a node that runs")
+
+
+def change(node: Node, script: str, what: str) -> str:
+    """Run a shell script as root and return what it prints.
+
+    Raises
+    ------
+    FaultError
+        It failed.
+    NodeDied
+        The node ended before it did.
+    """
+    done = node.run(f"sudo -n sh -ec {shlex.quote(script)}", warn=True, timeout=TIMEOUT)
+    if not done.ok:
+        raise FaultError(f"{what} has failed with status {done.return_code}.", evidence=done.stdout + done.stderr)
+    return str(done.stdout)

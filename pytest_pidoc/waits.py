@@ -1,0 +1,162 @@
+"""Waiting for something in a guest: a port, a unit, a command that succeeds. Each wait ends, and says what it saw.
+
+What is waited for is looked at in the guest, since a command over SSH costs a tenth of a second under emulation: one
+command has a loop in it. It ends by itself, so that nothing goes on in a guest that nobody waits for any more.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+from typing import TYPE_CHECKING
+
+from pytest_pidoc import ssh
+from pytest_pidoc.errors import SettingsError, WaitError, WaitTimeout
+from pytest_pidoc.waiting import Deadline
+
+if TYPE_CHECKING:
+    from invoke.runners import Result
+
+    from pytest_pidoc.node import Node
+
+__all__ = ["until_succeeds", "wait_for_port", "wait_for_unit"]
+
+INTERVAL = 0.5  # seconds between two looks
+GRACE = 5.0  # seconds until a command must have ended that ends itself in the guest
+LINES = 20  # of what was seen, in the error
+ENDED_IT = (124, 137)  # the statuses of timeout(1) when it has ended a command
+FAILED = 3  # our own status of a unit that has failed
+
+
+def until_succeeds(node: Node, command: str, *, timeout: float) -> Result:
+    """Run a command again and again until its status is 0; see `Node.wait_until_succeeds`."""
+    deadline, attempts, seen = _deadline(timeout), 0, ""
+    while not deadline.expired:
+        attempts += 1
+        try:
+            result = _run(node, command, deadline.remaining)
+        except _Unanswered as error:
+            seen = str(error)
+        else:
+            if result.ok:
+                result.command = command
+                return result
+            ended = "it has not ended" if result.return_code in ENDED_IT else f"status {result.return_code}"
+            if not (seen and deadline.expired and result.return_code in ENDED_IT):  # which was given no time
+                seen = f"the last time: {ended}\n{_said(result)}"
+        deadline.pause()
+    raise WaitTimeout(
+        f"{command!r} has not succeeded on {node.name} within {timeout:g} s, tried {attempts} times.",
+        evidence=seen,
+        tip=f"timeout={timeout * 2:g} if it only takes longer",
+    )
+
+
+def wait_for_port(node: Node, port: int, *, host: str, timeout: float) -> None:
+    """Wait until a connection to a TCP port can be made in the guest; see `Node.wait_for_port`."""
+    require_port(port)
+    if not re.fullmatch(r"[0-9A-Za-z_.:%-]+", host):
+        raise SettingsError(f"{host!r} is no name or address of a host.", tip='"127.0.0.1", which is the node itself')
+    connect = f"until (exec 3<>/dev/tcp/{host}/{port}) 2>/dev/null; do sleep {INTERVAL}; done"
+    deadline = _deadline(timeout)
+    try:
+        if _await(node, f"bash -c {shlex.quote(connect)}", deadline).ok:
+            return
+        listening = _said(_run(node, "ss -Hltn || netstat -ltn || cat /proc/net/tcp", GRACE))
+        seen = f"what listens on {node.name}:\n{listening or 'nothing'}"
+    except _Unanswered as error:
+        seen = str(error)
+    raise WaitTimeout(
+        f"{node.name} could not connect to {host}:{port} within {timeout:g} s.",
+        evidence=seen,
+        tip="does the program run, and does it listen on that address and port?",
+    )
+
+
+def wait_for_unit(node: Node, name: str, *, timeout: float) -> None:
+    """Wait until a unit of systemd is active; see `Node.wait_for_unit`."""
+    if not re.fullmatch(r"[0-9A-Za-z:_.\\@][0-9A-Za-z:_.\\@-]*", name):
+        raise SettingsError(f"{name!r} is no name of a unit.", tip='a name such as "mosquitto" or "ssh.socket"')
+    unit = shlex.quote(name)
+    loop = (
+        f"while :; do case $(systemctl show -p ActiveState {unit}) in *=active|*=reloading) exit 0;;"
+        f" *=failed) exit {FAILED};; esac; sleep {INTERVAL}; done"
+    )
+    deadline, failed = _deadline(timeout), False
+    try:
+        done = _await(node, f"sh -c {shlex.quote(loop)}", deadline)
+        if done.ok:
+            return
+        failed = done.return_code == FAILED
+        seen = _said(_run(node, f"sudo -n systemctl status --no-pager --full -n {LINES} {unit}", 2 * GRACE))
+    except _Unanswered as error:
+        seen = str(error)
+    look = shlex.join([*node.ssh_arguments(), "sudo", "journalctl", "-u", name])
+    if failed:
+        raise WaitError(f"The unit {name} has failed on {node.name}.", evidence=seen, look=look)
+    raise WaitTimeout(
+        f"The unit {name} was not active on {node.name} within {timeout:g} s.",
+        evidence=seen,
+        look=look,
+        tip="systemctl start it first, if nothing else does",
+    )
+
+
+def require_port(port: object) -> None:
+    """Raise `SettingsError` if that is no number of a port."""
+    if isinstance(port, bool) or not isinstance(port, int) or not 1 <= port <= 65535:
+        raise SettingsError(f"{port!r} is no port.", tip="a whole number from 1 to 65535")
+
+
+class _Unanswered(Exception):
+    """The guest does not answer on its connection, or has closed it."""
+
+
+def _deadline(timeout: object) -> Deadline:
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < math.inf:
+        raise SettingsError(f"{timeout!r} seconds cannot be waited.", tip="timeout=60, a number above 0")
+    return Deadline(timeout, interval=INTERVAL)
+
+
+def _await(node: Node, loop: str, deadline: Deadline) -> Result:
+    """Run a loop that ends by itself in the guest; once more when the connection breaks and the node lives on."""
+    while True:
+        try:
+            return _run(node, loop, deadline.remaining)
+        except _Unanswered:
+            if deadline.expired:
+                raise
+            deadline.pause()
+
+
+def _run(node: Node, command: str, seconds: float) -> Result:
+    """Run a command as the node's user would; after that time it is ended in the guest, with its children.
+
+    Raises
+    ------
+    _Unanswered
+        The guest itself does not answer.
+    NodeDied
+        The node has ended.
+    """
+    from invoke.exceptions import CommandTimedOut
+
+    bounded = f'timeout -k 1 {max(seconds, 0.01):.2f} "${{SHELL:-sh}}" -c {shlex.quote(command)}'
+    try:
+        node.connection.open()
+        node.connection.transport.channel_timeout = seconds + GRACE  # Paramiko waits an hour for a guest that hangs
+        result = node.run(bounded, warn=True, timeout=seconds + GRACE)
+    except CommandTimedOut as error:
+        raise _Unanswered("the guest does not answer") from error
+    except Exception as error:
+        if ssh.broke(error):
+            raise _Unanswered(f"the guest does not answer: {error}") from error
+        raise
+    if ssh.broke(result):
+        raise _Unanswered("the connection to the guest broke")
+    return result
+
+
+def _said(result: Result) -> str:
+    return "\n".join(f"{result.stdout}{result.stderr}".rstrip().splitlines()[-LINES:])
