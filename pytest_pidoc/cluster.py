@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
 
-from pytest_pidoc import processes, reaper, runtime
+from pytest_pidoc import processes, reaper, runtime, ssh
 from pytest_pidoc.engines.engine import Endpoint, Engine
 from pytest_pidoc.errors import PidocError
 from pytest_pidoc.faults import FaultLog
@@ -197,12 +197,18 @@ class Cluster(Sequence[Node]):
         from fabric import ThreadingGroup
         from fabric.exceptions import GroupException
 
+        connections = {node: node.connection for node in self}
+        group, cause = ThreadingGroup.from_connections(connections.values()), None
         try:
-            return ThreadingGroup.from_connections([node.connection for node in self]).run(command, **kwargs)
-        except GroupException:
-            for node in self:
-                node.raise_if_dead(f"while it ran {command!r}")
-            raise
+            results = group.run(command, **kwargs)
+        except GroupException as error:
+            results, cause = error.result, error
+        for node, connection in connections.items():
+            if ssh.broke(results.get(connection)):  # with warn=True, too
+                node.await_death(f"while it ran {command!r}", cause=cause)
+        if cause is not None:
+            raise cause
+        return results
 
     def ssh_config(self) -> str:
         """Return a configuration for ``ssh -F``: then ``ssh pi-1`` opens a session on the first node."""

@@ -55,11 +55,12 @@ def arguments(
     forward
         Where QEMU listens for the guest's SSH port: ``tcp:127.0.0.1:0`` lets the OS choose a port.
     template
-        The directory of the template's files, as QEMU sees it, if the node is forked from one.
+        The directory of the template's files, as QEMU sees it, if the node's disk lies on one.
     read_only
         Open the template's RAM for reading only, which not every QEMU can: see `maps_read_only_files`.
     """
     machine, manifest = launch.machine, launch.image.manifest
+    saved = template if launch.forked else None
     kernel_arguments = [
         f"root={_root(machine.root, manifest.partition)}",
         "rw",
@@ -78,9 +79,9 @@ def arguments(
         *("-nodefaults", "-no-user-config", "-display", "none"),
         *("-accel", f"tcg,tb-size={CODE_CACHE}"),
         *(("-icount", machine.icount) if machine.icount else ()),
-        *_memory(launch, template, read_only=read_only),
+        *_memory(launch, saved, read_only=read_only),
         *("-cpu", machine.cpu, "-smp", str(machine.cores)),
-        *_kernel(launch, guest, template),
+        *_kernel(launch, guest, saved),
         *("-append", " ".join(argument for argument in kernel_arguments if argument)),
         *(("-dtb", DEVICE_TREE) if machine.tree or launch.announce_board or "dtb" in manifest.files else ()),
         *_disk(launch, guest / manifest.files["disk"].name, template),
@@ -91,7 +92,7 @@ def arguments(
         *machine.extra,
         *("-chardev", f"socket,id=qmp0,path={QMP_SOCKET},server=on,wait=off"),
         *("-mon", "chardev=qmp0,mode=control"),
-        *(("-incoming", "defer", *_qtest(machine)) if template else ()),
+        *(("-incoming", "defer", *_qtest(machine)) if saved else ()),
     ]
 
 
@@ -114,7 +115,7 @@ def network_card(launch: Launch) -> str:
 def _network(launch: Launch) -> list[str]:
     if launch.machine.network == "nic":
         return ["-net", f"nic,netdev=net0,macaddr={mac_address(launch)}"]
-    if launch.machine.plugs_network and (launch.record or launch.template):
+    if launch.machine.plugs_network and (launch.record or launch.forked):
         return []
     return ["-device", network_card(launch)]
 
@@ -151,30 +152,30 @@ def boot_files(launch: Launch) -> tuple[ImageFile, ImageFile | None]:
     return files.get(machine.kernel) or files["kernel"], files.get(machine.initrd) or files.get("initrd")
 
 
-def _kernel(launch: Launch, guest: Path, template: Path | None) -> list[str]:
+def _kernel(launch: Launch, guest: Path, saved: Path | None) -> list[str]:
     """Return what the machine boots; a fork does only when its guest restarts."""
-    if template is not None and _has_boot_elf(launch):
-        return ["-kernel", str(template / BOOT_ELF)]
+    if saved is not None and _has_boot_elf(launch):
+        return ["-kernel", str(saved / BOOT_ELF)]
     kernel, initrd = boot_files(launch)
     return ["-kernel", str(guest / kernel.name), *(("-initrd", str(guest / initrd.name)) if initrd else ())]
 
 
 def _has_boot_elf(launch: Launch) -> bool:
-    return launch.template is not None and (launch.template / BOOT_ELF).exists()
+    return launch.forked and launch.template is not None and (launch.template / BOOT_ELF).exists()
 
 
-def _memory(launch: Launch, template: Path | None, *, read_only: bool) -> list[str]:
+def _memory(launch: Launch, saved: Path | None, *, read_only: bool) -> list[str]:
     """Return the machine and its RAM: anonymous, in a file that is to be saved, or a private view of a saved one."""
     size = ["-m", f"{launch.memory // MIB}M"]
-    if template is None and not launch.record:
+    if saved is None and not launch.record:
         return ["-machine", launch.machine.machine, *size]
     backend = {
         "qom-type": "memory-backend-file",
         "id": "ram",
         "size": launch.memory,
-        "mem-path": RAM if template is None else str(template / RAM),
-        "share": template is None,
-        **({"readonly": True, "rom": "off"} if template and read_only else {}),
+        "mem-path": RAM if saved is None else str(saved / RAM),
+        "share": saved is None,
+        **({"readonly": True, "rom": "off"} if saved and read_only else {}),
     }
     return ["-machine", f"{launch.machine.machine},memory-backend=ram", "-object", json.dumps(backend), *size]
 

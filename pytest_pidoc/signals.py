@@ -10,7 +10,8 @@ import signal
 from typing import Any
 
 from fabric.runners import Remote
-from paramiko import Channel, Message, Transport
+from invoke.exceptions import CommandTimedOut
+from paramiko import Channel, Message, SSHException, Transport
 from paramiko.common import MSG_CHANNEL_REQUEST
 
 __all__ = ["SignalledRemote"]
@@ -27,8 +28,20 @@ class SignalledRemote(Remote):  # type: ignore[misc] # Fabric has no types
     def start(self, *arguments: Any, **keywords: Any) -> None:
         """Start a command, and hear how it ends."""
         self.context.open()
-        _hear_signals(self.context.transport)
-        super().start(*arguments, **keywords)
+        transport, timeout = self.context.transport, self.opts["timeout"]
+        _hear_signals(transport)
+        usual = transport.channel_timeout
+        if timeout is not None:  # a machine that hangs does not even take the command, for which Paramiko waits an hour
+            transport.channel_timeout = timeout
+        try:
+            super().start(*arguments, **keywords)
+        except SSHException as error:
+            if timeout is None or "Timeout" not in str(error):
+                raise
+            nothing = super().generate_result(**{**self.result_kwargs, "stdout": "", "stderr": "", "exited": None})
+            raise CommandTimedOut(nothing, timeout=timeout) from error
+        finally:
+            transport.channel_timeout = usual
 
     def returncode(self) -> int:
         """Return the command's exit status; -1 only if the connection was lost."""

@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # Fabric takes 0.2 s to import: only when a connection is made
     import fabric
 
-__all__ = ["Login", "LoginRefused", "broke", "log_in", "pin"]
+__all__ = ["HostKeyRefused", "Login", "LoginRefused", "broke", "log_in", "pin"]
 
 
 class LoginRefused(Exception):
     """A login or a first command failed in a way that trying again does not mend."""
+
+
+class HostKeyRefused(LoginRefused):
+    """Who answered has another host key than the pinned one."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,7 @@ def log_in(connection: fabric.Connection, banner: socket.socket, *, timeout: flo
         connection.open()
         connection.run("true", timeout=max(1, int(timeout)))
     except paramiko.BadHostKeyException as error:
-        raise LoginRefused("it has another host key than it should; who answers there?") from error
+        raise HostKeyRefused("it has another host key than it should; who answers there?") from error
     except (paramiko.AuthenticationException, UnexpectedExit) as error:
         raise LoginRefused(str(error)) from error
     except (paramiko.SSHException, OSError, EOFError, CommandTimedOut) as error:

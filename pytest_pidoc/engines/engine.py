@@ -61,13 +61,16 @@ class Launch:
     cpus
         How much of the host's processors it may use, e.g. ``0.5``; ``None`` for no limit.
     template
-        The directory of a saved machine: the node waits for its state instead of booting.
+        The directory of a saved machine: the node's disk lies on that machine's, and it waits for its state instead of
+        booting.
     record
         Keep the RAM in a file of the node's directory, so that the machine can be saved.
     port
         Where its SSH server is to be reached on this machine; by default where nobody else listens.
     announce_board
         Tell the guest that it is the board whose CPU it has: `devicetree.tree` says how.
+    booted
+        Boot all the same: with a template, from a disk that has changed since, to which its memory no longer fits.
     """
 
     name: str
@@ -81,6 +84,12 @@ class Launch:
     record: bool = False
     port: int | None = None
     announce_board: bool = False
+    booted: bool = False
+
+    @property
+    def forked(self) -> bool:
+        """Whether the node goes on from the saved machine; it boots if not."""
+        return self.template is not None and not self.booted
 
 
 @dataclass(frozen=True)
