@@ -175,7 +175,7 @@ class Node:
         if self._connection is None:
             if self._power.off:
                 self.raise_if_dead()
-            self._connection = self._login().connection()
+            self._connection = self._login().connection(self.raise_if_panicked)
         return self._connection
 
     @property
@@ -213,8 +213,8 @@ class Node:
 
         Raises
         ------
-        NodeDied
-            The node ended before the command did.
+        NodeDied, KernelPanic
+            The node ended before the command did, or its kernel gave up.
         invoke.UnexpectedExit
             The command failed, unless ``warn=True``.
         """
@@ -278,6 +278,15 @@ class Node:
         if reason := self.death():
             what = " ".join(filter(None, (self.name, "died", when)))
             raise NodeDied(f"{what}: {reason}.", **self.evidence()) from cause
+
+    def panicked(self) -> str | None:
+        """Return the line in which the guest's kernel gave up, if it has not started again."""
+        return self.serial_log.panic(start=self.boot_log)
+
+    def raise_if_panicked(self) -> None:
+        """Raise `KernelPanic` if the guest's kernel has given up, and not started again."""
+        if panic := self.panicked():
+            raise KernelPanic(f"The kernel of {self.name} gave up: {panic}", **self.evidence())
 
     def await_death(self, when: str = "", *, cause: BaseException | None = None) -> None:
         """Raise `NodeDied` as soon as the engine knows that the node has ended, if it does soon."""
@@ -532,8 +541,7 @@ class Node:
         if cancelled():
             raise BootError(f"The start of {self.name} was cancelled.")
         self.raise_if_dead()
-        if panic := self.serial_log.panic(start=self.boot_log):
-            raise KernelPanic(f"The kernel of {self.name} gave up: {panic}", **self.evidence())
+        self.raise_if_panicked()
 
     def _await_console(self, *, deadline: Deadline, cancelled: Callable[[], bool]) -> None:
         """Wait until commands can be run on the serial console."""
@@ -619,11 +627,13 @@ class Node:
     @contextlib.contextmanager
     def _naming_death(self, when: str) -> Iterator[None]:
         """Turn the many ways in which a connection breaks into one error, if it broke because the node died."""
+        self.raise_if_panicked()
         try:
             yield
         except Exception as error:
             if ssh.broke(error):
                 self.await_death(when, cause=error)
+                self.raise_if_panicked()
             raise
 
     def _timeout(self, what: str, deadline: Deadline) -> BootTimeout:

@@ -7,6 +7,8 @@ that message.
 from __future__ import annotations
 
 import signal
+import time
+from collections.abc import Callable
 from typing import Any
 
 from fabric.runners import Remote
@@ -16,6 +18,8 @@ from paramiko.common import MSG_CHANNEL_REQUEST
 
 __all__ = ["SignalledRemote"]
 
+CHECK_INTERVAL = 0.25  # seconds between two looks whether the machine still lives
+
 _ENDED_BY = "pidoc_ended_by"  # the attribute of a channel with the signal's name
 
 
@@ -23,7 +27,25 @@ class SignalledRemote(Remote):  # type: ignore[misc] # Fabric has no types
     """Fabric's runner of commands, which knows that a command was ended by a signal.
 
     The status is 128 and the signal's number, and the last line of stderr says what it was: ``Illegal instruction``.
+    *check* raises when waiting for a command has become pointless.
     """
+
+    def __init__(self, *arguments: Any, check: Callable[[], None] = lambda: None, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self._check = check
+        self._checked = 0.0
+
+    @property
+    def process_is_finished(self) -> bool:
+        """Whether the command has ended; invoke asks again and again while it waits."""
+        if time.monotonic() - self._checked > CHECK_INTERVAL:
+            self._checked = time.monotonic()
+            try:
+                self._check()
+            except BaseException:
+                self.kill()  # or the threads that read its output wait for ever
+                raise
+        return bool(super().process_is_finished)
 
     def start(self, *arguments: Any, **keywords: Any) -> None:
         """Start a command, and hear how it ends."""

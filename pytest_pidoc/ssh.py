@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,8 +53,11 @@ class Login:
             *("-p", str(self.port), f"{self.user}@{self.host}"),
         ]
 
-    def connection(self) -> fabric.Connection:
-        """Return a Fabric connection that is not open yet; it accepts the pinned host keys and no other."""
+    def connection(self, check: Callable[[], None] = lambda: None) -> fabric.Connection:
+        """Return a Fabric connection that is not open yet; it accepts the pinned host keys and no other.
+
+        *check* is called while a command runs, and raises when waiting for it has become pointless.
+        """
         import fabric
         import paramiko
 
@@ -73,7 +78,7 @@ class Login:
                     # pytest captures stdin, so it must not be read; output is in the result and in the exception
                     "run": {"hide": True, "in_stream": False},
                     "sudo": {"hide": True, "in_stream": False},
-                    "runners": {"remote": SignalledRemote},
+                    "runners": {"remote": partial(SignalledRemote, check=check)},
                 }
             ),
         )
