@@ -22,6 +22,7 @@ from pytest_pidoc.waiting import Deadline
 __all__ = ["CutReport", "PowerCut", "lost", "power_cuts"]
 
 LONGEST = 2.0  # seconds from the first report until the plug is pulled, at most
+RECORD = 16  # bytes
 WRITER_TIMEOUT = 60.0  # seconds until the writer has reported its first record
 
 # Appends numbered records, every 16th a file of its own too, amid writes that it does not sync, and reports each on the
@@ -145,11 +146,13 @@ def power_cuts(settings: Settings, *, cuts: int, progress: Progress) -> CutRepor
 
 def lost(reported: Iterable[int], found: bytes, files: Iterable[str]) -> tuple[int, ...]:
     """Return the numbers of the *reported* records that are not both in the file *found* and among the *files*."""
-    lines = found.split(b"\n")[:-1]  # what has no end is a record that was just being written
-    intact = {number for number, line in enumerate(lines) if line == b"%015d" % number}
     names = set(files)
+
+    def intact(number: int) -> bool:
+        return found[number * RECORD : (number + 1) * RECORD] == b"%015d\n" % number
+
     return tuple(
-        number for number in reported if number not in intact or (number % 16 == 0 and f"record-{number}" not in names)
+        number for number in reported if not intact(number) or (number % 16 == 0 and f"record-{number}" not in names)
     )
 
 
