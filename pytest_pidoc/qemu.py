@@ -43,8 +43,8 @@ CODE_CACHE = 64
 
 #: Linux cannot ask an SD card to write its cache, and so takes every write for done. QEMU's default cache would keep
 #: the qcow2 tables in its memory: when it was killed, all was lost since the start, though it was synced. Written
-#: through, they are in this host's cache after each write. To force each on to this host's disk, too (QEMU writes single
-#: blocks of 512 bytes to a card), would be for the case that this host crashes, and no node outlives that anyway.
+#: through, they are in this host's cache after each write. To force each on to this host's disk, too (QEMU writes
+#: single blocks of 512 bytes to a card), would be for the case that this host crashes, which no node outlives anyway.
 SD_CACHE = "cache.writeback=off,cache.no-flush=on"
 
 
