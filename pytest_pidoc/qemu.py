@@ -44,9 +44,9 @@ CODE_CACHE = 64
 #: Linux cannot ask an SD card to write its cache, and so takes every write for done. QEMU's default cache would keep
 #: the qcow2 tables in its memory: when it was killed, all was lost since the start, though it was synced. Written
 #: through, they are in this host's cache after each write. To force each on to this host's disk, too (QEMU writes
-#: single blocks of 512 bytes to a card, which then take five to ten times as long), would be for the case that this host
-#: crashes, which no node outlives anyway. That is said of the file alone: of the qcow2 layer, too, as ``cache.no-flush``
-#: or ``cache=unsafe`` do, QEMU 10.0 would no longer write its tables either.
+#: single blocks of 512 bytes to a card, which then take five to ten times as long), would be for the case that this
+#: host crashes, which no node outlives anyway. That is said of the file alone: of the qcow2 layer as well, as
+#: ``cache.no-flush`` and ``cache=unsafe`` do, QEMU 10.0 would no longer write the tables either.
 SD_CACHE = "cache.writeback=off,file.cache.no-flush=on"
 
 
