@@ -38,6 +38,7 @@ class Power:
     def __init__(self, node: Node) -> None:
         self.off: str | None = None
         self._node = node
+        self._in_order = False  # whether all that the guest had written was on its disk when it ended
         self._outage: Fault | None = None
         self._hang: Fault | None = None
         self._paused = ""  # the handle of the machine that stands still
@@ -93,7 +94,9 @@ class Power:
             if deadline.expired:
                 raise WaitTimeout(f"{node.name} has not shut down within {timeout:.0f} s.", **node.evidence())
             deadline.pause()
-        return self._switch_off("shutdown")
+        fault = self._switch_off("shutdown")
+        self._in_order = True
+        return fault
 
     def cut(self) -> Fault:
         """End QEMU at once; see ``Node.power_cut``."""
@@ -111,7 +114,7 @@ class Power:
     def was_started(self) -> None:
         """Take note that the node runs again, whoever started it."""
         self.release()
-        self.off = None
+        self.off, self._in_order = None, False
         if self._outage is not None:
             self._outage.undo()
 
@@ -161,6 +164,7 @@ class Power:
 
     def _switch_off(self, what: str, *, by: str = "") -> Fault:
         node = self._node
+        self._in_order = False
         # First, so that whoever waits for an answer of the node hears the reason.
         self.off = f"off since {by or what}() at {time.strftime('%H:%M:%S')}"
         node.end()
@@ -189,14 +193,12 @@ class Power:
             raise
 
     def _become_itself(self) -> None:
-        """Give the node the identity that its disk has lost: what was not synced before a power cut."""
-        node, identity = self._node, self._node.own_identity()
-        machine_id = node.shell("cat /etc/machine-id").text.strip()
-        if node.host_keys == identity.public_host_keys and machine_id == identity.machine_id:
+        """Give the node its identity again, which its disk may have lost, unless it was shut down in order."""
+        if self._in_order:
             self._set_clock()
         else:
-            agent.start(node)
-            node.take_identity()
+            agent.start(self._node)
+            self._node.take_identity()
 
     def _set_clock(self) -> None:
         """Set the guest's clock if it is wrong: boards have none that goes on without power."""
