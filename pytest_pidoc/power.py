@@ -114,7 +114,7 @@ class Power:
     def was_started(self) -> None:
         """Take note that the node runs again, whoever started it."""
         self.release()
-        self.off, self._in_order = None, False
+        self.off = None
         if self._outage is not None:
             self._outage.undo()
 
@@ -183,22 +183,20 @@ class Power:
         began, deadline = time.monotonic(), self._deadline(timeout)
         node.end()  # of one that died by itself, a container may be left
         self.release()
-        self.off = None
+        settle = self._set_clock if self._in_order else self._become_itself
+        self.off, self._in_order = None, False
         try:
             node.relaunch(booted=True)
-            node.await_ready(began=began, deadline=deadline, cancelled=lambda: False, settle=self._become_itself)
+            node.await_ready(began=began, deadline=deadline, cancelled=lambda: False, settle=settle)
         except BaseException:
             self.off = f"off since power_on() failed at {time.strftime('%H:%M:%S')}"
             node.end()
             raise
 
     def _become_itself(self) -> None:
-        """Give the node its identity again, which its disk may have lost, unless it was shut down in order."""
-        if self._in_order:
-            self._set_clock()
-        else:
-            agent.start(self._node)
-            self._node.take_identity()
+        """Give the node its identity and the time again: its disk may have lost what was not synced."""
+        agent.start(self._node)
+        self._node.take_identity()
 
     def _set_clock(self) -> None:
         """Set the guest's clock if it is wrong: boards have none that goes on without power."""
