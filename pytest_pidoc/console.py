@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import gzip
 import re
 import secrets
 import socket
 import textwrap
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -146,6 +148,35 @@ class Console(_Spawn):
         found: Any = self.match
         assert isinstance(found, re.Match)  # noqa: S101 # expect has returned
         return Output(int(found[1]), text)
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """Read what comes while the block runs, for the next ``expect``.
+
+        QEMU stands still, guest, monitor and all, when 300 bytes or so wait for somebody who is connected and does not
+        read: a restart prints more than that.
+        """
+        spawn: Any = self  # its stubs leave the buffers out
+        ended = threading.Event()
+
+        def read() -> None:
+            while not ended.is_set():
+                try:
+                    text = self.read_nonblocking(4096, 0.1)
+                except pexpect.TIMEOUT:
+                    continue
+                except (pexpect.EOF, OSError, ValueError):  # it was closed
+                    return
+                spawn._buffer.write(text)
+                spawn._before.write(text)
+
+        thread = threading.Thread(target=read)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
 
     def log_out(self) -> None:
         """Leave the shell that `log_in` took."""

@@ -22,6 +22,7 @@ from pytest_pidoc.errors import FaultError, KernelPanic, NodeDied
 from pytest_pidoc.machines import MODELS
 from pytest_pidoc.progress import Progress
 from pytest_pidoc.qmp import Monitor
+from pytest_pidoc.waiting import Deadline
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,8 +98,8 @@ def test_reboot_returns_with_the_new_system(pi: Node) -> None:
     assert clock_error(pi) < 5
     assert pi.serial_log.size() > log
     assert pi.console is console
-    console.sendline("")
-    console.expect(r"[$#] $", timeout=60)
+    console.log_in(deadline=Deadline(60))
+    assert console.run("echo here").text == "here\n"
 
 
 def test_shut_down_node_is_started_again(pi: Node) -> None:
