@@ -312,8 +312,7 @@ class Node:
         BootTimeout, NodeDied, KernelPanic
             It did not come back; with the last serial lines.
         """
-        with self._reading_console():
-            self._power.reboot(timeout)
+        self._power.reboot(timeout)
 
     def shutdown(self, *, timeout: float = SHUTDOWN_TIMEOUT) -> Fault:
         """Shut the guest down in order, and return when QEMU has ended. `power_on` starts the node again.
@@ -337,8 +336,7 @@ class Node:
         WaitTimeout
             It has not ended in time; with the last serial lines. It goes on.
         """
-        with self._reading_console():
-            return self._power.shut_down(timeout)
+        return self._power.shut_down(timeout)
 
     def power_cut(self) -> Fault:
         """Pull the plug: QEMU is killed at once, in the middle of whatever it does. What was synced is on the disk.
@@ -595,12 +593,6 @@ class Node:
             return
         with Monitor.connect(self.directory / QMP_SOCKET, name=self.name) as monitor:
             yield monitor
-
-    def _reading_console(self) -> contextlib.AbstractContextManager[None]:
-        """Keep an open console from holding up a machine that prints much."""
-        if self._console is None or self._console.closed:
-            return contextlib.nullcontext()
-        return self._console.reading()
 
     def _login(self) -> Login:
         return Login(self.host, self.port, self.user, self.private_key, self.known_hosts)
