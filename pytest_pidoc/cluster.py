@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from pytest_pidoc import processes, reaper, runtime, ssh
 from pytest_pidoc.engines.engine import Endpoint, Engine
-from pytest_pidoc.errors import PidocError
+from pytest_pidoc.errors import KernelPanic, PidocError
 from pytest_pidoc.faults import FaultLog
 from pytest_pidoc.node import Node, Timings
 from pytest_pidoc.progress import Progress
@@ -189,8 +189,8 @@ class Cluster(Sequence[Node]):
 
         Raises
         ------
-        NodeDied
-            A node ended before its command did.
+        NodeDied, KernelPanic
+            A node ended before its command did, or its kernel gave up.
         fabric.exceptions.GroupException
             The command failed on a node; ``result`` has what each node said.
         """
@@ -204,7 +204,10 @@ class Cluster(Sequence[Node]):
         except GroupException as error:
             results, cause = error.result, error
         for node, connection in connections.items():
-            if ssh.broke(results.get(connection)):  # with warn=True, too
+            outcome = results.get(connection)
+            if isinstance(outcome, KernelPanic):
+                raise outcome from cause
+            if ssh.broke(outcome):  # with warn=True, too
                 node.await_death(f"while it ran {command!r}", cause=cause)
         if cause is not None:
             raise cause

@@ -281,6 +281,15 @@ def test_cluster_waits_for_the_engine_to_notice_a_death(node: Node, engine: Engi
         cluster.run("die", warn=True)
 
 
+def test_cluster_names_the_kernel_that_gives_up(node: Node) -> None:
+    """A command on all nodes ends with the panic of one."""
+    cluster = Cluster(Started(node.directory.parent, (node,)), None, None)  # type: ignore[arg-type]
+    log = node.directory / SERIAL_LOG
+
+    with pytest.raises(KernelPanic, match="The kernel of pi-1 gave up"):
+        cluster.run(f"echo '{PANIC.decode().strip()}' >> {log}; sleep 5")
+
+
 def test_lost_records_are_found() -> None:
     """Those that are missing, damaged, or have no file of their own; one that was never reported may be half there."""
     intact = b"".join(b"%015d\n" % number for number in range(40))
