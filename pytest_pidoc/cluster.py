@@ -11,9 +11,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
 
-from pytest_pidoc import processes, reaper, runtime
+from pytest_pidoc import processes, reaper, runtime, ssh
 from pytest_pidoc.engines.engine import Endpoint, Engine
-from pytest_pidoc.errors import FaultError, PidocError
+from pytest_pidoc.errors import FaultError, KernelPanic, PidocError
 from pytest_pidoc.faults import Fault, FaultLog
 from pytest_pidoc.lan import faults as lan_faults
 from pytest_pidoc.lan.lan import Lan
@@ -201,20 +201,29 @@ class Cluster(Sequence[Node]):
 
         Raises
         ------
-        NodeDied
-            A node ended before its command did.
+        NodeDied, KernelPanic
+            A node ended before its command did, or its kernel gave up.
         fabric.exceptions.GroupException
             The command failed on a node; ``result`` has what each node said.
         """
         from fabric import ThreadingGroup
         from fabric.exceptions import GroupException
 
+        connections = {node: node.connection for node in self}
+        group, cause = ThreadingGroup.from_connections(connections.values()), None
         try:
-            return ThreadingGroup.from_connections([node.connection for node in self]).run(command, **kwargs)
-        except GroupException:
-            for node in self:
-                node.raise_if_dead(f"while it ran {command!r}")
-            raise
+            results = group.run(command, **kwargs)
+        except GroupException as error:
+            results, cause = error.result, error
+        for node, connection in connections.items():
+            outcome = results.get(connection)
+            if isinstance(outcome, KernelPanic):
+                raise outcome from cause
+            if ssh.broke(outcome):  # with warn=True, too
+                node.await_death(f"while it ran {command!r}", cause=cause)
+        if cause is not None:
+            raise cause
+        return results
 
     def partition(self, *groups: Sequence[Node | str]) -> Fault:
         """Cut the LAN into groups of nodes that reach each other, and nobody else.

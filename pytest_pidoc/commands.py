@@ -315,8 +315,8 @@ class Report(Protocol):
 
 
 def bench(options: argparse.Namespace, settings: Settings) -> int:
-    """Measure; fail if a soak found something, or a model could not be measured."""
-    from pytest_pidoc.bench import boot, lan, models, soak, start
+    """Measure; fail if a soak or a power cut found something, or a model could not be measured."""
+    from pytest_pidoc.bench import boot, lan, models, power_cuts, soak, start
 
     if options.runs < 1:
         raise SettingsError("--runs must be at least 1.")
@@ -326,6 +326,10 @@ def bench(options: argparse.Namespace, settings: Settings) -> int:
         raise SettingsError("--sizes is for pidoc bench start.")
     if options.models and options.subject != "models":
         raise SettingsError("--models is for pidoc bench models.")
+    if options.cuts is not None and options.subject != "power-cuts":
+        raise SettingsError("--cuts is for pidoc bench power-cuts.")
+    if options.subject == "power-cuts":
+        return _report(power_cuts.power_cuts(settings, cuts=_cuts(options.cuts), progress=_progress()), options)
     names = tuple(options.models.split(",")) if options.models else tuple(MODELS)
     subjects: dict[str, Callable[..., Report]] = {
         "boot": boot.boot,
@@ -334,12 +338,22 @@ def bench(options: argparse.Namespace, settings: Settings) -> int:
         "models": partial(models.models, names=names),
         "lan": lan.lan,
     }
-    report = subjects[options.subject](settings, runs=options.runs, progress=_progress())
+    return _report(subjects[options.subject](settings, runs=options.runs, progress=_progress()), options)
+
+
+def _report(report: Any, options: argparse.Namespace) -> int:
+    """Print what a benchmark found, and return the status: 1 if its report can say that it is not well, and does."""
     if options.json:
         _print_json(report.to_dict())
     else:
         print(report)
-    return 1 if isinstance(report, (soak.SoakReport, models.ModelsReport)) and not report.ok else 0
+    return 0 if getattr(report, "ok", True) else 1
+
+
+def _cuts(number: int | None) -> int:
+    if number is not None and number < 1:
+        raise SettingsError("--cuts must be at least 1.")
+    return number or 30
 
 
 def _sizes(text: str | None) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ import re
 import secrets
 import socket
 import textwrap
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,11 +31,15 @@ __all__ = ["Console"]
 
 NUDGE = 3.0  # seconds of silence after which Enter is pressed again: a login program may just have started
 SEEN = 4000  # characters that are kept for the error when something does not come
+KEPT = 1 << 20  # bytes that nobody has waited for; older ones are in the serial log alone
 LINE = 512  # characters of a line: a terminal takes 4095, the FIFO of a serial port 8 or 16 at a time
 
 
 class Console(_Spawn):
     """A pexpect spawn on a node's serial port: ``expect``, ``sendline``, ``before``, ``match`` and the rest.
+
+    What the guest prints is taken in whether or not somebody waits for it: QEMU would stand still, guest and all, once
+    some 300 bytes waited for a reader.
 
     What it does not get to see raises `ConsoleError` with the last lines seen, unless ``pexpect.TIMEOUT`` or
     ``pexpect.EOF`` is among the patterns. No wait is without a limit: it is 30 s where nothing is said. QEMU serves one
@@ -51,6 +56,10 @@ class Console(_Spawn):
         self.node_name = name
         self._seen = ""
         super().__init__(connection, timeout=timeout, encoding="utf-8", codec_errors="replace", use_poll=True)
+        self._arrived = bytearray()
+        self._ended = False
+        self._news = threading.Condition()
+        threading.Thread(target=self._take, args=(connection,), name=f"console of {name}", daemon=True).start()
 
     @classmethod
     def connect(cls, path: Path, *, name: str = "the node", timeout: float = 30.0) -> Console:
@@ -67,21 +76,38 @@ class Console(_Spawn):
             raise ConsoleError(f"The console of {name} cannot be reached: {error}.", look=str(path)) from error
 
     def read_nonblocking(self, size: int = 1, timeout: float | None = -1) -> str:
-        """Read what is there as text; pexpect calls this.
+        """Read what is there as text; pexpect calls this."""
+        with self._news:
+            if not self._news.wait_for(
+                lambda: self._arrived or self._ended, self.timeout if timeout == -1 else timeout
+            ):
+                raise pexpect.TIMEOUT("Timeout exceeded.")
+            data = bytes(self._arrived[:size])
+            del self._arrived[:size]
+        if not data:
+            self.flag_eof = True
+            raise pexpect.EOF("QEMU has closed the console.")
+        spawn: Any = self  # its stubs leave these two out
+        text = str(spawn._decoder.decode(data, final=False))
+        spawn._log(text, "read")
+        self._seen = (self._seen + text)[-SEEN:]
+        return text
 
-        Its own (4.9) returns bytes whatever the encoding, logs nothing, and with a timeout of 0 it raises
-        ``BlockingIOError``.
-        """
-        try:
-            data: Any = super().read_nonblocking(size, timeout)
-        except BlockingIOError as error:
-            raise pexpect.TIMEOUT("Timeout exceeded.") from error
-        if isinstance(data, bytes):
-            spawn: Any = self  # its stubs leave these two out
-            data = spawn._decoder.decode(data, final=False)
-            spawn._log(data, "read")
-        self._seen = (self._seen + data)[-SEEN:]
-        return str(data)
+    def _take(self, connection: socket.socket) -> None:
+        """Take what comes, for `read_nonblocking`, until the console is closed."""
+        data = b"."
+        while data:
+            try:
+                data = connection.recv(65536)
+            except TimeoutError:
+                continue
+            except OSError:
+                data = b""
+            with self._news:
+                self._arrived += data
+                del self._arrived[:-KEPT]
+                self._ended = not data
+                self._news.notify_all()
 
     def log_in(
         self, user: str = "", password: str = "", *, deadline: Deadline, check: Callable[[], None] = lambda: None

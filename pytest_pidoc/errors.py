@@ -10,7 +10,7 @@
     │   └── DownloadError      a source did not arrive whole
     ├── BootError              a node did not become ready
     │   ├── BootTimeout        ... in the time it was given
-    │   ├── NodeDied           ... because its QEMU or container ended
+    │   ├── NodeDied           ... because its QEMU or container ended, or was ended
     │   └── KernelPanic        ... because its kernel gave up
     ├── ConsoleError           the serial console did not do what was expected
     ├── MonitorError           QEMU refused a command, or is gone
@@ -106,7 +106,7 @@ class BootTimeout(BootError):
 
 
 class NodeDied(BootError):
-    """A node's QEMU process or container ended by itself."""
+    """A node's QEMU process or container ended by itself, or the node is off because it was asked to be."""
 
 
 class KernelPanic(BootError):

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_pidoc import agent, forwards, readiness, runtime, ssh, waits
+from pytest_pidoc import agent, forwards, readiness, runtime, speed, ssh, waits
 from pytest_pidoc.engines.engine import (
     CONSOLE_SOCKET,
     OVERLAY,
@@ -24,7 +24,7 @@ from pytest_pidoc.engines.engine import (
     Launch,
 )
 from pytest_pidoc.errors import BootError, BootTimeout, ConsoleError, KernelPanic, MonitorError, NodeDied
-from pytest_pidoc.faults import FaultLog
+from pytest_pidoc.faults import Fault, FaultLog
 from pytest_pidoc.forwards import Forward
 from pytest_pidoc.identity import Identity
 from pytest_pidoc.lan.lan import Lan
@@ -33,6 +33,7 @@ from pytest_pidoc.parts.clock import Clock
 from pytest_pidoc.parts.cpu import Cpu
 from pytest_pidoc.parts.disk import Disk
 from pytest_pidoc.parts.network import Network
+from pytest_pidoc.power import SHUTDOWN_TIMEOUT, Power
 from pytest_pidoc.qmp import Monitor
 from pytest_pidoc.serial import SerialLog
 from pytest_pidoc.shell import Output
@@ -107,6 +108,10 @@ class Node:
         """What goes wrong on purpose, in the whole cluster."""
         self.lan = lan
         """What connects the nodes of the cluster; ``None`` if nothing does."""
+        self._power = Power(self)
+        self._former_keys: tuple[str, ...] = ()
+        self.boot_log = 0
+        """Where in the serial log the last boot began, in bytes."""
 
     @property
     def name(self) -> str:
@@ -188,7 +193,9 @@ class Node:
     def connection(self) -> fabric.Connection:
         """The node's ``fabric.Connection``: open from the start, its host key pinned."""
         if self._connection is None:
-            self._connection = self._login().connection()
+            if self._power.off:
+                self.raise_if_dead()
+            self._connection = self._login().connection(self.raise_if_panicked)
         return self._connection
 
     @property
@@ -246,8 +253,8 @@ class Node:
 
         Raises
         ------
-        NodeDied
-            The node ended before the command did.
+        NodeDied, KernelPanic
+            The node ended before the command did, or its kernel gave up.
         invoke.UnexpectedExit
             The command failed, unless ``warn=True``.
         """
@@ -255,7 +262,7 @@ class Node:
         with self._naming_death(when):
             result: Result = self.connection.run(command, **kwargs)
         if ssh.broke(result):  # with warn=True
-            self._await_death(when)
+            self.await_death(when)
         return result
 
     def sudo(self, command: str, **kwargs: Any) -> Result:
@@ -264,7 +271,7 @@ class Node:
         with self._naming_death(when):
             result: Result = self.connection.sudo(command, **kwargs)
         if ssh.broke(result):
-            self._await_death(when)
+            self.await_death(when)
         return result
 
     def put(self, local: Any, remote: str | None = None, **kwargs: Any) -> Any:
@@ -409,13 +416,132 @@ class Node:
 
     def death(self) -> str | None:
         """Return how the node ended, in a few words, or ``None`` while it runs."""
-        return self._engine.death(self.endpoint)
+        return self._power.off or self._engine.death(self.endpoint)
 
     def raise_if_dead(self, when: str = "", *, cause: BaseException | None = None) -> None:
         """Raise `NodeDied` if the node has ended; *when* completes the sentence "pi-1 died ..."."""
+        if off := self._power.off:
+            raise NodeDied(f"{self.name} is {off}.", tip="power_on() starts it") from cause
         if reason := self.death():
             what = " ".join(filter(None, (self.name, "died", when)))
-            raise NodeDied(f"{what}: {reason}.", **self._evidence()) from cause
+            raise NodeDied(f"{what}: {reason}.", **self.evidence()) from cause
+
+    def panicked(self) -> str | None:
+        """Return the line in which the guest's kernel gave up, if it has not started again."""
+        return self.serial_log.panic(start=self.boot_log)
+
+    def raise_if_panicked(self) -> None:
+        """Raise `KernelPanic` if the guest's kernel has given up, and not started again."""
+        if panic := self.panicked():
+            raise KernelPanic(f"The kernel of {self.name} gave up: {panic}", **self.evidence())
+
+    def await_death(self, when: str = "", *, cause: BaseException | None = None) -> None:
+        """Raise `NodeDied` as soon as the engine knows that the node has ended, if it does soon."""
+        deadline = Deadline(DEATH_GRACE)
+        while not deadline.expired:
+            self.raise_if_dead(when, cause=cause)
+            deadline.pause()
+
+    def reboot(self, *, timeout: float | None = None) -> None:
+        """Restart the guest in order, and return when it is ready again: a command has run, and its clock is right.
+
+        The serial log goes on, and so does `console`. `connection` and `monitor` are other objects afterwards.
+
+        Parameters
+        ----------
+        timeout
+            Seconds that it may take; by default what a boot may take on this host.
+
+        Raises
+        ------
+        FaultError
+            It is off, paused, or refuses.
+        BootTimeout, NodeDied, KernelPanic
+            It did not come back; with the last serial lines.
+        """
+        self._power.reboot(timeout)
+
+    def shutdown(self, *, timeout: float = SHUTDOWN_TIMEOUT) -> Fault:
+        """Shut the guest down in order, and return when QEMU has ended. `power_on` starts the node again.
+
+        Whatever needs the node meanwhile raises `NodeDied`: "pi-1 is off since shutdown() at 12:03:04."
+
+        Parameters
+        ----------
+        timeout
+            Seconds that it may take.
+
+        Returns
+        -------
+        Fault
+            Its ``undo``, at the latest at the end of the test, is `power_on`.
+
+        Raises
+        ------
+        FaultError
+            It is off already, paused, or refuses.
+        WaitTimeout
+            It has not ended in time; with the last serial lines. It goes on.
+        """
+        return self._power.shut_down(timeout)
+
+    def power_cut(self) -> Fault:
+        """Pull the plug: QEMU is killed at once, in the middle of whatever it does. What was synced is on the disk.
+
+        Returns
+        -------
+        Fault
+            Its ``undo``, at the latest at the end of the test, is `power_on`.
+
+        Raises
+        ------
+        FaultError
+            It is off already, or has died.
+        """
+        return self._power.cut()
+
+    def power_on(self, *, timeout: float | None = None) -> None:
+        """Boot a node that is off, or has died, from its disk as it is; it is no error if it runs.
+
+        It has its name, port, MAC address, host key and machine id again, and the right time. Its memory is empty:
+        this is a cold boot.
+
+        Parameters
+        ----------
+        timeout
+            Seconds that it may take; by default what a boot may take on this host.
+
+        Raises
+        ------
+        BootError
+            It did not become ready, with the last serial lines, and is off; or it was started by another process.
+        """
+        self._power.on(timeout)
+
+    def pause(self) -> Fault:
+        """Let the whole machine stand still, as one that hangs: it answers nothing, and its clock stops.
+
+        Returns
+        -------
+        Fault
+            Its ``undo``, at the latest at the end of the test, is `resume`.
+
+        Raises
+        ------
+        FaultError
+            It is off, has died, or is paused already.
+        """
+        return self._power.pause()
+
+    def resume(self) -> None:
+        """Let a paused machine go on; it is no error if it was not paused.
+
+        Raises
+        ------
+        FaultError
+            It is off, or has died.
+        """
+        self._power.resume()
 
     def come_up(self, *, began: float, deadline: Deadline, cancelled: Callable[[], bool]) -> None:
         """Give the node that has just been started its identity, and wait until it is ready.
@@ -424,8 +550,8 @@ class Node:
         parameters and errors are those of ``await_ready``.
         """
         launched, restored = time.monotonic() - began, None
-        if self._launch.template is not None:
-            self._take_identity()
+        if self._launch.forked:
+            self.take_identity()
             restored = time.monotonic() - began
         if self._by_console:
             self._await_console(deadline=deadline, cancelled=cancelled)
@@ -434,9 +560,9 @@ class Node:
             return
 
         def settle() -> None:
-            if self._launch.template is None and not self._launch.record:
+            if not self._launch.forked and not self._launch.record:
                 agent.start(self)
-                self._take_identity()
+                self.take_identity()
 
         self.await_ready(
             began=began, deadline=deadline, cancelled=cancelled, launched=launched, restored=restored, settle=settle
@@ -471,15 +597,39 @@ class Node:
         BootError
             The node did not become ready, or was started by another process, which alone can reset it.
         """
-        if self._identity is None:
-            raise BootError(f"{self.name} was started by another process.", tip="reset it there")
+        self.own_identity("reset it there")
         began = time.monotonic()
         self.stop()
         (self.directory / OVERLAY).unlink(missing_ok=True)
-        self._identity = self._identity.reborn()
-        self.endpoint = self._engine.start(replace(self._launch, port=self.endpoint.port))
-        runtime.move_node(self.directory.parent, self.name, asdict(self.endpoint))
+        self.relaunch(booted=False)
+        self._power.was_started()
         self.come_up(began=began, deadline=Deadline(timeout), cancelled=lambda: False)
+
+    def own_identity(self, tip: str = "") -> Identity:
+        """Return who the node is, which only the process that started it knows.
+
+        Raises
+        ------
+        BootError
+            That is another one.
+        """
+        if self._identity is None:
+            raise BootError(f"{self.name} was started by another process.", tip=tip)
+        return self._identity
+
+    def relaunch(self, *, booted: bool) -> None:
+        """Start QEMU again for the node that has ended, at its port; with *booted* to boot from its disk as it is."""
+        self._identity = self.own_identity().reborn()
+        self._former_keys = self._launch.image.manifest.host_keys if booted else ()
+        self.boot_log = self.serial_log.size()
+        self._launch = replace(self._launch, port=self.endpoint.port, booted=booted)
+        self.endpoint = self._engine.start(self._launch)
+        runtime.move_node(self.directory.parent, self.name, asdict(self.endpoint))
+
+    def boot_timeout(self) -> float:
+        """Return the seconds that a boot of this node may take on this host as it is now."""
+        stock = self._launch.image.manifest.stock
+        return speed.boot_timeout(self.machine, 1, speed.probe(self._engine), stock=stock)
 
     def await_ready(
         self,
@@ -538,8 +688,7 @@ class Node:
         if cancelled():
             raise BootError(f"The start of {self.name} was cancelled.")
         self.raise_if_dead()
-        if panic := self.serial_log.panic():
-            raise KernelPanic(f"The kernel of {self.name} gave up: {panic}", **self._evidence())
+        self.raise_if_panicked()
 
     def _await_console(self, *, deadline: Deadline, cancelled: Callable[[], bool]) -> None:
         """Wait until commands can be run on the serial console."""
@@ -555,11 +704,19 @@ class Node:
         for forward in self.forwards:
             with contextlib.suppress(MonitorError):
                 forward.close()
-        for opened in (self._connection, self._console, self._monitor):
+        self.disconnect()
+        if self._console is not None:
+            with contextlib.suppress(OSError):
+                self._console.close()
+            self._console = None
+
+    def disconnect(self) -> None:
+        """Close what does not outlast a restart of the guest, or keeps QEMU from hearing others."""
+        for opened in (self._connection, self._monitor):
             if opened is not None:
                 with contextlib.suppress(OSError):
                     opened.close()
-        self._connection = self._console = self._monitor = None
+        self._connection = self._monitor = None
 
     def leave(self) -> None:
         """Log out wherever somebody is logged in, and close the connections."""
@@ -570,7 +727,22 @@ class Node:
     def stop(self) -> None:
         """Close the connections and end the node at once."""
         self.close()
+        self._power.release()
         self._engine.stop(self.endpoint)
+
+    def end(self) -> None:
+        """End the node at once, and only then close the connections."""
+        self._engine.stop(self.endpoint)
+        self.close()
+
+    @contextlib.contextmanager
+    def qmp(self) -> Iterator[Monitor]:
+        """Give `monitor` if it is open, or a connection that is closed at the end: QEMU serves one at a time."""
+        if self._monitor is not None:
+            yield self._monitor
+            return
+        with Monitor.connect(self.directory / QMP_SOCKET, name=self.name) as monitor:
+            yield monitor
 
     def _login(self) -> Login:
         return Login(self.host, self.port, self.user, self.private_key, self.known_hosts)
@@ -580,8 +752,12 @@ class Node:
         try:
             ssh.log_in(self.connection, banner, timeout=deadline.remaining)
         except ssh.LoginRefused as error:
+            if isinstance(error, ssh.HostKeyRefused) and self._former_keys:
+                self.host_keys, self._former_keys = self._former_keys, ()
+                ssh.pin(self.connection, self.known_hosts)
+                return False
             raise BootError(
-                f"{self.name} has answered on port {self.port}, but no command can be run: {error}", **self._evidence()
+                f"{self.name} has answered on port {self.port}, but no command can be run: {error}", **self.evidence()
             ) from error
         except ConnectionError as error:
             self.raise_if_dead(cause=error)
@@ -590,40 +766,35 @@ class Node:
             return False
         return True
 
-    def _take_identity(self) -> None:
+    def take_identity(self) -> None:
         """Let the guest be who it is to be, and know it by its own host keys from the next connection on."""
-        assert self._identity is not None, "whoever starts a node gives it an identity"  # noqa: S101
-        forked = self._launch.template is not None
-        agent.identify(self.directory, self._identity, forked=forked, readdress=self.machine.readdresses)
-        self.host_keys = self._identity.public_host_keys
+        identity, forked = self.own_identity(), self._launch.forked
+        agent.identify(self.directory, identity, forked=forked, readdress=self.machine.readdresses)
+        self.host_keys = identity.public_host_keys
         if self._connection is not None:
             ssh.pin(self._connection, self.known_hosts)
 
     @contextlib.contextmanager
     def _naming_death(self, when: str) -> Iterator[None]:
         """Turn the many ways in which a connection breaks into one error, if it broke because the node died."""
+        self.raise_if_panicked()
         try:
             yield
         except Exception as error:
             if ssh.broke(error):
-                self._await_death(when, cause=error)
+                self.await_death(when, cause=error)
+                self.raise_if_panicked()
             raise
-
-    def _await_death(self, when: str, *, cause: BaseException | None = None) -> None:
-        """Raise `NodeDied` as soon as the engine knows that the node has ended, if it does soon."""
-        deadline = Deadline(DEATH_GRACE)
-        while not deadline.expired:
-            self.raise_if_dead(when, cause=cause)
-            deadline.pause()
 
     def _timeout(self, what: str, deadline: Deadline) -> BootTimeout:
         return BootTimeout(
             f"{self.name} was not ready after {deadline.elapsed:.0f} s: {what}.",
-            **self._evidence(),
+            **self.evidence(),
             tip=f"--pidoc-boot-timeout={deadline.timeout * 2:.0f} if this host is busy",
         )
 
-    def _evidence(self) -> dict[str, str]:
+    def evidence(self) -> dict[str, str]:
+        """Return the last serial lines and their place, as errors take them."""
         return {"evidence": self.serial_log.tail(), "look": str(self.serial_log.path)}
 
     def __repr__(self) -> str:

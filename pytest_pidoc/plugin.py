@@ -174,9 +174,9 @@ class ClusterPool:
         self._all: list[Cluster] = []
 
     def get(self, spec: ClusterSpec, progress: Progress) -> Cluster:
-        """Return the shared cluster for *spec*; it is started if there is none, or if a node of it has died."""
+        """Return the shared cluster for *spec*; it is started if there is none, or if a node of it is of no use."""
         cluster = self._shared.get(spec)
-        if cluster is not None and any(node.death() for node in cluster):
+        if cluster is not None and any(node.death() or node.panicked() for node in cluster):
             self.end(self._shared.pop(spec))
             cluster = None
         if cluster is None:

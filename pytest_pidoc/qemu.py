@@ -46,6 +46,15 @@ AGENT_PORT = "org.pytest-pidoc.agent"  # the name of the port in the guest
 CODE_CACHE = 64
 
 
+#: Linux cannot ask an SD card to write its cache, and so takes every write for done. QEMU's default cache would keep
+#: the qcow2 tables in its memory: when it was killed, all was lost since the start, though it was synced. Written
+#: through, they are in this host's cache after each write. To force each on to this host's disk, too (QEMU writes
+#: single blocks of 512 bytes to a card, which then take five to ten times as long), would be for the case that this
+#: host crashes, which no node outlives anyway. That is said of the file alone: of the qcow2 layer as well, as
+#: ``cache.no-flush`` and ``cache=unsafe`` do, QEMU 10.0 would no longer write the tables either.
+SD_CACHE = "cache.writeback=off,file.cache.no-flush=on"
+
+
 def arguments(
     launch: Launch, *, guest: Path, forward: str, template: Path | None = None, read_only: bool = False
 ) -> list[str]:
@@ -60,11 +69,12 @@ def arguments(
     forward
         Where QEMU listens for the guest's SSH port: ``tcp:127.0.0.1:0`` lets the OS choose a port.
     template
-        The directory of the template's files, as QEMU sees it, if the node is forked from one.
+        The directory of the template's files, as QEMU sees it, if the node's disk lies on one.
     read_only
         Open the template's RAM for reading only, which not every QEMU can: see `maps_read_only_files`.
     """
     machine, manifest = launch.machine, launch.image.manifest
+    saved = template if launch.forked else None
     kernel_arguments = [
         f"root={_root(machine.root, manifest.partition)}",
         "rw",
@@ -83,9 +93,9 @@ def arguments(
         *("-nodefaults", "-no-user-config", "-display", "none"),
         *("-accel", f"tcg,tb-size={CODE_CACHE}"),
         *(("-icount", machine.icount) if machine.icount else ()),
-        *_memory(launch, template, read_only=read_only),
+        *_memory(launch, saved, read_only=read_only),
         *("-cpu", machine.cpu, "-smp", str(machine.cores)),
-        *_kernel(launch, guest, template),
+        *_kernel(launch, guest, saved),
         *("-append", " ".join(argument for argument in kernel_arguments if argument)),
         *(("-dtb", DEVICE_TREE) if machine.tree or launch.announce_board or "dtb" in manifest.files else ()),
         *_disk(launch, guest / manifest.files["disk"].name, template),
@@ -96,7 +106,7 @@ def arguments(
         *machine.extra,
         *("-chardev", f"socket,id=qmp0,path={QMP_SOCKET},server=on,wait=off"),
         *("-mon", "chardev=qmp0,mode=control"),
-        *(("-incoming", "defer", *_qtest(machine)) if template else ()),
+        *(("-incoming", "defer", *_qtest(machine)) if saved else ()),
     ]
 
 
@@ -131,7 +141,7 @@ def _network(launch: Launch) -> list[str]:
     machine = launch.machine
     # The segment is the switch's. A card that is in no LAN is connected to a socket on which nobody calls.
     lan = f"stream,id=lan0,server={'off' if launch.lan else 'on'},addr.type=unix,addr.path={LAN_SOCKET}"
-    plugged_later = machine.plugs_network and (launch.record or launch.template)
+    plugged_later = machine.plugs_network and (launch.record or launch.forked)
     return [
         *(("-net", f"nic,netdev=net0,macaddr={mac_address(launch)}") if machine.network == "nic" else ()),
         *(("-netdev", lan) if machine.lan and (launch.lan or not machine.plugs_network) else ()),
@@ -171,30 +181,30 @@ def boot_files(launch: Launch) -> tuple[ImageFile, ImageFile | None]:
     return files.get(machine.kernel) or files["kernel"], files.get(machine.initrd) or files.get("initrd")
 
 
-def _kernel(launch: Launch, guest: Path, template: Path | None) -> list[str]:
+def _kernel(launch: Launch, guest: Path, saved: Path | None) -> list[str]:
     """Return what the machine boots; a fork does only when its guest restarts."""
-    if template is not None and _has_boot_elf(launch):
-        return ["-kernel", str(template / BOOT_ELF)]
+    if saved is not None and _has_boot_elf(launch):
+        return ["-kernel", str(saved / BOOT_ELF)]
     kernel, initrd = boot_files(launch)
     return ["-kernel", str(guest / kernel.name), *(("-initrd", str(guest / initrd.name)) if initrd else ())]
 
 
 def _has_boot_elf(launch: Launch) -> bool:
-    return launch.template is not None and (launch.template / BOOT_ELF).exists()
+    return launch.forked and launch.template is not None and (launch.template / BOOT_ELF).exists()
 
 
-def _memory(launch: Launch, template: Path | None, *, read_only: bool) -> list[str]:
+def _memory(launch: Launch, saved: Path | None, *, read_only: bool) -> list[str]:
     """Return the machine and its RAM: anonymous, in a file that is to be saved, or a private view of a saved one."""
     size = ["-m", f"{launch.memory // MIB}M"]
-    if template is None and not launch.record:
+    if saved is None and not launch.record:
         return ["-machine", launch.machine.machine, *size]
     backend = {
         "qom-type": "memory-backend-file",
         "id": "ram",
         "size": launch.memory,
-        "mem-path": RAM if template is None else str(template / RAM),
-        "share": template is None,
-        **({"readonly": True, "rom": "off"} if template and read_only else {}),
+        "mem-path": RAM if saved is None else str(saved / RAM),
+        "share": saved is None,
+        **({"readonly": True, "rom": "off"} if saved and read_only else {}),
     }
     return ["-machine", f"{launch.machine.machine},memory-backend=ram", "-object", json.dumps(backend), *size]
 
@@ -219,7 +229,7 @@ def _disk(launch: Launch, base: Path, template: Path | None) -> list[str]:
     # A slot of the machine's own takes a -drive only, and every device takes one.
     top = f"format=qcow2,file={OVERLAY},backing=layer{len(layers) - 1},discard=unmap"
     if launch.machine.disk.startswith("if="):
-        return [*arguments, "-drive", f"{launch.machine.disk},id=disk0,{top}"]
+        return [*arguments, "-drive", f"{launch.machine.disk},id=disk0,{top},{SD_CACHE}"]
     return [*arguments, "-drive", f"if=none,id=disk0,{top}", "-device", f"{launch.machine.disk},drive=disk0"]
 
 

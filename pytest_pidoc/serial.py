@@ -15,6 +15,8 @@ _PANIC = re.compile(
     rb"|pidoc: no root device[^\r\n]*"
     rb"|ALERT!  [^\r\n]* does not exist"  # initramfs-tools
 )
+# What a kernel says first, unless its console is quiet.
+_FIRST_WORDS = b"Booting Linux on physical CPU"
 # Terminal control: CSI and OSC sequences, and what else is not text.
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b.|[\x00-\x08\x0b-\x1f\x7f]")
 
@@ -48,6 +50,10 @@ class SerialLog:
         return "\n".join(kept[-lines:])
 
     def panic(self, *, start: int = 0) -> str | None:
-        """Return the line in which the guest gave up, looking from offset *start* on, or ``None``."""
-        found = _PANIC.search(self.read(start=start))
+        """Return the line in which the guest gave up, looking from offset *start* on, or ``None``.
+
+        A guest that has restarted since has not given up.
+        """
+        text = self.read(start=start)
+        found = _PANIC.search(text, max(0, text.rfind(_FIRST_WORDS)))
         return found[0].decode("utf-8", "replace") if found else None

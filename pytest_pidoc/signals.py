@@ -7,13 +7,18 @@ that message.
 from __future__ import annotations
 
 import signal
+import time
+from collections.abc import Callable
 from typing import Any
 
 from fabric.runners import Remote
-from paramiko import Channel, Message, Transport
+from invoke.exceptions import CommandTimedOut
+from paramiko import Channel, Message, SSHException, Transport
 from paramiko.common import MSG_CHANNEL_REQUEST
 
 __all__ = ["SignalledRemote"]
+
+CHECK_INTERVAL = 0.25  # seconds between two looks whether the machine still lives
 
 _ENDED_BY = "pidoc_ended_by"  # the attribute of a channel with the signal's name
 
@@ -22,13 +27,43 @@ class SignalledRemote(Remote):  # type: ignore[misc] # Fabric has no types
     """Fabric's runner of commands, which knows that a command was ended by a signal.
 
     The status is 128 and the signal's number, and the last line of stderr says what it was: ``Illegal instruction``.
+    *check* raises when waiting for a command has become pointless.
     """
+
+    def __init__(self, *arguments: Any, check: Callable[[], None] = lambda: None, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self._check = check
+        self._checked = 0.0
+
+    @property
+    def process_is_finished(self) -> bool:
+        """Whether the command has ended; invoke asks again and again while it waits."""
+        if time.monotonic() - self._checked > CHECK_INTERVAL:
+            self._checked = time.monotonic()
+            try:
+                self._check()
+            except BaseException:
+                self.kill()  # or the threads that read its output wait for ever
+                raise
+        return bool(super().process_is_finished)
 
     def start(self, *arguments: Any, **keywords: Any) -> None:
         """Start a command, and hear how it ends."""
         self.context.open()
-        _hear_signals(self.context.transport)
-        super().start(*arguments, **keywords)
+        transport, timeout = self.context.transport, self.opts["timeout"]
+        _hear_signals(transport)
+        usual = transport.channel_timeout
+        if timeout is not None:  # a machine that hangs does not even take the command, for which Paramiko waits an hour
+            transport.channel_timeout = timeout
+        try:
+            super().start(*arguments, **keywords)
+        except SSHException as error:
+            if timeout is None or "Timeout" not in str(error):
+                raise
+            nothing = super().generate_result(**{**self.result_kwargs, "stdout": "", "stderr": "", "exited": None})
+            raise CommandTimedOut(nothing, timeout=timeout) from error
+        finally:
+            transport.channel_timeout = usual
 
     def returncode(self) -> int:
         """Return the command's exit status; -1 only if the connection was lost."""

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # Fabric takes 0.2 s to import: only when a connection is made
     import fabric
 
-__all__ = ["Login", "LoginRefused", "broke", "log_in", "pin"]
+__all__ = ["HostKeyRefused", "Login", "LoginRefused", "broke", "log_in", "pin"]
 
 
 class LoginRefused(Exception):
     """A login or a first command failed in a way that trying again does not mend."""
+
+
+class HostKeyRefused(LoginRefused):
+    """Who answered has another host key than the pinned one."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +53,11 @@ class Login:
             *("-p", str(self.port), f"{self.user}@{self.host}"),
         ]
 
-    def connection(self) -> fabric.Connection:
-        """Return a Fabric connection that is not open yet; it accepts the pinned host keys and no other."""
+    def connection(self, check: Callable[[], None] = lambda: None) -> fabric.Connection:
+        """Return a Fabric connection that is not open yet; it accepts the pinned host keys and no other.
+
+        *check* is called while a command runs, and raises when waiting for it has become pointless.
+        """
         import fabric
         import paramiko
 
@@ -69,7 +78,7 @@ class Login:
                     # pytest captures stdin, so it must not be read; output is in the result and in the exception
                     "run": {"hide": True, "in_stream": False},
                     "sudo": {"hide": True, "in_stream": False},
-                    "runners": {"remote": SignalledRemote},
+                    "runners": {"remote": partial(SignalledRemote, check=check)},
                 }
             ),
         )
@@ -113,7 +122,7 @@ def log_in(connection: fabric.Connection, banner: socket.socket, *, timeout: flo
         connection.open()
         connection.run("true", timeout=max(1, int(timeout)))
     except paramiko.BadHostKeyException as error:
-        raise LoginRefused("it has another host key than it should; who answers there?") from error
+        raise HostKeyRefused("it has another host key than it should; who answers there?") from error
     except (paramiko.AuthenticationException, UnexpectedExit) as error:
         raise LoginRefused(str(error)) from error
     except (paramiko.SSHException, OSError, EOFError, CommandTimedOut) as error:

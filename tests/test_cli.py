@@ -128,6 +128,8 @@ def test_wrong_line_is_wrong_usage(line: str, capsys: pytest.CaptureFixture[str]
         ("bench boot --sizes 8", "--sizes is for pidoc bench start"),
         ("bench start --sizes 8,none", "--sizes: 'none' is not a whole number"),
         ("bench soak --untuned", "--untuned is for pidoc bench start"),
+        ("bench start --cuts 3", "--cuts is for pidoc bench power-cuts"),
+        ("bench power-cuts --cuts 0", "--cuts must be at least 1"),
         ("ssh pi-1", "There is no node 'pi-1'"),
         ("console c-1/pi-1", "There is no node 'c-1/pi-1'"),
         ("down c-nobody", "There is no cluster 'c-nobody'"),

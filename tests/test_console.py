@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import os
 import pty
+import re
 import select
 import socket
+import threading
 from typing import TYPE_CHECKING
 
 import pexpect
@@ -295,3 +297,26 @@ def test_console_that_stays_silent_is_told(short_path: Path) -> None:
         console.log_in(deadline=Deadline(0.2), check=lambda: looked.append(True))
 
     assert looked
+
+
+def test_what_comes_meanwhile_is_kept_for_the_next_expect(short_path: Path) -> None:
+    """Whoever writes is not held up by nobody's reading, and nothing is lost or mixed up."""
+    written = threading.Event()
+
+    def behave(connection: socket.socket) -> None:
+        connection.sendall(b"before ")
+        connection.recv(100)
+        for number in range(2000):  # a byte at a time, as QEMU does: 300 fill the socket
+            connection.send(b"%d" % (number % 10))
+        connection.sendall(b" end")
+        written.set()
+        connection.recv(100)
+
+    with unix_server(short_path / "c", behave) as path, Console.connect(path, timeout=5) as console:
+        console.expect("before ")
+        console.sendline("go")
+        assert written.wait(10)
+
+        console.expect(r"(\d+) (\w+)")
+        assert isinstance(console.match, re.Match)
+        assert console.match.groups() == ("0123456789" * 200, "end")

@@ -220,6 +220,34 @@ def test_guest_without_internet_is_reached_nevertheless(launch: Launch) -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
+def test_fork_without_power_boots_from_its_disk(tmp_path: Path, model: str) -> None:
+    """Its disk is still the one over the template's; all else is as for a node that was booted in the first place."""
+    launch = make_launch(tmp_path / "node", make_image(tmp_path / "image"), machine=MODELS[model])
+    fork = dataclasses.replace(launch, template=Path("/template"), booted=True)
+    arguments = qemu.arguments(fork, guest=Path("/guest"), forward="tcp:127.0.0.1:0", template=Path("/template"))
+
+    def without_disks(line: list[str]) -> list[str]:
+        options = ("-blockdev", "-drive")
+        return [each for before, each in itertools.pairwise(["", *line]) if not {before, each} & set(options)]
+
+    disks = [json.loads(value) for value in values(arguments, "-blockdev")]
+    assert [disk["file"]["filename"] for disk in disks] == ["/guest/disk.qcow2", "/template/overlay.qcow2"]
+    assert "backing=layer1" in values(arguments, "-drive")[0]
+    assert without_disks(arguments) == without_disks(command(launch))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_cache_of_a_disk_is_one_that_its_guest_can_flush(tmp_path: Path, model: str) -> None:
+    """Of a virtio disk it is; an SD card takes no such command, so it has none."""
+    launch = make_launch(tmp_path / "node", make_image(tmp_path / "image"), machine=MODELS[model])
+    (drive,) = values(command(launch), "-drive")
+    cache = [option for option in drive.split(",") if "cache" in option]
+
+    written_through = ["cache.writeback=off", "file.cache.no-flush=on"]
+    assert cache == (written_through if launch.machine.disk == "if=sd" else [])
+
+
+@pytest.mark.parametrize("model", MODELS)
 def test_guest_is_told_the_address_of_a_usb_network_card(tmp_path: Path, model: str) -> None:
     """Its driver makes one up at each boot, and QEMU goes on sending to the first one."""
     launch = make_launch(tmp_path / "node", make_image(tmp_path / "image"), machine=MODELS[model])

@@ -31,7 +31,9 @@ def redis(pi_cluster, tmp_path):
         pi.run(f"{server} --replicaof {first.lan_address} 6379")
         pi.wait_until_succeeds("redis-cli info replication | grep master_link_status:up", timeout=120)
     for pi in pi_cluster:
-        pi.run(f"cat > sentinel.conf <<'END'\n{SENTINEL.format(master=first.lan_address)}END\nredis-sentinel sentinel.conf")
+        pi.run(
+            f"cat > sentinel.conf <<'END'\n{SENTINEL.format(master=first.lan_address)}END\nredis-sentinel sentinel.conf"
+        )
     for pi in pi_cluster:
         pi.wait_until_succeeds("redis-cli -p 26379 sentinel ckquorum main | grep '3 usable'", timeout=120)
     return pi_cluster

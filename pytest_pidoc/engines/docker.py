@@ -89,7 +89,7 @@ class DockerEngine:
                 container = self._create(launch, name)
                 self._api.start(container)
                 self._wait_for_qemu(launch, container)
-                if launch.template is not None:
+                if launch.forked:
                     version = self.qemu_version(launch.machine.binary)
                     migration.restore(launch, Path(TEMPLATE / STATE), version)
                 ports = self._api.inspect_container(container)["NetworkSettings"]["Ports"]
@@ -151,8 +151,7 @@ class DockerEngine:
                 guest=Path(GUEST),
                 forward=forward,
                 template=None if launch.template is None else Path(TEMPLATE),
-                read_only=launch.template is not None
-                and qemu.maps_read_only_files(self.qemu_version(launch.machine.binary)),
+                read_only=launch.forked and qemu.maps_read_only_files(self.qemu_version(launch.machine.binary)),
             ),
         ]
         try:

@@ -63,7 +63,8 @@ class Launch:
     cpus
         How much of the host's processors it may use, e.g. ``0.5``; ``None`` for no limit.
     template
-        The directory of a saved machine: the node waits for its state instead of booting.
+        The directory of a saved machine: the node's disk lies on that machine's, and it waits for its state instead of
+        booting.
     record
         Keep the RAM in a file of the node's directory, so that the machine can be saved.
     port
@@ -75,6 +76,8 @@ class Launch:
         in none.
     internet
         Whether the guest reaches anything beyond this machine's forwarded ports.
+    booted
+        Boot all the same: with a template, from a disk that has changed since, to which its memory no longer fits.
     """
 
     name: str
@@ -90,6 +93,12 @@ class Launch:
     announce_board: bool = False
     lan: str = ""
     internet: bool = True
+    booted: bool = False
+
+    @property
+    def forked(self) -> bool:
+        """Whether the node goes on from the saved machine; it boots if not."""
+        return self.template is not None and not self.booted
 
 
 @dataclass(frozen=True)

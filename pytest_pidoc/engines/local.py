@@ -59,8 +59,7 @@ class LocalEngine:
             guest=launch.image.path,
             forward=f"tcp:127.0.0.1:{launch.port or 0}",
             template=launch.template,
-            read_only=launch.template is not None
-            and qemu.maps_read_only_files(self.qemu_version(launch.machine.binary)),
+            read_only=launch.forked and qemu.maps_read_only_files(self.qemu_version(launch.machine.binary)),
         )
 
     def start(self, launch: Launch) -> Endpoint:
@@ -87,7 +86,7 @@ class LocalEngine:
         try:
             _limit_from_start(launch, child.pid)
             port = self._forwarded_port(launch, child)
-            if launch.template is not None:
+            if launch.forked and launch.template is not None:
                 version = self.qemu_version(command[0])
                 migration.restore(launch, launch.template / STATE, version)
             handle = processes.identify(child.pid)

@@ -18,7 +18,6 @@ from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.engines.engine import QemuVersion
 from pytest_pidoc.errors import MonitorError
 from pytest_pidoc.machines import MODELS
-from pytest_pidoc.waiting import Deadline
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -152,10 +151,8 @@ def test_a_pi1_reboots_with_its_network(pi1: Cluster) -> None:
     """The card that was plugged in stays, under the same address, and QEMU finds it."""
     pi = pi1[1]
     before = pi.run("cat /etc/machine-id /sys/class/net/eth0/address").stdout
-    pi.run("sudo systemctl reboot", warn=True)
-    pi.close()
-    time.sleep(3)  # until the SSH server that is about to end does not answer any more
-    pi.await_ready(began=time.monotonic(), deadline=Deadline(200), cancelled=lambda: False)
+
+    pi.reboot()
 
     assert pi.run("cat /etc/machine-id /sys/class/net/eth0/address").stdout == before
     assert float(pi.run("cut -d' ' -f1 /proc/uptime").stdout) < 100

@@ -1,0 +1,190 @@
+"""``pidoc bench power-cuts``: the plug is pulled in the middle of synced writes; what was reported must be there."""
+
+from __future__ import annotations
+
+import io
+import random
+import re
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from pytest_pidoc.bench import host, spread
+from pytest_pidoc.cluster import Cluster
+from pytest_pidoc.errors import BootError, PidocError
+from pytest_pidoc.node import Node
+from pytest_pidoc.progress import Progress
+from pytest_pidoc.settings import Settings
+from pytest_pidoc.tables import table
+from pytest_pidoc.waiting import Deadline
+
+__all__ = ["CutReport", "PowerCut", "lost", "power_cuts"]
+
+LONGEST = 2.0  # seconds from the first report until the plug is pulled, at most
+RECORD = 16  # bytes
+WRITER_TIMEOUT = 60.0  # seconds until the writer has reported its first record
+
+# Appends numbered records, every 16th a file of its own too, amid writes that it does not sync, and reports each on the
+# serial port when `fsync` has returned: what is in the serial log has been promised.
+_WRITER = b"""
+import os, sys
+report = os.open(sys.argv[1], os.O_WRONLY | os.O_NOCTTY)
+os.mkdir(sys.argv[2])
+os.chdir(sys.argv[2])
+here = os.open(".", os.O_RDONLY)
+records = os.open("records", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+noise = os.open("noise", os.O_WRONLY | os.O_CREAT)
+number = 0
+while True:
+    line = b"%015d\\n" % number
+    os.pwrite(noise, line * 4096, number * 7919 % 512 * 65536)
+    os.write(records, line)
+    os.fsync(records)
+    if number % 16 == 0:
+        own = os.open("draft", os.O_WRONLY | os.O_CREAT)
+        os.write(own, line)
+        os.fsync(own)
+        os.close(own)
+        os.rename("draft", "record-%d" % number)
+        os.fsync(here)
+    os.write(report, b"synced " + line)
+    number += 1
+"""
+_REPORTED = re.compile(rb"synced (\d{15})\r?\n")
+
+
+@dataclass(frozen=True)
+class PowerCut:
+    """One power cut.
+
+    Attributes
+    ----------
+    after
+        Seconds from the first report to the cut.
+    reported
+        How many records had been reported as synced.
+    lost
+        The numbers of those that were not there afterwards.
+    complaints
+        What the kernel said about its file system or disk afterwards; or why the node did not come back.
+    on
+        Seconds until the node was ready again; 0 if it never was.
+    """
+
+    after: float
+    reported: int
+    lost: tuple[int, ...] = ()
+    complaints: str = ""
+    on: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing was lost, and nothing is wrong with the file system."""
+        return not self.lost and not self.complaints
+
+
+@dataclass(frozen=True)
+class CutReport:
+    """What ``pidoc bench power-cuts`` found."""
+
+    host: str
+    engine: str
+    model: str
+    qemu: str
+    cuts: tuple[PowerCut, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether all is there that was reported, after every cut."""
+        return all(cut.ok for cut in self.cuts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain data."""
+        return {**asdict(self), "ok": self.ok}
+
+    def __str__(self) -> str:
+        head = ("cuts", "bad", "records synced", "lost", "cut after s", "on again s")
+        row = (
+            len(self.cuts),
+            sum(not cut.ok for cut in self.cuts),
+            sum(cut.reported for cut in self.cuts),
+            sum(len(cut.lost) for cut in self.cuts),
+            spread([cut.after for cut in self.cuts]),
+            spread([cut.on for cut in self.cuts]),
+        )
+        lines = [
+            table(head, [row]),
+            f"{self.host}; engine {self.engine}, {self.qemu}, {self.model}; median (least to most)",
+            *(
+                f"cut {number}: {len(cut.lost)} of {cut.reported} records lost {list(cut.lost[:5])} {cut.complaints}"
+                for number, cut in enumerate(self.cuts, 1)
+                if not cut.ok
+            ),
+        ]
+        return "\n".join(lines)
+
+
+def power_cuts(settings: Settings, *, cuts: int, progress: Progress) -> CutReport:
+    """Cut a node's power *cuts* times at random moments while a program in it writes, and look what is left.
+
+    Raises
+    ------
+    PidocError
+        The node cannot be started, or its program does not write.
+    """
+    settings = replace(settings, nodes=1)
+    found = []
+    with Cluster.from_spec(settings.spec(), settings, progress=progress) as cluster:
+        engine, qemu = cluster.engine.name, str(cluster.engine.qemu_version("qemu-system-aarch64"))
+        _bring_writer(cluster[0])
+        for number in range(1, cuts + 1):
+            found.append(cut := _cut(cluster[0], f"cut-{number}"))
+            progress.step(f"power cut {number} of {cuts}: {len(cut.lost)} of {cut.reported} records lost")
+    return CutReport(host(), engine, settings.model, qemu, tuple(found))
+
+
+def lost(reported: Iterable[int], found: bytes, files: Iterable[str]) -> tuple[int, ...]:
+    """Return the numbers of the *reported* records that are not both in the file *found* and among the *files*."""
+    names = set(files)
+
+    def intact(number: int) -> bool:
+        return found[number * RECORD : (number + 1) * RECORD] == b"%015d\n" % number
+
+    return tuple(
+        number for number in reported if not intact(number) or (number % 16 == 0 and f"record-{number}" not in names)
+    )
+
+
+def _bring_writer(node: Node) -> None:
+    node.put(io.BytesIO(_WRITER), "writer")
+    node.run("sync")
+
+
+def _cut(node: Node, folder: str) -> PowerCut:
+    start = node.serial_log.size()
+    port = f"/dev/{node.machine.console}"
+    node.run(f"sudo -n setsid --fork python3 writer {port} {folder} </dev/null >writer.log 2>&1")
+    deadline = Deadline(WRITER_TIMEOUT)
+    while not _REPORTED.search(node.serial_log.read(start=start)):
+        if deadline.expired:
+            raise PidocError(f"The writer on {node.name} writes nothing.", evidence=node.run("cat writer.log").stdout)
+        deadline.pause()
+    began = time.monotonic()
+    time.sleep(random.uniform(0, LONGEST))  # noqa: S311 # no secret
+    node.power_cut()
+    after = time.monotonic() - began
+    reported = [int(number) for number in _REPORTED.findall(node.serial_log.read(start=start))]
+    began = time.monotonic()
+    try:
+        node.power_on()
+    except BootError as error:
+        node.reset()
+        _bring_writer(node)
+        return PowerCut(after, len(reported), complaints=str(error))
+    on = time.monotonic() - began
+    records = node.run(f"cat {folder}/records", warn=True).stdout.encode()
+    files = node.run(f"ls {folder}", warn=True).stdout.split()
+    complaints = node.run("sudo -n dmesg | grep -iE 'EXT4-fs (error|warning)|I/O error'", warn=True).stdout
+    node.run(f"sudo -n rm -rf {folder}")
+    return PowerCut(after, len(reported), lost(reported, records, files), complaints.strip(), on)
