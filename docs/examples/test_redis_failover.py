@@ -1,5 +1,7 @@
 """Three Redis servers with a Sentinel each: while the master is cut off, the other two elect a new one."""
 
+from io import StringIO
+
 import pytest
 
 PACKAGES = "redis-server redis-sentinel"
@@ -23,7 +25,7 @@ def redis(pi_cluster, tmp_path):
     first.get("debs.tar", tmp_path / "debs.tar")
     for pi in others:
         pi.put(tmp_path / "debs.tar", "debs.tar")
-    pi_cluster.run("tar -xf debs.tar && for each in *.deb; do sudo dpkg-deb -x $each /; done && sudo ldconfig")
+    pi_cluster.run("tar -xf debs.tar && sudo dpkg --unpack *.deb")
 
     server = "redis-server --protected-mode no --daemonize yes --dir /tmp --save ''"
     first.run(server)
@@ -31,9 +33,8 @@ def redis(pi_cluster, tmp_path):
         pi.run(f"{server} --replicaof {first.lan_address} 6379")
         pi.wait_until_succeeds("redis-cli info replication | grep master_link_status:up", timeout=120)
     for pi in pi_cluster:
-        pi.run(
-            f"cat > sentinel.conf <<'END'\n{SENTINEL.format(master=first.lan_address)}END\nredis-sentinel sentinel.conf"
-        )
+        pi.put(StringIO(SENTINEL.format(master=first.lan_address)), "sentinel.conf")
+        pi.run("redis-sentinel sentinel.conf")
     for pi in pi_cluster:
         pi.wait_until_succeeds("redis-cli -p 26379 sentinel ckquorum main | grep '3 usable'", timeout=120)
     return pi_cluster
