@@ -296,6 +296,12 @@ class Cluster(Sequence[Node]):
         self._started.lan.raise_if_dead()
         return self._started.lan
 
+    @property
+    def switch_is_gone(self) -> bool:
+        """Whether the process is gone that connects the nodes, while they are not down."""
+        lan = self._started.lan
+        return lan is not None and not self._down and not lan.alive
+
     def ssh_config(self) -> str:
         """Return a configuration for ``ssh -F``: then ``ssh pi-1`` opens a session on the first node."""
         return "\n".join(

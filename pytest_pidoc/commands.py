@@ -316,7 +316,7 @@ class Report(Protocol):
 
 def bench(options: argparse.Namespace, settings: Settings) -> int:
     """Measure; fail if a soak or a power cut found something, or a model could not be measured."""
-    from pytest_pidoc.bench import boot, lan, models, power_cuts, soak, start
+    from pytest_pidoc.bench import boot, lan, models, power_cuts, rates, soak, start
 
     if options.runs < 1:
         raise SettingsError("--runs must be at least 1.")
@@ -324,8 +324,8 @@ def bench(options: argparse.Namespace, settings: Settings) -> int:
         raise SettingsError("--untuned is for pidoc bench start.")
     if options.sizes and options.subject != "start":
         raise SettingsError("--sizes is for pidoc bench start.")
-    if options.models and options.subject != "models":
-        raise SettingsError("--models is for pidoc bench models.")
+    if options.models and options.subject not in ("models", "rates"):
+        raise SettingsError("--models is for pidoc bench models and rates.")
     if options.cuts is not None and options.subject != "power-cuts":
         raise SettingsError("--cuts is for pidoc bench power-cuts.")
     if options.subject == "power-cuts":
@@ -337,6 +337,7 @@ def bench(options: argparse.Namespace, settings: Settings) -> int:
         "soak": soak.soak,
         "models": partial(models.models, names=names),
         "lan": lan.lan,
+        "rates": partial(rates.rates, names=names),
     }
     return _report(subjects[options.subject](settings, runs=options.runs, progress=_progress()), options)
 

@@ -174,9 +174,9 @@ class ClusterPool:
         self._all: list[Cluster] = []
 
     def get(self, spec: ClusterSpec, progress: Progress) -> Cluster:
-        """Return the shared cluster for *spec*; it is started if there is none, or if a node of it is of no use."""
+        """Return the shared cluster for *spec*; it is started if there is none, or if a part of it is of no use."""
         cluster = self._shared.get(spec)
-        if cluster is not None and any(node.death() or node.panicked() for node in cluster):
+        if cluster is not None and (cluster.switch_is_gone or any(node.death() or node.panicked() for node in cluster)):
             self.end(self._shared.pop(spec))
             cluster = None
         if cluster is None:
@@ -264,6 +264,8 @@ def _add_evidence(report: pytest.TestReport, clusters: Sequence[Cluster], base: 
             place = f"The rest is in {target}"
         except OSError as error:
             place = f"The rest could not be kept in {target}: {error.strerror}"
+        if cluster.switch_is_gone:
+            report.sections.append((f"LAN of {cluster.name}", "The switch is gone: no node reaches another."))
         if faults := cluster.faults.all():
             report.sections.append((f"faults of {cluster.name}", "\n".join(map(str, faults))))
         for node in cluster:

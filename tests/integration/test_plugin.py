@@ -78,12 +78,14 @@ def test_a_failed_test_shows_the_serial_log(run, pytester: pytest.Pytester) -> N
         @pytest.mark.pidoc(nodes=2)
         def test_fails(pi_cluster):
             pi_cluster[1].sudo("sh -c 'echo the last words > /dev/console'")
-            assert False
+            with pi_cluster.partition([pi_cluster[0]]):
+                assert False
         """,
         "--pidoc-artifacts=evidence",
     )
 
     result.assert_outcomes(failed=1)
+    result.stdout.re_match_lines([r".*faults of c-", r"\d\d:\d\d:\d\d\.\d{3} partition pi-1 \| pi-2, undone after \d"])
     result.stdout.fnmatch_lines(["*pi-1 serial log, last lines*", "*pi-2 serial log, last lines*", "*the last words*"])
     folder = pytester.path / "evidence" / "test_a_failed_test_shows_the_serial_log.py-test_fails"
     assert "the last words" in Path(folder, "pi-2", "serial.log").read_text(errors="replace")
@@ -130,3 +132,23 @@ def test_what_a_test_leaves_is_put_right(run) -> None:  # type: ignore[no-untype
     """)
 
     result.assert_outcomes(passed=2)
+
+
+def test_a_killed_switch_does_not_spoil_the_next_test(run) -> None:  # type: ignore[no-untyped-def]
+    """The report of the test names it, and the next test gets another cluster."""
+    result = run("""
+        import os, signal
+        import pytest
+
+        @pytest.mark.pidoc(nodes=2)
+        def test_kills(pi_cluster):
+            os.kill(int(pi_cluster[0].lan.handle.partition(":")[0]), signal.SIGKILL)
+            pi_cluster[0].run("ping -c 1 -W 1 pi-2")
+
+        @pytest.mark.pidoc(nodes=2)
+        def test_next(pi_cluster):
+            pi_cluster[0].run("ping -c 1 -W 5 pi-2")
+        """)
+
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*LAN of c-*", "The switch is gone: no node reaches another."])

@@ -1,0 +1,54 @@
+"""The reports of ``pidoc bench lan`` and ``rates``."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pytest_pidoc.bench.lan import LanReport
+from pytest_pidoc.bench.rates import Rate, RatesReport
+
+LAN = LanReport(
+    host="2 CPUs",
+    model="pi3-virt",
+    qemu="QEMU 10.0.2",
+    ready={"with": (2.1, 2.0, 2.2), "without": (1.9, 2.0, 1.8)},
+    crossed=(0, 500),
+    answered=(249, 250),
+    healed=(0.1, 0.2, 0.3),
+    delay=0.2034,
+    lost=0.099,
+    carried=(20e6, 30e6, 40e6),
+    plain=(20e6, 25e6, 30e6),
+)
+
+RATES = RatesReport(
+    "2 CPUs", "QEMU 10.0.2", (Rate("pi3", "disk read", (10e6, 12e6, 11e6), (11e6, 9e6, 10e6)),)
+)  # fmt: skip
+
+
+def test_lan_report_shows_what_was_asked_for_and_what_came() -> None:
+    rows = {line.partition("  ")[0]: line.rpartition("  ")[2] for line in str(LAN).splitlines()}
+
+    assert rows["three nodes ready, with a LAN"] == "2.10 (2.00 to 2.20) s"
+    assert rows["answers from the other group of a partition"] == "0 of 500"
+    assert rows["answers within a group"] == "249 of 250"
+    assert rows["added to a round trip, of 0.2 s asked for"] == "0.203 s"
+    assert rows["lost of 1000 packets, of 10% asked for"] == "9.9%"
+    assert rows["ratio of the medians"] == "1.20"
+
+
+def test_rates_report_compares_each_way() -> None:
+    *_, row, host, _ = str(RATES).splitlines()
+
+    assert " ".join(row.split()) == "pi3 disk read 11.00 (10.00 to 12.00) 10.00 (9.00 to 11.00) 0.91"
+    assert host == "2 CPUs; engine local, QEMU 10.0.2"
+
+
+@pytest.mark.parametrize("report", [LAN, RATES], ids=["lan", "rates"])
+def test_report_as_json(report: LanReport | RatesReport) -> None:
+    """With the ratios, so that a script need not compute them."""
+    told = json.loads(json.dumps(report.to_dict()))
+
+    assert told.get("ratio") == pytest.approx(1.2) or told["ratios"] == [pytest.approx(10 / 11)]
