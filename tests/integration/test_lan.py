@@ -6,6 +6,7 @@ import hashlib
 import re
 import shlex
 import shutil
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -193,6 +194,17 @@ def test_node_that_was_reset_is_in_the_lan_again(cluster: Cluster) -> None:
 
     assert reaches(cluster[2], "pi-1")
     assert reaches(cluster[0], "pi-3")
+
+
+@pytest.mark.parametrize("internet", [True, False])
+def test_outside_is_reached_unless_it_is_not_to_be(settings: Settings, internet: bool) -> None:
+    """What stands for it is this machine, which a guest sees as 10.0.2.2. SSH works either way."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        Cluster.up(nodes=1, engine="local", internet=internet, settings=settings) as cluster,
+    ):
+        connect = f"timeout 5 bash -c '</dev/tcp/10.0.2.2/{server.getsockname()[1]}'"
+        assert cluster[0].run(connect, warn=True).ok is internet
 
 
 @pytest.mark.docker
