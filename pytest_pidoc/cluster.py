@@ -345,6 +345,19 @@ class Cluster(Sequence[Node]):
         self._started.end()
         self._found.close()
 
+    def keep(self) -> None:
+        """Let the nodes outlive this process: they run until ``pidoc down``. Connections are closed.
+
+        Raises
+        ------
+        PidocError
+            The cluster is down.
+        """
+        runtime.write(self.directory, {**runtime.read(self.directory), "owner": None})
+        self._started.leave()
+        self._owned = False
+        self.close()
+
     def close(self) -> None:
         """Close the connections; the nodes go on running."""
         for node in self:

@@ -30,6 +30,8 @@ __all__ = ["ClusterPool", "boot_pi", "pi", "pi_cluster", "pi_connection", "pidoc
 _settings = pytest.StashKey[Settings]()
 _pool = pytest.StashKey["ClusterPool"]()
 _clusters = pytest.StashKey[list["Cluster"]]()
+_failed = pytest.StashKey[bool]()
+_kept = pytest.StashKey[list[str]]()
 
 SERIAL_LINES = 30  # of each node, in the report of a failed test
 
@@ -56,6 +58,36 @@ def pytest_configure(config: pytest.Config) -> None:
         )
     except SettingsError as error:
         raise pytest.UsageError(str(error)) from error
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Let the clusters outlive the run that are to, and tell a controlling process of pytest-xdist of them."""
+    config = session.config
+    if _pool not in config.stash:
+        return
+    pool = config.stash[_pool]
+    if config.stash[_settings].keep == "always":
+        pool.keep_all()
+    if hasattr(config, "workeroutput"):
+        config.workeroutput["pidoc_kept"] = pool.kept
+    else:
+        config.stash.setdefault(_kept, []).extend(pool.kept)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Hear from a worker of pytest-xdist which nodes stay up."""
+    kept = getattr(node, "workeroutput", {}).get("pidoc_kept", [])
+    node.config.stash.setdefault(_kept, []).extend(kept)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say how to reach the nodes that stay up, and how to end them."""
+    if kept := config.stash.get(_kept, []):
+        terminalreporter.section("nodes that stay up")
+        for line in kept:
+            terminalreporter.write_line(line)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -86,6 +118,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     report = yield
     clusters = item.stash.get(_clusters, [])
     if report.failed and clusters:
+        item.stash[_failed] = True
         _add_evidence(report, clusters, item.config.stash[_pool].artifacts)
     return report
 
@@ -125,7 +158,9 @@ def pi_cluster(request: pytest.FixtureRequest, pidoc_settings: Settings, _pidoc_
         cluster = start(spec, _progress(request.config))
     request.node.stash.setdefault(_clusters, []).append(cluster)
     yield cluster
-    if fresh:
+    if request.node.stash.get(_failed, False) and pidoc_settings.keep == "on-failure":
+        _pidoc_pool.keep(cluster)
+    elif fresh:
         _pidoc_pool.end(cluster)
     else:
         _pidoc_pool.put_right(cluster)
@@ -160,7 +195,10 @@ def boot_pi(
 
     yield boot
     for cluster in reversed(started):
-        _pidoc_pool.end(cluster)
+        if request.node.stash.get(_failed, False) and pidoc_settings.keep == "on-failure":
+            _pidoc_pool.keep(cluster)
+        else:
+            _pidoc_pool.end(cluster)
 
 
 class ClusterPool:
@@ -172,6 +210,9 @@ class ClusterPool:
         self._settings = settings
         self._shared: dict[ClusterSpec, Cluster] = {}
         self._all: list[Cluster] = []
+        self._left: list[Cluster] = []
+        self.kept: list[str] = []
+        """How to reach the nodes that outlive this process, and how to end them."""
 
     def get(self, spec: ClusterSpec, progress: Progress) -> Cluster:
         """Return the shared cluster for *spec*; it is started if there is none, or if a part of it is of no use."""
@@ -201,9 +242,26 @@ class ClusterPool:
             except PidocError as error:
                 errors.append(error)
         if errors:
-            self._shared = {spec: other for spec, other in self._shared.items() if other is not cluster}
-            self.end(cluster)
+            self._forget(cluster)
+            cluster.down()
             warnings.warn(f"{cluster.name} is given up: {errors[0]}", RuntimeWarning, stacklevel=2)
+
+    def keep(self, cluster: Cluster) -> None:
+        """Let a cluster outlive this process as it is, with its faults; no other test gets it."""
+        self._forget(cluster)
+        self._left.append(cluster)  # a process that is to go on must not be told of by Python as forgotten
+        cluster.keep()
+        self.kept += [f"pidoc ssh {cluster.name}/{node.name}" for node in cluster]
+        self.kept.append(f"pidoc down {cluster.name}")
+
+    def keep_all(self) -> None:
+        """Let all clusters outlive this process."""
+        for cluster in list(self._all):
+            self.keep(cluster)
+
+    def _forget(self, cluster: Cluster) -> None:
+        self._shared = {spec: other for spec, other in self._shared.items() if other is not cluster}
+        self._all.remove(cluster)
 
     def end(self, cluster: Cluster) -> None:
         """Take a cluster down."""

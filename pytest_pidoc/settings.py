@@ -45,6 +45,10 @@ def _start(value: object) -> str:
     return _one_of(value, ("warm", "cold"))
 
 
+def _keep(value: object) -> str:
+    return _one_of(value, ("never", "on-failure", "always"))
+
+
 def _model(value: object) -> str:
     return _one_of(value, tuple(MODELS))
 
@@ -205,6 +209,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("lan", _flag, "connect the nodes of a cluster with each other (default: yes)", "yes|no"),
     Option("internet", _flag, "let the nodes reach the internet and this machine (default: yes)", "yes|no"),
     Option("cache_dir", _directory, "where images are kept (default: ~/.cache/pytest-pidoc)", "DIR"),
+    Option("keep", _keep, "let nodes outlive the run: those of failed tests, or all", "never|on-failure|always"),
     Option("artifacts", _directory, "where evidence of failed tests is kept (default: pytest's base temp)", "DIR"),
     Option("require", _flag, "fail instead of skipping where no engine can be used"),
 )
@@ -259,6 +264,7 @@ class Settings:
     lan: bool = True
     internet: bool = True
     cache_dir: Path = field(default_factory=_cache_home)
+    keep: str = "never"
     artifacts: Path | None = None
     require: bool = False
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)

@@ -61,6 +61,10 @@ class Started:
     lan: Lan | None = None
     switch: subprocess.Popen[bytes] | None = None
 
+    def leave(self) -> None:
+        """Let nobody wait for the owner's end any more."""
+        _dismiss(self.reaper)
+
     def end(self) -> None:
         """End all nodes at once and remove everything of theirs; it is no error when they are gone."""
         with ThreadPoolExecutor(max_workers=max(1, len(self.nodes))) as pool:

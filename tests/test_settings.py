@@ -34,6 +34,7 @@ GOOD: dict[str, tuple[str, Any]] = {
     "announce_board": ("yes", True),
     "lan": ("no", False),
     "internet": ("no", False),
+    "keep": ("on-failure", "on-failure"),
     "cache_dir": ("/somewhere/cache", Path("/somewhere/cache")),
     "artifacts": ("/somewhere/evidence", Path("/somewhere/evidence")),
     "require": ("yes", True),
@@ -49,6 +50,7 @@ BAD: list[tuple[str, object]] = [
     *(("boot_timeout", value) for value in (0, "-5", "nan", "inf", "soon", False, 90_000)),
     *((name, value) for name in ("kernel", "initrd", "dtb") for value in (" ", "a\nb", 7, ["a"])),
     *(("append", value) for value in ("quiet\nroot=/dev/sda", "a\0b", 7, ["quiet"])),
+    *(("keep", value) for value in ("yes", "On-Failure", True)),
     *(("cache_dir", value) for value in (" ", "a\0b", 3, "~nobody-has-this-name/x", "/" + "x" * 300)),
     *((name, value) for name in ("announce_board", "lan", "internet", "require") for value in ("maybe", 2)),
 ]

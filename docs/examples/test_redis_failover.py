@@ -20,7 +20,9 @@ ASK_MASTER = "redis-cli -p 26379 sentinel get-master-addr-by-name main"
 def redis(pi_cluster, tmp_path):
     """Install Redis from Debian's packages on every node; the first is the master."""
     first, *others = pi_cluster
-    first.sudo(f"sh -c 'apt-get update && apt-get install --yes --download-only --no-install-recommends {PACKAGES}'")
+    if first.sudo("apt-get -o APT::Update::Error-Mode=any update", warn=True).failed:
+        pytest.skip("no mirror of Debian's can be reached")
+    first.sudo(f"apt-get install --yes --download-only --no-install-recommends {PACKAGES}")
     first.run("tar -C /var/cache/apt/archives -cf debs.tar $(cd /var/cache/apt/archives && ls *.deb)")
     first.get("debs.tar", tmp_path / "debs.tar")
     for pi in others:

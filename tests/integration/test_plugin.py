@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import fabric  # noqa: F401 # before pytester, which forgets what is imported in a test; OpenSSL's cannot be twice
 import pytest
 
 from pytest_pidoc import Settings
+from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.images.image import Image
 
 pytestmark = pytest.mark.qemu
@@ -152,3 +154,32 @@ def test_a_killed_switch_does_not_spoil_the_next_test(run) -> None:  # type: ign
 
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(["*LAN of c-*", "The switch is gone: no node reaches another."])
+
+
+@pytest.mark.parametrize("workers", [(), ("-n1",)], ids=["alone", "with a worker"])
+def test_nodes_of_a_failed_test_are_kept(  # type: ignore[no-untyped-def]
+    pytester: pytest.Pytester, settings: Settings, image: Image, monkeypatch: pytest.MonkeyPatch, workers
+) -> None:
+    """They outlive the run and nobody gets them; the summary says how to end them. All others are gone."""
+    monkeypatch.setenv("PIDOC_CACHE_DIR", str(settings.cache_dir))
+    monkeypatch.setenv("PIDOC_ENGINE", "local")
+    monkeypatch.setenv("TMPDIR", str(pytester.mkdir("tmp")))
+    pytester.makepyfile("""
+        names = []
+
+        def test_fails(pi_cluster):
+            names.append(pi_cluster.name)
+            pi_cluster[0].run("touch here")
+            assert False
+
+        def test_gets_another(pi_cluster):
+            assert pi_cluster.name not in names
+    """)
+    result = pytester.runpytest_subprocess("--pidoc-keep=on-failure", *workers, timeout=600)
+
+    result.assert_outcomes(failed=1, passed=1)
+    result.stdout.fnmatch_lines(["*= nodes that stay up =*", "pidoc ssh c-*/pi-1", "pidoc down c-*"])
+    (directory,) = pytester.path.glob("tmp/pidoc-*/c-*")
+    with Cluster.attach(directory) as cluster:  # and takes it down
+        assert cluster[0].run("ls here").ok
+    assert not directory.exists()
