@@ -14,14 +14,14 @@ from pytest_pidoc import __version__, commands
 from pytest_pidoc.errors import PidocError, SettingsError
 from pytest_pidoc.settings import OPTIONS, Settings
 
-__all__ = ["main", "make_parser"]
+__all__ = ["main", "make_parser", "parse"]
 
 FAILED, USAGE = 1, 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
-    options = make_parser().parse_args(arguments)
+    options = parse(sys.argv[1:] if arguments is None else arguments)
     run: Callable[[argparse.Namespace, Settings], int] = options.run
     try:
         given = {option.name: getattr(options, option.name, None) for option in OPTIONS}
@@ -38,6 +38,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has seen enough
         sys.stderr.close()
         return FAILED
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line. What stands behind ``--`` is not ours: argparse would take it for a missing node."""
+    ours = list(arguments)
+    words: list[str] = []
+    if "--" in ours:
+        ours, words = ours[: ours.index("--")], ours[ours.index("--") + 1 :]
+    options = make_parser().parse_args(ours)
+    if hasattr(options, "words"):
+        options.words += words
+    elif words:
+        make_parser().error(f"unrecognized arguments: {' '.join(words)}")
+    return options
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -73,7 +87,7 @@ def make_parser() -> argparse.ArgumentParser:
         return added
 
     guest = ("model", "image", "kernel", "initrd", "dtb", "append")
-    start = ("engine", *guest, "nodes", "memory", "cpus", "boot_timeout", "start", "announce_board")
+    start = ("engine", *guest, "nodes", "memory", "cpus", "boot_timeout", "start", "announce_board", "lan", "internet")
     command("demo", commands.demo, "boot three Pis and run a small test file on them", "pidoc demo", "engine")
     with_json(command("doctor", commands.doctor, "say what this machine has and lacks", "pidoc doctor"))
     with_json(command("models", commands.models, "list the models, and which this host's QEMU can be", "pidoc models"))

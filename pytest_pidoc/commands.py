@@ -260,8 +260,7 @@ def ps(options: argparse.Namespace, settings: Settings) -> int:
 def ssh(options: argparse.Namespace, settings: Settings) -> int:
     """Become an ssh to a node."""
     node = _node(options.node)
-    words = options.words[1:] if options.words[:1] == ["--"] else options.words
-    command = [*node.ssh_arguments(), *words]
+    command = [*node.ssh_arguments(), *options.words]
     sys.stdout.flush()
     try:
         os.execvp(command[0], command)  # noqa: S606 # to become it, terminal and all, is the point

@@ -198,7 +198,21 @@ def test_interrupt_is_status_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
 def test_command_of_ssh_keeps_its_options() -> None:
     """What stands behind the node is the command's, dashes and all."""
-    options = cli.make_parser().parse_args(["ssh", "pi-2", "--", "ls", "--all", "-l"])
+    options = cli.parse(["ssh", "pi-2", "--", "ls", "--all", "-l", "--", "x"])
 
     assert options.node == "pi-2"
-    assert options.words[-3:] == ["ls", "--all", "-l"]
+    assert options.words == ["ls", "--all", "-l", "--", "x"]
+
+
+def test_command_of_ssh_is_no_node() -> None:
+    """Without a node it is run on the first."""
+    options = cli.parse(["ssh", "--", "uname", "-a"])
+
+    assert options.node == "pi-1"
+    assert options.words == ["uname", "-a"]
+
+
+def test_words_that_no_command_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cli.parse(["ps", "--", "uname"])
+    assert "unrecognized arguments: uname" in capsys.readouterr().err

@@ -91,7 +91,7 @@ def boot(settings: Settings, *, runs: int, progress: Progress) -> BootReport:
             cluster = Cluster.from_spec(kind.spec(), kind)
             with cluster:
                 engine = cluster.engine.name
-                qemu = str(cluster.engine.qemu_version("qemu-system-aarch64"))
+                qemu = str(cluster.engine.qemu_version(cluster[0].machine.binary))
                 banner, ready = cluster.timings.banner, cluster.timings.ready
                 start = time.monotonic()
             measured.append((banner, ready, time.monotonic() - start))

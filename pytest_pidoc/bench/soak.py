@@ -145,7 +145,7 @@ def soak(settings: Settings, *, runs: int, progress: Progress) -> SoakReport:
     spec = settings.spec()
     before = Traces.now()
     with Cluster.from_spec(spec, settings, progress=progress) as first:
-        engine, qemu = first.engine.name, str(first.engine.qemu_version("qemu-system-aarch64"))
+        engine, qemu = first.engine.name, str(first.engine.qemu_version(first[0].machine.binary))
     ready: list[float] = []
     failures: list[Failure] = []
     cold = 0

@@ -145,7 +145,7 @@ def start(
             with Cluster.from_spec(chosen.spec(), chosen) as cluster:
                 total = time.monotonic() - began
                 engine = cluster.engine.name
-                qemu = str(cluster.engine.qemu_version("qemu-system-aarch64"))
+                qemu = str(cluster.engine.qemu_version(cluster[0].machine.binary))
                 nodes = tuple(node.timings for node in cluster)
                 if any(each.start != chosen.start for each in nodes):
                     raise PidocError(f"A node that should have started {chosen.start} has not.")
