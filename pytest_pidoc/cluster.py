@@ -292,7 +292,10 @@ class Cluster(Sequence[Node]):
 
     def _lan(self) -> Lan:
         if self._started.lan is None:
-            raise FaultError(f"The nodes of {self.name} are in no LAN.", tip="lan=True, and a model that can have one")
+            raise FaultError(
+                f"The nodes of {self.name} are in no LAN.",
+                tip="two nodes or more, lan=True, and a model that can have one",
+            )
         self._started.lan.raise_if_dead()
         return self._started.lan
 

@@ -140,7 +140,7 @@ class Node:
 
     @property
     def lan_address(self) -> str | None:
-        """The node's address in the LAN of its cluster, ``192.168.77.1``; ``None`` if it is in none."""
+        """The node's address in the LAN of its cluster, ``192.168.77.1``; ``None`` if it is in none, or alone."""
         return self._launch.lan or None
 
     @property

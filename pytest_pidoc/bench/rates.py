@@ -1,8 +1,8 @@
 """``pidoc bench rates``: how fast disk and network are in a node, against the same QEMU without what we add.
 
-Plain is a machine that was booted, with its RAM in anonymous memory and one overlay on its disk, in no LAN: what the
-same command line gives by hand. The other is what a test gets: a fork, with the RAM and the disk of its template below
-its own, in a LAN. Both run side by side and are measured by turns.
+Plain is a machine that was booted, with its RAM in anonymous memory and one overlay on its disk: what the same command
+line gives by hand. The other is what a test gets: a fork, with the RAM and the disk of its template below its own. Both
+run side by side and are measured by turns.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pytest_pidoc.tables import table
 
 __all__ = ["Rate", "RatesReport", "rates"]
 
-SIZE = 16  # MiB of each measurement
+SIZE = 8  # MiB of each measurement
 MIB = 1 << 20
 
 _IN = """
@@ -111,7 +111,7 @@ def rates(settings: Settings, *, runs: int, progress: Progress, names: Sequence[
         for name in names:
             progress.step(f"starting two nodes of {name}")
             node = replace(settings, engine="local", model=machine(name.strip()).name, nodes=1, start="warm")
-            plain = replace(node, start="cold", lan=False)
+            plain = replace(node, start="cold")
             with (
                 Cluster.from_spec(node.spec(), node, progress=progress) as ours,
                 Cluster.from_spec(plain.spec(), plain, progress=progress) as theirs,

@@ -32,7 +32,9 @@ class Network:
         """
         node = self._node
         if node.lan is None:
-            raise FaultError(f"{node.name} is in no LAN.", tip="lan=True, and a model that can have one")
+            raise FaultError(
+                f"{node.name} is in no LAN.", tip="two nodes or more, lan=True, and a model that can have one"
+            )
         if reason := node.death():
             raise FaultError(f"{node.name} is off, so its cable cannot be taken out: {reason}.")
         cut = faults.isolate(node.lan, node.name)
