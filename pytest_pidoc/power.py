@@ -23,6 +23,7 @@ SHUTDOWN_TIMEOUT = 120.0  # seconds: a service alone may take systemd's 90
 
 # The last words of a kernel. Not every board can end its own power: a real one then waits for its plug to be pulled.
 _LAST_WORDS = re.compile(rb"reboot: (Power down|System halted)")
+LAN_LOOKS = 100  # at the address of the card to the LAN, 0.2 s apart
 LAST_GASP = 2.0  # seconds from those words until QEMU has ended, if it does
 
 
@@ -77,7 +78,7 @@ class Power:
             raise
         node.disconnect()
         node.boot_log = log  # a panic of a former life does not count
-        node.await_ready(began=began, deadline=deadline, cancelled=lambda: False, settle=self._set_clock)
+        node.await_ready(began=began, deadline=deadline, cancelled=lambda: False, settle=self._come_back)
 
     def shut_down(self, timeout: float) -> Fault:
         """Let the guest end in order, and return when QEMU has; see ``Node.shutdown``."""
@@ -183,7 +184,7 @@ class Power:
         began, deadline = time.monotonic(), self._deadline(timeout)
         node.end()  # of one that died by itself, a container may be left
         self.release()
-        settle = self._set_clock if self._in_order else self._become_itself
+        settle = self._come_back if self._in_order else self._become_itself
         self.off, self._in_order = None, False
         try:
             node.relaunch(booted=True)
@@ -197,6 +198,13 @@ class Power:
         """Give the node its identity and the time again: its disk may have lost what was not synced."""
         agent.start(self._node)
         self._node.take_identity()
+
+    def _come_back(self) -> None:
+        """Let the guest be as before: with the time, and in the LAN."""
+        self._set_clock()
+        if address := self._node.lan_address:  # a card on USB may come later than the SSH server
+            look = f"ip -4 address show eth1 2>/dev/null | grep -qF {address}/"
+            self._node.shell(f"for _ in $(seq {LAN_LOOKS}); do {look} && break; sleep 0.2; done")
 
     def _set_clock(self) -> None:
         """Set the guest's clock if it is wrong: boards have none that goes on without power."""

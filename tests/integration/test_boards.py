@@ -163,7 +163,7 @@ def test_a_pi1_reboots_with_its_network(pi1: Cluster) -> None:
 
     assert pi.run(stays).stdout == before
     assert pi.run("cat /proc/sys/kernel/random/boot_id").stdout != boot
-    pi.wait_until_succeeds("ping -n -c 1 -W 5 pi-1")  # a card on USB may come later than the SSH server
+    pi.wait_until_succeeds("ping -n -c 1 -W 5 pi-1")
 
 
 def test_a_pi1_is_put_back(pi1: Cluster) -> None:
