@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import gzip
 import shlex
-import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -102,18 +101,8 @@ def identify(directory: Path, identity: Identity, *, forked: bool, readdress: bo
     try:
         with unix.connect(directory / AGENT_SOCKET, timeout=IDENTITY_TIMEOUT) as port:
             port.sendall(identity.request(ssh_held=forked, readdress=readdress))
-            answer = _line(port)
+            answer = unix.read_line(port).decode(errors="replace").strip()
     except OSError as error:
         raise RestoreFailed(f"{name} did not take its identity: {error}.") from error
     if answer != "done":
         raise RestoreFailed(f"{name} did not take its identity: {answer or 'no answer'}.")
-
-
-def _line(port: socket.socket) -> str:
-    received = b""
-    while not received.endswith(b"\n"):
-        data = port.recv(4096)
-        if not data:
-            raise ConnectionError("QEMU closed the agent's port")
-        received += data
-    return received.decode(errors="replace").strip()

@@ -9,14 +9,11 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from pytest_pidoc.engines.engine import QMP_SOCKET
 from pytest_pidoc.errors import MonitorError, PidocError, SettingsError
-from pytest_pidoc.qmp import Monitor
 from pytest_pidoc.waits import require_port
 
 if TYPE_CHECKING:
@@ -93,7 +90,7 @@ def _by_qemu(node: Node, guest_port: int, protocol: str) -> Forward:
         # QEMU does not say which port the OS gave it, and several forwards may lead to the same port of the guest.
         port = _free_port(protocol)
         rule = f"{protocol}:{HOST}:{port}"
-        with _monitor(node) as monitor:
+        with node.qmp() as monitor:
             said = monitor.human(f"hostfwd_add net0 {rule}-:{guest_port}").strip()
         if not said:
             break
@@ -103,7 +100,7 @@ def _by_qemu(node: Node, guest_port: int, protocol: str) -> Forward:
 
     def remove() -> None:
         if node.death() is None:  # or it went with its QEMU
-            with _monitor(node) as monitor:
+            with node.qmp() as monitor:
                 monitor.human(f"hostfwd_remove net0 {rule}")
 
     closing.callback(remove)
@@ -115,16 +112,6 @@ def _free_port(protocol: str) -> int:
     with socket.socket(socket.AF_INET, kind) as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
-
-
-@contextlib.contextmanager
-def _monitor(node: Node) -> Iterator[Monitor]:
-    """Give the monitor's connection that the node has open, since QEMU serves one, or one for this block."""
-    if node.has_monitor:
-        yield node.monitor
-    else:
-        with Monitor.connect(node.directory / QMP_SOCKET, name=node.name) as monitor:
-            yield monitor
 
 
 def _by_ssh(node: Node, guest_port: int) -> Forward:

@@ -217,11 +217,6 @@ class Node:
         return self._monitor
 
     @property
-    def has_monitor(self) -> bool:
-        """Whether `monitor` is open here: QEMU serves no other connection then."""
-        return self._monitor is not None
-
-    @property
     def clock(self) -> Clock:
         """The clock, which can be made to jump: ``pi.clock.jump(3600)``."""
         return Clock(self)

@@ -158,7 +158,7 @@ def pi_cluster(request: pytest.FixtureRequest, pidoc_settings: Settings, _pidoc_
         cluster = start(spec, _progress(request.config))
     request.node.stash.setdefault(_clusters, []).append(cluster)
     yield cluster
-    if request.node.stash.get(_failed, False) and pidoc_settings.keep == "on-failure":
+    if _is_to_be_kept(request.node, pidoc_settings):
         _pidoc_pool.keep(cluster)
     elif fresh:
         _pidoc_pool.end(cluster)
@@ -195,7 +195,7 @@ def boot_pi(
 
     yield boot
     for cluster in reversed(started):
-        if request.node.stash.get(_failed, False) and pidoc_settings.keep == "on-failure":
+        if _is_to_be_kept(request.node, pidoc_settings):
             _pidoc_pool.keep(cluster)
         else:
             _pidoc_pool.end(cluster)
@@ -218,7 +218,7 @@ class ClusterPool:
         """Return the shared cluster for *spec*; it is started if there is none, or if a part of it is of no use."""
         cluster = self._shared.get(spec)
         if cluster is not None and (cluster.switch_is_gone or any(node.death() or node.panicked() for node in cluster)):
-            self.end(self._shared.pop(spec))
+            self.end(cluster)
             cluster = None
         if cluster is None:
             cluster = self._shared[spec] = self.start(spec, progress)
@@ -242,8 +242,7 @@ class ClusterPool:
             except PidocError as error:
                 errors.append(error)
         if errors:
-            self._forget(cluster)
-            cluster.down()
+            self.end(cluster)
             warnings.warn(f"{cluster.name} is given up: {errors[0]}", RuntimeWarning, stacklevel=2)
 
     def keep(self, cluster: Cluster) -> None:
@@ -265,7 +264,7 @@ class ClusterPool:
 
     def end(self, cluster: Cluster) -> None:
         """Take a cluster down."""
-        self._all.remove(cluster)
+        self._forget(cluster)
         cluster.down()
 
     def close(self) -> None:
@@ -273,6 +272,11 @@ class ClusterPool:
         while self._all:
             self._all.pop().down()
         self._shared.clear()
+
+
+def _is_to_be_kept(item: pytest.Item, settings: Settings) -> bool:
+    """Tell whether the clusters of a test outlive the run, because it has failed."""
+    return settings.keep == "on-failure" and item.stash.get(_failed, False)
 
 
 def _read_marker(item: pytest.Item, settings: Settings) -> tuple[ClusterSpec, bool]:

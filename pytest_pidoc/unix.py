@@ -6,7 +6,7 @@ import os
 import socket
 from pathlib import Path
 
-__all__ = ["connect", "listen"]
+__all__ = ["connect", "listen", "read_line"]
 
 
 def connect(path: Path, timeout: float | None = None) -> socket.socket:
@@ -49,3 +49,20 @@ def listen(path: Path) -> socket.socket:
     finally:
         os.close(directory)
     return listener
+
+
+def read_line(connection: socket.socket) -> bytes:
+    """Return what comes until a line has ended, at whose end nothing else is expected.
+
+    Raises
+    ------
+    OSError
+        The other side has closed the connection before, or is silent for too long.
+    """
+    received = b""
+    while not received.endswith(b"\n"):
+        data = connection.recv(65536)
+        if not data:
+            raise ConnectionError("the connection was closed at the other side")
+        received += data
+    return received

@@ -144,8 +144,6 @@ def _run(node: Node, command: str, seconds: float) -> Result:
 
     bounded = f'timeout -k 1 {max(seconds, 0.01):.2f} "${{SHELL:-sh}}" -c {shlex.quote(command)}'
     try:
-        node.connection.open()
-        node.connection.transport.channel_timeout = seconds + GRACE  # Paramiko waits an hour for a guest that hangs
         result = node.run(bounded, warn=True, timeout=seconds + GRACE)
     except CommandTimedOut as error:
         raise _Unanswered("the guest does not answer") from error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -172,7 +171,7 @@ class Lan:
         try:
             with unix.connect(self._directory / CONTROL_SOCKET, timeout=PATIENCE) as connection:
                 connection.sendall(json.dumps(order).encode() + b"\n")
-                answer: Mapping[str, Any] = json.loads(_line(connection))
+                answer: Mapping[str, Any] = json.loads(unix.read_line(connection))
         except (OSError, ValueError) as error:
             if self.alive:
                 raise FaultError(f"The switch of {self._directory.name} does not answer: {error}.") from error
@@ -188,13 +187,3 @@ class Lan:
             evidence=said,
             tip="another cluster: cluster.down(), and up again",
         )
-
-
-def _line(connection: socket.socket) -> bytes:
-    received = b""
-    while not received.endswith(b"\n"):
-        data = connection.recv(65536)
-        if not data:
-            raise ConnectionError("it has closed the connection")
-        received += data
-    return received

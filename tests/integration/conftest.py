@@ -12,6 +12,7 @@ import versatile
 from pytest_pidoc import Settings
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.images.image import Image
+from pytest_pidoc.node import Node
 from pytest_pidoc.progress import Progress
 from pytest_pidoc.provision import build_image
 
@@ -49,6 +50,20 @@ def cluster(engine: str, settings: Settings, image: Image) -> Iterator[Cluster]:
     """Three nodes that the tests of a module share."""
     with Cluster.up(nodes=3, engine=engine, settings=settings) as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="module")
+def any_node(engine: str, settings: Settings, image: Image) -> Iterator[Node]:
+    """One node per engine, which the tests of a module share."""
+    with Cluster.up(nodes=1, engine=engine, settings=settings) as cluster:
+        yield cluster[0]
+
+
+@pytest.fixture(scope="module")
+def node(settings: Settings, image: Image) -> Iterator[Node]:
+    """One node on this host, which the tests of a module share."""
+    with Cluster.up(nodes=1, engine="local", settings=settings) as cluster:
+        yield cluster[0]
 
 
 @pytest.fixture(scope="session")

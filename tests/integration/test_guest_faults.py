@@ -7,7 +7,6 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,19 +18,6 @@ from pytest_pidoc.engines import cgroups
 from pytest_pidoc.images.image import Image
 
 MIB = 1024**2
-
-
-@pytest.fixture(scope="module")
-def any_node(engine: str, settings: Settings, image: Image) -> Iterator[Node]:
-    """One node per engine, which the tests of this module share."""
-    with Cluster.up(nodes=1, engine=engine, settings=settings) as cluster:
-        yield cluster[0]
-
-
-@pytest.fixture(scope="module")
-def node(settings: Settings, image: Image) -> Iterator[Node]:
-    with Cluster.up(nodes=1, engine="local", settings=settings) as cluster:
-        yield cluster[0]
 
 
 def ahead(node: Node) -> float:

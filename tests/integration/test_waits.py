@@ -17,19 +17,6 @@ from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.images.image import Image
 
 
-@pytest.fixture(scope="module")
-def any_node(engine: str, settings: Settings, image: Image) -> Iterator[Node]:
-    """One node per engine, which the tests of this module share."""
-    with Cluster.up(nodes=1, engine=engine, settings=settings) as cluster:
-        yield cluster[0]
-
-
-@pytest.fixture(scope="module")
-def node(settings: Settings, image: Image) -> Iterator[Node]:
-    with Cluster.up(nodes=1, engine="local", settings=settings) as cluster:
-        yield cluster[0]
-
-
 def later(seconds: float, do: Callable[[], object]) -> threading.Timer:
     timer = threading.Timer(seconds, do)
     timer.start()
