@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pytest_pidoc.errors import FaultError
 from pytest_pidoc.faults import Fault
-from pytest_pidoc.parts.guest import change, require_on
+from pytest_pidoc.parts.guest import change, change_back, require_on
 
 if TYPE_CHECKING:
     from pytest_pidoc.node import Node
@@ -49,8 +49,7 @@ class Clock:
         boot = change(node, f"cat {BOOT_ID}; {_jump(seconds)}", what).split()[0]
 
         def undo() -> None:
-            if node.death() is None:
-                change(node, f'[ "$(cat {BOOT_ID})" != {boot} ] || {_jump(-seconds)}', f"undoing {what}")
+            change_back(node, f'[ "$(cat {BOOT_ID})" != {boot} ] || {_jump(-seconds)}', what)
 
         return node.faults.add(what, undo)
 

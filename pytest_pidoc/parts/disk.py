@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pytest_pidoc.errors import FaultError
 from pytest_pidoc.faults import Fault
-from pytest_pidoc.parts.guest import change, require_on
+from pytest_pidoc.parts.guest import change, change_back, require_on
 
 if TYPE_CHECKING:
     from pytest_pidoc.node import Node
@@ -61,7 +61,6 @@ class Disk:
         change(node, _FILL.format(leave=leave, filler=filler), what)
 
         def undo() -> None:
-            if node.death() is None:
-                change(node, f"rm -f {filler}", f"undoing {what}")
+            change_back(node, f"rm -f {filler}", what)
 
         return node.faults.add(what, undo)
