@@ -7,6 +7,7 @@ import json
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
@@ -149,10 +150,11 @@ class Cluster(Sequence[Node]):
             found = Provision.from_record(record["provision"])
             names = [entry["name"] for entry in record["nodes"]]
             lan = Lan(directory, names, record["switch"]) if record["switch"] else None
+            template = Path(record["template"]) if record["template"] else None
             nodes, faults = [], FaultLog()
             for number, entry in enumerate(record["nodes"], 1):
                 endpoint = Endpoint(**{**entry["endpoint"], "directory": Path(entry["endpoint"]["directory"])})
-                launch = launch_of(spec, found, directory, number)
+                launch = replace(launch_of(spec, found, directory, number), template=template)
                 timings = Timings(**entry["timings"])
                 keys = entry["host_keys"]
                 nodes.append(

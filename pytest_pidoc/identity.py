@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from ipaddress import IPv4Interface
+from pathlib import Path
 from typing import Any
 
-__all__ = ["HOST_KEY", "SEED_SIZE", "Identity", "LanPlace"]
+from pytest_pidoc.errors import PidocError
+
+__all__ = ["FILE", "HOST_KEY", "SEED_SIZE", "Identity", "LanPlace"]
+
+FILE = "identity.json"  # of a node's directory
 
 HOST_KEY = "ssh_host_ed25519_key"
 #: Address, netmask and gateway of a guest in QEMU's user network.
@@ -94,6 +100,32 @@ class Identity:
             host_keys={HOST_KEY: _make_key()},
             lan=lan,
         )
+
+    @classmethod
+    def read(cls, directory: Path) -> Identity:
+        """Return the identity of the node in *directory*, which some process has written there.
+
+        Raises
+        ------
+        PidocError
+            None has, or one of another version.
+        """
+        path = directory / FILE
+        try:
+            told = json.loads(path.read_text(encoding="utf-8"))
+            place = told.pop("lan")
+            keys = {name: (private, public) for name, (private, public) in told.pop("host_keys").items()}
+            return cls(**told, host_keys=keys, lan=None if place is None else LanPlace(**place))
+        except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+            raise PidocError(f"Who {directory.name} is cannot be read from {path}: {error}.", tip="pidoc ps") from error
+
+    def write(self, directory: Path) -> None:
+        """Write it down for other processes of this user, and no other's: it has the private host keys."""
+        path = directory / FILE
+        draft = path.with_suffix(f".{os.getpid()}")
+        draft.touch(mode=0o600)
+        draft.write_text(json.dumps(asdict(self)), encoding="utf-8")
+        draft.replace(path)
 
     def reborn(self) -> Identity:
         """Return the same after another boot: with another boot id and other random numbers."""

@@ -94,7 +94,7 @@ class Node:
     ) -> None:
         self._launch = launch
         self._engine = engine
-        self._identity = identity
+        self._known_identity = identity
         self._timings = timings
         self.host_keys = tuple(host_keys) or launch.image.manifest.host_keys
         """The public SSH host keys that the node is known by, as ``known_hosts`` has them behind the host."""
@@ -509,7 +509,7 @@ class Node:
         Raises
         ------
         BootError
-            It did not become ready, with the last serial lines, and is off; or it was started by another process.
+            It did not become ready, with the last serial lines, and is off.
         """
         self._power.on(timeout)
 
@@ -590,9 +590,8 @@ class Node:
         Raises
         ------
         BootError
-            The node did not become ready, or was started by another process, which alone can reset it.
+            The node did not become ready.
         """
-        self.own_identity("reset it there")
         began = time.monotonic()
         self.stop()
         (self.directory / OVERLAY).unlink(missing_ok=True)
@@ -600,21 +599,16 @@ class Node:
         self._power.was_started()
         self.come_up(began=began, deadline=Deadline(timeout), cancelled=lambda: False)
 
-    def own_identity(self, tip: str = "") -> Identity:
-        """Return who the node is, which only the process that started it knows.
-
-        Raises
-        ------
-        BootError
-            That is another one.
-        """
-        if self._identity is None:
-            raise BootError(f"{self.name} was started by another process.", tip=tip)
-        return self._identity
+    @property
+    def _identity(self) -> Identity:
+        """Who the node is; a process that has not started it reads what the one that has wrote down."""
+        if self._known_identity is None:
+            self._known_identity = Identity.read(self.directory)
+        return self._known_identity
 
     def relaunch(self, *, booted: bool) -> None:
         """Start QEMU again for the node that has ended, at its port; with *booted* to boot from its disk as it is."""
-        self._identity = self.own_identity().reborn()
+        self._known_identity = self._identity.reborn()
         self._former_keys = self._launch.image.manifest.host_keys if booted else ()
         self.boot_log = self.serial_log.size()
         self._launch = replace(self._launch, port=self.endpoint.port, booted=booted)
@@ -763,7 +757,7 @@ class Node:
 
     def take_identity(self) -> None:
         """Let the guest be who it is to be, and know it by its own host keys from the next connection on."""
-        identity, forked = self.own_identity(), self._launch.forked
+        identity, forked = self._identity, self._launch.forked
         agent.identify(self.directory, identity, forked=forked, readdress=self.machine.readdresses)
         self.host_keys = identity.public_host_keys
         if self._connection is not None:

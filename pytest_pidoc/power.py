@@ -83,7 +83,6 @@ class Power:
     def shut_down(self, timeout: float) -> Fault:
         """Let the guest end in order, and return when QEMU has; see ``Node.shutdown``."""
         node = self._node
-        node.own_identity("shut it down there")
         self._require_moving("it cannot be shut down")
         deadline, start = Deadline(timeout, interval=0.1), node.serial_log.size()
         self._ask_systemd("poweroff", deadline)
@@ -101,13 +100,11 @@ class Power:
 
     def cut(self) -> Fault:
         """End QEMU at once; see ``Node.power_cut``."""
-        self._node.own_identity("cut its power there")
         self.require("its power cannot be cut")
         return self._switch_off("power cut", by="power_cut")
 
     def on(self, timeout: float | None) -> None:
         """Boot a node that is off from its disk as it is; see ``Node.power_on``."""
-        self._node.own_identity("start it there")
         if self._node.death() is not None:
             self._boot(timeout)
         self.was_started()

@@ -246,6 +246,7 @@ class _Start:
         mac_address, lan_mac_address = qemu.mac_address(launch), qemu.lan_mac_address(launch)
         place = LanPlace(lan_mac_address, f"{launch.lan}/{NETWORK.prefixlen}", hosts) if launch.lan else None
         identity = Identity.new(launch.name, mac_address, place)
+        identity.write(launch.directory)
         endpoint = self._found.engine.start(launch)
         node = Node(launch, self._found.engine, endpoint, identity=identity, faults=self._faults, lan=self._lan)
         try:

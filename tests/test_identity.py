@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
-from pytest_pidoc.identity import HOST_KEY, Identity, LanPlace
+from pytest_pidoc.errors import PidocError
+from pytest_pidoc.identity import FILE, HOST_KEY, Identity, LanPlace
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MAC = "52:54:00:01:02:03"
 
@@ -70,3 +76,24 @@ def test_place_in_the_lan_is_told() -> None:
     assert told["lan"] == [b"\x52\x54\0\x0a\x0b\x0c", bytes([192, 168, 77, 2]), bytes([255, 255, 255, 0])]
     assert told["hosts"] == [b"192.168.77.1\tpi-1\n192.168.77.2\tpi-2\n"]
     assert identity.reborn().lan == identity.lan
+
+
+@pytest.mark.parametrize("place", [None, LanPlace(MAC, "192.168.77.1/24", {"pi-1": "192.168.77.1"})])
+def test_another_process_reads_who_a_node_is(tmp_path: Path, place: LanPlace | None) -> None:
+    """All of it, from a file that nobody else may read."""
+    identity = Identity.new("pi-1", MAC, place)
+    identity.write(tmp_path)
+
+    assert Identity.read(tmp_path) == identity
+    assert (tmp_path / FILE).stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in tmp_path.iterdir()] == [FILE]
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "[]", "7", "{}", '{"lan": 1, "host_keys": {}}', '{"lan": null}'])
+def test_identity_that_cannot_be_read(tmp_path: Path, text: str | None) -> None:
+    """A damaged file is named."""
+    if text is not None:
+        (tmp_path / FILE).write_text(text)
+
+    with pytest.raises(PidocError, match="cannot be read from"):
+        Identity.read(tmp_path)

@@ -14,7 +14,7 @@ from support import SshServer, StandInEngine, make_image, make_launch, qmp_peer,
 from pytest_pidoc.bench.power_cuts import CutReport, PowerCut, lost
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.engines.engine import QMP_SOCKET, SERIAL_LOG, Endpoint
-from pytest_pidoc.errors import BootError, FaultError, KernelPanic, NodeDied, WaitTimeout
+from pytest_pidoc.errors import FaultError, KernelPanic, NodeDied, WaitTimeout
 from pytest_pidoc.identity import Identity
 from pytest_pidoc.node import Node
 from pytest_pidoc.qemu import mac_address
@@ -134,15 +134,6 @@ def test_what_takes_a_node_that_is_on(node: Node, engine: Engine, method: str, c
     node.power_cut()
     with pytest.raises(FaultError, match=rf"pi-1 is off since power_cut\(\) at .*, so {consequence}"):
         getattr(node, method)()
-
-
-@pytest.mark.parametrize("method", ["power_cut", "shutdown", "power_on", "reset"])
-def test_only_who_started_a_node_switches_it(node: Node, method: str) -> None:
-    """Another process could not give it its identity again."""
-    seen = Node(node._launch, node._engine, node.endpoint)
-
-    with pytest.raises(BootError, match="pi-1 was started by another process"):
-        getattr(seen, method)()
 
 
 def test_a_paused_node_goes_on_at_the_end(node: Node) -> None:

@@ -51,6 +51,7 @@ def pi(own: Cluster) -> Iterator[Node]:
 
 def who(pi: Node) -> list[str]:
     """Return what must stay over a restart."""
+    pi.connection.open()
     key = pi.connection.transport.get_remote_server_key().get_base64()
     return [*pi.run(WHO).stdout.splitlines(), str(pi.port), key, *pi.host_keys]
 
@@ -195,3 +196,21 @@ def test_what_was_written_to_an_sd_card_is_in_its_file(model: str, tmp_path: Pat
 
     with subprocess.Popen(["qemu-io", "-r", "-c", "read -P 42 100M 512", OVERLAY], cwd=launch.directory) as reading:
         assert reading.wait() == 0
+
+
+def test_another_process_switches_a_node(own: Cluster, settings: Settings) -> None:
+    """It is who it was, and forked from the machine it was forked from."""
+    before = who(own[0])
+    with contextlib.closing(Cluster.attach(own.name)) as view:
+        pi = view[0]
+        pi.power_cut().undo()
+        pi.disconnect()  # it may have begun with the key of the image, if the own one was not synced
+        assert who(pi) == before
+        pi.run("touch here")
+        pi.reset()
+        assert pi.timings.start == "warm"
+        assert who(pi) == before
+        assert not pi.run("ls here", warn=True).ok
+    own[0].disconnect()
+    with contextlib.closing(Cluster.attach(own.name)) as view:
+        assert who(view[0]) == before
