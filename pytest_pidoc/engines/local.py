@@ -7,6 +7,7 @@ import re
 import subprocess
 import threading
 from pathlib import Path
+from typing import ClassVar
 
 from pytest_pidoc import migration, processes, qemu
 from pytest_pidoc.engines import cgroups
@@ -32,12 +33,14 @@ START_TIMEOUT = 20.0  # seconds until QEMU answers on its monitor; 0.15 s on an 
 
 
 class LocalEngine:
-    """Starts QEMU on this host. One object per process; what it started, other processes can end."""
+    """Starts QEMU on this host. What it started, other processes can end."""
 
     name = "local"
 
+    #: What this process started, by whichever of its engines: one may be forgotten while its nodes go on.
+    _children: ClassVar[dict[str, subprocess.Popen[bytes]]] = {}
+
     def __init__(self) -> None:
-        self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._versions: dict[str, QemuVersion] = {}
         self._lock = threading.Lock()
 
@@ -97,8 +100,7 @@ class LocalEngine:
             child.wait()
             cgroups.remove(directory)
             raise
-        with self._lock:
-            self._children[handle] = child
+        self._children[handle] = child
         return Endpoint(self.name, "127.0.0.1", port, directory, handle)
 
     def death(self, endpoint: Endpoint) -> str | None:
@@ -114,8 +116,7 @@ class LocalEngine:
     def stop(self, endpoint: Endpoint) -> None:
         """Kill QEMU: nothing of a node is kept but its overlay and its logs."""
         processes.kill(endpoint.handle)
-        with self._lock:
-            child = self._children.pop(endpoint.handle, None)
+        child = self._children.pop(endpoint.handle, None)
         if child is not None:
             child.wait()
         elif not processes.wait(endpoint.handle, timeout=10):
