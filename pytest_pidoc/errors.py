@@ -4,6 +4,7 @@
 
     PidocError
     ├── SettingsError          a marker, option or file says something impossible
+    ├── NoRoom                 this machine's memory is taken by other nodes
     ├── EngineUnavailable      neither QEMU nor Docker can be used here
     ├── ImageError             an image cannot be built, read or trusted
     │   ├── ChecksumMismatch   a file is not what its manifest says
@@ -34,6 +35,7 @@ __all__ = [
     "ImageError",
     "KernelPanic",
     "MonitorError",
+    "NoRoom",
     "NodeDied",
     "PidocError",
     "SettingsError",
@@ -79,6 +81,22 @@ class PidocError(Exception):
 
 class SettingsError(PidocError):
     """A marker, an option, an environment variable or an ini value is not usable."""
+
+
+class NoRoom(PidocError):
+    """Nodes do not fit into this machine's memory beside those that run.
+
+    Parameters
+    ----------
+    what, evidence, look, tip
+        As for `PidocError`.
+    others
+        Whether other processes' nodes are among those that run, and may end soon.
+    """
+
+    def __init__(self, what: str, *, evidence: str = "", look: str = "", tip: str = "", others: bool = False) -> None:
+        super().__init__(what, evidence=evidence, look=look, tip=tip)
+        self.others = others
 
 
 class EngineUnavailable(PidocError):

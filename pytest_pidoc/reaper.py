@@ -17,7 +17,7 @@ from pytest_pidoc import processes, runtime
 from pytest_pidoc.engines import cgroups
 from pytest_pidoc.errors import EngineUnavailable, PidocError
 
-__all__ = ["end_nodes", "reap", "start", "sweep"]
+__all__ = ["end_nodes", "reap", "reap_run", "start", "sweep"]
 
 LOOK_INTERVAL = 1.0  # seconds between two looks whether the cluster still exists
 DAEMON_PATIENCE = 60.0  # seconds to try again when the Docker daemon does not answer
@@ -75,6 +75,29 @@ def reap(directory: Path) -> None:
     runtime.remove(directory)
 
 
+def reap_run(run: str, owner: str) -> None:
+    """Reap the clusters that the processes of a test run share, as far as they have not been kept.
+
+    Raises
+    ------
+    PidocError
+        One of them could not be ended; the others are.
+    """
+    failure: PidocError | None = None
+    for directory in runtime.cluster_directories():
+        try:
+            record = runtime.read(directory)
+        except PidocError:  # it is just being taken down
+            continue
+        if (record.get("run"), record["owner"]) == (run, owner):
+            try:
+                reap(directory)
+            except PidocError as error:
+                failure = error
+    if failure is not None:
+        raise failure
+
+
 def sweep() -> list[str]:
     """Reap every cluster of this user whose owner is gone; return their names."""
     swept = []
@@ -120,14 +143,21 @@ def _folders(directory: Path) -> list[Path]:
 def _main(directory: Path) -> None:
     """Wait until the owner is gone or the cluster is, and end what is left."""
     try:
-        owner = runtime.read(directory)["owner"]
+        owner: str | None = runtime.read(directory)["owner"]
     except PidocError:
         if directory.exists():
             raise
         return  # it was taken down before this process had started
-    while not processes.wait(owner, timeout=LOOK_INTERVAL):
+    ended = False
+    while not ended:
+        if owner is None:  # somebody has let it outlive its owner
+            return
+        ended = processes.wait(owner, timeout=LOOK_INTERVAL)
         if not directory.exists():
             return
+        with contextlib.suppress(PidocError):
+            now = runtime.read(directory)["owner"]
+            owner, ended = now, ended and now == owner
     give_up = time.monotonic() + DAEMON_PATIENCE
     while True:
         try:

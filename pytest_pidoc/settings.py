@@ -17,8 +17,8 @@ from pytest_pidoc.machines import DEFAULT_MODEL, MIB, MODELS
 __all__ = ["MARKER_SIGNATURE", "NO_FILE", "OPTIONS", "ClusterSpec", "Option", "Settings", "parse_size"]
 
 MARKER_SIGNATURE = (
-    "pidoc(nodes=1, *, model=None, image=None, memory=None, cpus=None, engine=None, fresh=False, lan=True,"
-    " internet=True, boot_timeout=None, start=None, kernel=None, initrd=None, dtb=None, append=None,"
+    "pidoc(nodes=1, *, model=None, image=None, memory=None, cpus=None, engine=None, fresh=False, shared=False,"
+    " lan=True, internet=True, boot_timeout=None, start=None, kernel=None, initrd=None, dtb=None, append=None,"
     " announce_board=None)"
 )
 NO_FILE = "none"  # for a part of an image that is to be left out
@@ -47,6 +47,10 @@ def _start(value: object) -> str:
 
 def _keep(value: object) -> str:
     return _one_of(value, ("never", "on-failure", "always"))
+
+
+def _workers(value: object) -> str:
+    return _one_of(value, ("shared", "own"))
 
 
 def _model(value: object) -> str:
@@ -208,6 +212,8 @@ OPTIONS: tuple[Option, ...] = (
     Option("announce_board", _flag, "tell the guest of a -virt model that it is the board whose CPU it has"),
     Option("lan", _flag, "connect the nodes of a cluster with each other (default: yes)", "yes|no"),
     Option("internet", _flag, "let the nodes reach the internet and this machine (default: yes)", "yes|no"),
+    Option("workers", _workers, "workers of pytest-xdist share clusters, or each has its own", "shared|own"),
+    Option("overcommit", _flag, "start nodes for which this machine has too little memory"),
     Option("cache_dir", _directory, "where images are kept (default: ~/.cache/pytest-pidoc)", "DIR"),
     Option("keep", _keep, "let nodes outlive the run: those of failed tests, or all", "never|on-failure|always"),
     Option("artifacts", _directory, "where evidence of failed tests is kept (default: pytest's base temp)", "DIR"),
@@ -263,6 +269,8 @@ class Settings:
     announce_board: bool = False
     lan: bool = True
     internet: bool = True
+    workers: str = "shared"
+    overcommit: bool = False
     cache_dir: Path = field(default_factory=_cache_home)
     keep: str = "never"
     artifacts: Path | None = None

@@ -9,13 +9,13 @@ import subprocess
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
-from pytest_pidoc import artifacts, devicetree, processes, qemu, reaper, runtime, speed, warm
+from pytest_pidoc import artifacts, devicetree, processes, qemu, reaper, room, runtime, speed, warm
 from pytest_pidoc.engines.engine import DEVICE_TREE, OVERLAY, SERIAL_LOG, Launch
 from pytest_pidoc.errors import BootError, ChecksumMismatch, PidocError
 from pytest_pidoc.faults import FaultLog
@@ -30,11 +30,26 @@ from pytest_pidoc.provision import Provision
 from pytest_pidoc.settings import ClusterSpec, Settings
 from pytest_pidoc.waiting import Deadline
 
-__all__ = ["Started", "launch_of", "start"]
+__all__ = ["Ownership", "Started", "launch_of", "start"]
 
-#: Forks that become ready at a time. Of eight at once, each took a sixth more processor time than with four at a time
-#: (medians of two runs on two processors), and the first ones were ready later.
-STARTS_PER_CPU = 2
+
+@dataclass(frozen=True)
+class Ownership:
+    """Whose a cluster is.
+
+    Attributes
+    ----------
+    owner
+        The identity of the process with which the nodes end; ``None`` lets them outlive it.
+    run
+        The name of the test run whose processes share it; empty if nobody does.
+    claim
+        Called with the cluster's directory before any other process can know of it.
+    """
+
+    owner: str | None
+    run: str = ""
+    claim: Callable[[Path], object] = lambda directory: None
 
 
 @dataclass(frozen=True)
@@ -78,7 +93,9 @@ class Started:
         _dismiss(self.switch)
 
 
-def start(spec: ClusterSpec, settings: Settings, found: Provision, *, owner: str | None, progress: Progress) -> Started:
+def start(
+    spec: ClusterSpec, settings: Settings, found: Provision, *, ownership: Ownership, progress: Progress
+) -> Started:
     """Start what *spec* asks for: forked from a template, which is made anew once if it does not work, or booted.
 
     Parameters
@@ -87,8 +104,8 @@ def start(spec: ClusterSpec, settings: Settings, found: Provision, *, owner: str
         What is asked for, and what it takes.
     settings
         Where the cache and the evidence are.
-    owner
-        The identity of the process with which the nodes end; ``None`` lets them outlive it.
+    ownership
+        Whose the cluster is.
     progress
         Hears the steps.
 
@@ -98,7 +115,7 @@ def start(spec: ClusterSpec, settings: Settings, found: Provision, *, owner: str
         A node did not become ready. Nothing is left but the logs, in the folder that the message names.
     """
     if spec.start == "cold":
-        return _boot(spec, settings, found, owner=owner, progress=progress)
+        return _boot(spec, settings, found, ownership=ownership, progress=progress)
     failure: PidocError | None = None
     for rebuild in (False, True):
         try:
@@ -106,13 +123,13 @@ def start(spec: ClusterSpec, settings: Settings, found: Provision, *, owner: str
             # No boot, so no probe: what makes forks slow is their number.
             timeout = spec.boot_timeout or speed.LEAST + speed.FORK * spec.nodes
             progress.step(f"starting {_describe(spec, found)}, {timeout:.0f} s at most")
-            with _Start(spec, settings, found, owner=owner, template=template) as attempt:
+            with _Start(spec, settings, found, ownership=ownership, template=template) as attempt:
                 return attempt.run(timeout=timeout, progress=progress)
         except (RestoreFailed, ChecksumMismatch) as error:
             progress.step(f"the saved machine cannot be used: {error.what}")
             failure = error
     warnings.warn(f"Nodes are booted, which takes longer than a warm start: {failure}", RuntimeWarning, stacklevel=4)
-    return _boot(spec, settings, found, owner=owner, progress=progress)
+    return _boot(spec, settings, found, ownership=ownership, progress=progress)
 
 
 def launch_of(spec: ClusterSpec, found: Provision, directory: Path, number: int) -> Launch:
@@ -138,7 +155,7 @@ def _boot(
     settings: Settings,
     found: Provision,
     *,
-    owner: str | None,
+    ownership: Ownership,
     progress: Progress,
     record: bool = False,
 ) -> Started:
@@ -148,7 +165,7 @@ def _boot(
         probed, stock = speed.probe(found.engine), found.image.manifest.stock
         timeout = speed.boot_timeout(machine(spec.model), spec.nodes, probed, stock=stock)
     progress.step(f"booting {_describe(spec, found)}, {timeout:.0f} s at most")
-    with _Start(spec, settings, found, owner=owner, record=record) as attempt:
+    with _Start(spec, settings, found, ownership=ownership, record=record) as attempt:
         return attempt.run(timeout=timeout, progress=progress)
 
 
@@ -159,8 +176,8 @@ def _template(spec: ClusterSpec, settings: Settings, found: Provision, progress:
     def boot() -> Iterator[Node]:
         progress.step(f"booting {spec.model} once, to save it: nodes are then forked from it")
         one = replace(spec, nodes=1, cpus=None, boot_timeout=None, lan=False)
-        owner = processes.identify(os.getpid())
-        started = _boot(one, settings, found, owner=owner, progress=progress, record=True)
+        ownership = Ownership(processes.identify(os.getpid()))
+        started = _boot(one, settings, found, ownership=ownership, progress=progress, record=True)
         try:
             yield started.nodes[0]
         finally:
@@ -179,20 +196,19 @@ class _Start:
         settings: Settings,
         found: Provision,
         *,
-        owner: str | None,
+        ownership: Ownership,
         template: Path | None = None,
         record: bool = False,
     ) -> None:
         self._spec = spec
         self._settings = settings
         self._found = found
-        self._owner = owner
+        self._ownership = ownership
         self._template = template
         self._recorded = record
         self._faults = FaultLog()
         self._cancelled = threading.Event()
-        at_once = spec.nodes if template is None else STARTS_PER_CPU * len(os.sched_getaffinity(0))
-        self._slots = threading.Semaphore(at_once)
+        self._memory = 0
         self._reaper: subprocess.Popen[bytes] | None = None
         self._switch: subprocess.Popen[bytes] | None = None
         self._lan: Lan | None = None
@@ -201,8 +217,10 @@ class _Start:
     def __enter__(self) -> _Start:
         self._directory = runtime.new_directory()
         try:
-            self._record(())
-            if self._owner is not None:
+            self._ownership.claim(self._directory)
+            with room.booked(self._spec, overcommit=self._settings.overcommit) as self._memory:
+                self._record(())
+            if self._ownership.owner is not None:
                 self._reaper = reaper.start(self._directory)
         except BaseException:
             runtime.remove(self._directory)
@@ -210,7 +228,7 @@ class _Start:
         return self
 
     def run(self, *, timeout: float, progress: Progress) -> Started:
-        began, deadline = time.monotonic(), Deadline(timeout)
+        began = time.monotonic()
         launches = [self._launch(number) for number in range(1, self._spec.nodes + 1)]
         for launch in launches:
             launch.directory.mkdir(mode=0o700)
@@ -218,7 +236,7 @@ class _Start:
             self._lan, self._switch = Lan.start(self._directory, [launch.name for launch in launches])
         hosts = {launch.name: launch.lan for launch in launches}
         pool = ThreadPoolExecutor(max_workers=self._spec.nodes, thread_name_prefix="pidoc-start")
-        self._futures = [pool.submit(self._start_node, launch, hosts, began, deadline) for launch in launches]
+        self._futures = [pool.submit(self._start_node, launch, hosts, began, timeout) for launch in launches]
         pool.shutdown(wait=False)
         for future in as_completed(self._futures):  # the first that failed raises here
             node = future.result()
@@ -231,9 +249,9 @@ class _Start:
         launch = launch_of(self._spec, self._found, self._directory, number)
         return replace(launch, template=self._template, record=self._recorded)
 
-    def _start_node(self, launch: Launch, hosts: Mapping[str, str], began: float, deadline: Deadline) -> Node:
-        with self._slots:
-            return self._start_one(launch, hosts, began, deadline)
+    def _start_node(self, launch: Launch, hosts: Mapping[str, str], began: float, timeout: float) -> Node:
+        with room.slot(self._cancelled.is_set):
+            return self._start_one(launch, hosts, began, Deadline(timeout))  # which the wait before it did not use up
 
     def _start_one(self, launch: Launch, hosts: Mapping[str, str], began: float, deadline: Deadline) -> Node:
         if launch.template is not None:  # what the machine said before it was saved; QEMU appends to it
@@ -261,7 +279,9 @@ class _Start:
             self._directory,
             {
                 "name": self._directory.name,
-                "owner": self._owner,
+                "owner": self._ownership.owner,
+                "run": self._ownership.run,
+                "memory": self._memory,
                 "created": time.time(),
                 "engine": self._found.engine.name,
                 "spec": dataclasses.asdict(self._spec),

@@ -227,8 +227,8 @@ def _transfers(settings: Settings, runs: int, progress: Progress) -> tuple[tuple
 
 def _up(settings: Settings, found: Provision) -> Cluster:
     spec = settings.spec()
-    owner = processes.identify(os.getpid())
-    started = startup.start(spec, settings, found, owner=owner, progress=Progress())
+    ownership = startup.Ownership(processes.identify(os.getpid()))
+    started = startup.start(spec, settings, found, ownership=ownership, progress=Progress())
     return Cluster(started, spec, found)
 
 
