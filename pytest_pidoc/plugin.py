@@ -6,7 +6,7 @@ It imports nothing heavy: a test run that uses no Pi must not notice it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -33,8 +33,7 @@ _run = pytest.StashKey["Run"]()
 _clusters = pytest.StashKey[list["Cluster"]]()
 _failed = pytest.StashKey[bool]()
 _kept = pytest.StashKey[list[str]]()
-
-SERIAL_LINES = 30  # of each node, in the report of a failed test
+_evidence = pytest.StashKey[list[str]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -65,15 +64,19 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Let the clusters outlive the run that are to, and tell a controlling process of pytest-xdist of them."""
     config, keep_all = session.config, session.config.stash[_settings].keep == "always"
-    kept = config.stash.setdefault(_kept, [])
+    kept, folders = config.stash.setdefault(_kept, []), config.stash.setdefault(_evidence, [])
     if _run in config.stash and keep_all:
         kept += config.stash[_run].keep()
     if _pool in config.stash:
+        from pytest_pidoc import artifacts
+
         if keep_all:
             config.stash[_pool].keep_all()
         kept += config.stash[_pool].kept
+        folders += map(str, artifacts.of_this_run(config.stash[_pool].artifacts))
     if hasattr(config, "workeroutput"):
         config.workeroutput["pidoc_kept"] = kept
+        config.workeroutput["pidoc_evidence"] = folders
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -89,17 +92,22 @@ def pytest_configure_node(node: Any) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any, error: object) -> None:
-    """Hear from a worker of pytest-xdist which nodes stay up; end those that one was using which has crashed."""
+    """Hear from a worker of pytest-xdist which nodes stay up, and what evidence there is; end what a crashed one used."""
     from pytest_pidoc.pool import end_torn
 
-    config = node.config
-    config.stash.setdefault(_kept, []).extend(getattr(node, "workeroutput", {}).get("pidoc_kept", []))
+    config, output = node.config, getattr(node, "workeroutput", {})
+    config.stash.setdefault(_kept, []).extend(output.get("pidoc_kept", []))
+    config.stash.setdefault(_evidence, []).extend(output.get("pidoc_evidence", []))
     if error:
         end_torn(config.stash[_run])
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Say how to reach the nodes that stay up, and how to end them."""
+    """Say where the evidence is, how to reach the nodes that stay up, and how to end them."""
+    if folders := config.stash.get(_evidence, []):
+        terminalreporter.section("evidence of what failed")
+        for folder in folders:
+            terminalreporter.write_line(folder)
     if kept := config.stash.get(_kept, []):
         terminalreporter.section("nodes that stay up")
         for line in dict.fromkeys(kept):
@@ -139,7 +147,10 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     clusters = item.stash.get(_clusters, [])
     if report.failed and clusters:
         item.stash[_failed] = True
-        _add_evidence(report, clusters, item.config.stash[_pool].artifacts)
+        from pytest_pidoc import evidence
+
+        base = item.config.stash[_pool].artifacts
+        report.sections += evidence.of_test(report.nodeid, report.when, clusters, base)
     return report
 
 
@@ -285,23 +296,3 @@ def _progress(config: pytest.Config) -> Progress:
     from pytest_pidoc.terminal import PytestProgress
 
     return PytestProgress(config)
-
-
-def _add_evidence(report: pytest.TestReport, clusters: Sequence[Cluster], base: Path) -> None:
-    from pytest_pidoc.artifacts import folder_name, keep
-
-    folder = base / folder_name(report.nodeid)
-    for cluster in clusters:
-        target = folder if len(clusters) == 1 else folder / cluster.name
-        try:
-            keep([node.directory for node in cluster], target)
-            place = f"The rest is in {target}"
-        except OSError as error:
-            place = f"The rest could not be kept in {target}: {error.strerror}"
-        if cluster.switch_is_gone:
-            report.sections.append((f"LAN of {cluster.name}", "The switch is gone: no node reaches another."))
-        if faults := cluster.faults.all():
-            report.sections.append((f"faults of {cluster.name}", "\n".join(map(str, faults))))
-        for node in cluster:
-            tail = node.serial_log.tail(SERIAL_LINES) or "(nothing)"
-            report.sections.append((f"{node.name} serial log, last lines", f"{tail}\n\n{place}"))

@@ -322,8 +322,9 @@ class _Start:
         if not self._directory.exists():
             return  # somebody took the cluster down while it started
         logs = (self._settings.artifacts or runtime.failed_directory()) / self._directory.name
+        report = {"failed": "start", "error": str(error), "spec": dataclasses.asdict(self._spec)}
         with contextlib.suppress(OSError):  # the error itself matters more
-            artifacts.keep((path for path in self._directory.iterdir() if path.is_dir()), logs)
+            artifacts.keep([self._directory], logs, report)
             if isinstance(error, PidocError) and error.look:
                 error.look = error.look.replace(str(self._directory), str(logs))
 

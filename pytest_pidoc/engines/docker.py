@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import threading
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -13,6 +14,7 @@ from pytest_pidoc import migration, processes, qemu
 from pytest_pidoc.dockerd import GUEST_LABEL, NODE_LABEL, SESSION_LABEL, daemon_errors
 from pytest_pidoc.engines.containers import remove
 from pytest_pidoc.engines.engine import (
+    QEMU_COMMAND,
     QEMU_LOG,
     QMP_SOCKET,
     STATE,
@@ -154,6 +156,7 @@ class DockerEngine:
                 read_only=launch.forked and qemu.maps_read_only_files(self.qemu_version(launch.machine.binary)),
             ),
         ]
+        (launch.directory / QEMU_COMMAND).write_text(f"{shlex.join(command)}\n", encoding="utf-8")
         try:
             container = self._api.create_container(
                 self._reference,

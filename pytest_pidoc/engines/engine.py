@@ -14,6 +14,7 @@ from pytest_pidoc.machines import Machine
 __all__ = [
     "CONSOLE_SOCKET",
     "OVERLAY",
+    "QEMU_COMMAND",
     "QEMU_LOG",
     "QMP_SOCKET",
     "SERIAL_LOG",
@@ -28,6 +29,7 @@ __all__ = [
 OVERLAY = "overlay.qcow2"
 SERIAL_LOG = "serial.log"
 QEMU_LOG = "qemu.log"
+QEMU_COMMAND = "qemu.command"  # QEMU's command line, for a shell in that directory
 QMP_SOCKET = "qmp.sock"
 CONSOLE_SOCKET = "console.sock"
 AGENT_SOCKET = "agent.sock"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import threading
 from pathlib import Path
@@ -13,6 +14,7 @@ from pytest_pidoc import migration, processes, qemu
 from pytest_pidoc.engines import cgroups
 from pytest_pidoc.engines.engine import (
     OVERLAY,
+    QEMU_COMMAND,
     QEMU_LOG,
     QMP_SOCKET,
     STATE,
@@ -73,6 +75,7 @@ class LocalEngine:
             _run(qemu.overlay_command(launch.image.file("disk")), timeout=START_TIMEOUT, cwd=directory)
         (directory / QMP_SOCKET).unlink(missing_ok=True)  # a former life's, after a power cut
         command = self.arguments(launch)
+        (directory / QEMU_COMMAND).write_text(f"{shlex.join(command)}\n", encoding="utf-8")
         try:
             with (directory / QEMU_LOG).open("ab") as log:
                 child = subprocess.Popen(
