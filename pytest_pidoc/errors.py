@@ -8,7 +8,8 @@
     ├── EngineUnavailable      neither QEMU nor Docker can be used here
     ├── ImageError             an image cannot be built, read or trusted
     │   ├── ChecksumMismatch   a file is not what its manifest says
-    │   └── DownloadError      a source did not arrive whole
+    │   ├── DownloadError      a source did not arrive whole
+    │   └── ImageInUse         it cannot be removed or replaced: nodes run from it
     ├── BootError              a node did not become ready
     │   ├── BootTimeout        ... in the time it was given
     │   ├── NodeDied           ... because its QEMU or container ended, or was ended
@@ -33,6 +34,7 @@ __all__ = [
     "EngineUnavailable",
     "FaultError",
     "ImageError",
+    "ImageInUse",
     "KernelPanic",
     "MonitorError",
     "NoRoom",
@@ -113,6 +115,10 @@ class ChecksumMismatch(ImageError):
 
 class DownloadError(ImageError):
     """A source did not arrive whole."""
+
+
+class ImageInUse(ImageError):
+    """An image cannot be removed or replaced, since nodes run from it."""
 
 
 class BootError(PidocError):

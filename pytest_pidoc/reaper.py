@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from pytest_pidoc import processes, runtime
@@ -24,8 +25,8 @@ DAEMON_PATIENCE = 60.0  # seconds to try again when the Docker daemon does not a
 YOUNG = 60.0  # seconds that a directory without a record may be one that is just being made
 
 
-def start(directory: Path) -> subprocess.Popen[bytes]:
-    """Start the reaper of the cluster in *directory*."""
+def start(directory: Path, *, holding: Sequence[int] = ()) -> subprocess.Popen[bytes]:
+    """Start the reaper of the cluster in *directory*; it keeps the descriptors *holding* open as long as it lives."""
     return subprocess.Popen(
         [sys.executable, "-m", "pytest_pidoc.reaper", str(directory)],
         cwd="/",
@@ -33,6 +34,7 @@ def start(directory: Path) -> subprocess.Popen[bytes]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
+        pass_fds=holding,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
 

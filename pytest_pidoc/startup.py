@@ -17,9 +17,10 @@ from types import TracebackType
 
 from pytest_pidoc import artifacts, devicetree, processes, qemu, reaper, room, runtime, speed, warm
 from pytest_pidoc.engines.engine import DEVICE_TREE, OVERLAY, SERIAL_LOG, Launch
-from pytest_pidoc.errors import BootError, ChecksumMismatch, PidocError
+from pytest_pidoc.errors import BootError, ChecksumMismatch, ImageInUse, PidocError
 from pytest_pidoc.faults import FaultLog
 from pytest_pidoc.identity import Identity, LanPlace
+from pytest_pidoc.images import usage
 from pytest_pidoc.images.cache import Cache
 from pytest_pidoc.lan.lan import NETWORK, Lan, address
 from pytest_pidoc.machines import machine
@@ -125,7 +126,7 @@ def start(
             progress.step(f"starting {_describe(spec, found)}, {timeout:.0f} s at most")
             with _Start(spec, settings, found, ownership=ownership, template=template) as attempt:
                 return attempt.run(timeout=timeout, progress=progress)
-        except (RestoreFailed, ChecksumMismatch) as error:
+        except (RestoreFailed, ChecksumMismatch, ImageInUse) as error:  # in use: others' nodes run from it
             progress.step(f"the saved machine cannot be used: {error.what}")
             failure = error
     warnings.warn(f"Nodes are booted, which takes longer than a warm start: {failure}", RuntimeWarning, stacklevel=4)
@@ -213,6 +214,8 @@ class _Start:
         self._switch: subprocess.Popen[bytes] | None = None
         self._lan: Lan | None = None
         self._futures: list[Future[Node]] = []
+        self._held: list[int] = []
+        self._holding = contextlib.ExitStack()
 
     def __enter__(self) -> _Start:
         self._directory = runtime.new_directory()
@@ -220,12 +223,21 @@ class _Start:
             self._ownership.claim(self._directory)
             with room.booked(self._spec, overcommit=self._settings.overcommit) as self._memory:
                 self._record(())
+            images = [self._found.image.path, *([self._template] if self._template else [])]
+            for image in images:  # from now on nobody removes them
+                self._hold(usage.hold(self._settings.cache_dir, image))
             if self._ownership.owner is not None:
-                self._reaper = reaper.start(self._directory)
+                self._reaper = reaper.start(self._directory, holding=self._held)
         except BaseException:
+            self._holding.close()
             runtime.remove(self._directory)
             raise
         return self
+
+    def _hold(self, descriptor: int | None) -> None:
+        if descriptor is not None:
+            self._held.append(descriptor)
+            self._holding.callback(os.close, descriptor)
 
     def run(self, *, timeout: float, progress: Progress) -> Started:
         began = time.monotonic()
@@ -303,6 +315,7 @@ class _Start:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._holding.close()  # the reaper holds the images, and QEMU its disks
         if error is None:
             return
         self._cancelled.set()

@@ -13,6 +13,7 @@ BELOW = {
     "ImageError": "PidocError",
     "ChecksumMismatch": "ImageError",
     "DownloadError": "ImageError",
+    "ImageInUse": "ImageError",
     "BootError": "PidocError",
     "BootTimeout": "BootError",
     "NodeDied": "BootError",
