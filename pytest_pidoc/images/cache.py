@@ -249,9 +249,6 @@ class Cache:
                 continue
             with contextlib.suppress(PidocError):
                 self.remove_leftover(path)
-        for path in (self.root / "stamps").glob(f"{key}.*"):
-            if path.suffix != ".json":  # half a stamp
-                path.unlink(missing_ok=True)
 
     def _discard(self, path: Path) -> None:
         old = path.with_name(_OLD + path.name)

@@ -46,13 +46,15 @@ def read(stamp: Path) -> object:
 
 def write(stamp: Path, value: object) -> None:
     """Write a stamp, whole or not at all; where that cannot be, files are hashed each time."""
-    temporary = stamp.with_suffix(f".{os.getpid()}")
+    # One name for all writers: what a killed one leaves, the next one replaces. Two at once may spoil a stamp, and
+    # then files are hashed once more.
+    draft = stamp.with_suffix(".new")
     with contextlib.suppress(OSError):
         try:
-            temporary.write_text(json.dumps(value), encoding="utf-8")
-            temporary.replace(stamp)
+            draft.write_text(json.dumps(value), encoding="utf-8")
+            draft.replace(stamp)
         except BaseException:
-            temporary.unlink(missing_ok=True)
+            draft.unlink(missing_ok=True)
             raise
 
 
