@@ -90,7 +90,10 @@ def make_parser() -> argparse.ArgumentParser:
     nodes = ("nodes", "memory", "cpus", "boot_timeout", "start", "announce_board", "lan", "internet", "overcommit")
     start = ("engine", *guest, *nodes)
     command("demo", commands.demo, "boot three Pis and run a small test file on them", "pidoc demo", "engine")
-    with_json(command("doctor", commands.doctor, "say what this machine has and lacks", "pidoc doctor"))
+    doctor = with_json(command("doctor", commands.doctor, "say what this machine has and lacks", "pidoc doctor"))
+    doctor.add_argument(
+        "--verify", action="store_true", help="hash all images, warm states and downloads, too: about 1 s per GB"
+    )
     with_json(command("models", commands.models, "list the models, and which this host's QEMU can be", "pidoc models"))
 
     build = command(
@@ -108,8 +111,12 @@ def make_parser() -> argparse.ArgumentParser:
     pull = command("pull", commands.pull, "pull a published image", "pidoc pull docker://registry.example.org/pidoc:1")
     pull.add_argument("image", metavar="docker://NAME:TAG")
     with_json(command("images", commands.images, "list the images in the cache", "pidoc images --json"))
-    prune = command("prune", commands.prune, "remove images that no cluster uses", "pidoc prune --days 30")
-    prune.add_argument("--days", type=float, default=0.0, metavar="N", help="only those older than that (default: 0)")
+    prune = command("prune", commands.prune, "remove what no cluster uses", "pidoc prune --days 30 --size 5G")
+    prune.add_argument("--days", type=float, metavar="N", help="only what was not used for that long")
+    prune.add_argument(
+        "--size", metavar="SIZE", help="only until the cache takes no more than that, the least recently used first"
+    )
+    prune.add_argument("--dry-run", action="store_true", help="say what would be removed, and remove nothing")
 
     with_json(command("up", commands.up, "start nodes that run until pidoc down", "pidoc up --nodes 3", *start))
     with_json(command("ps", commands.ps, "list the clusters that run, and their nodes", "pidoc ps"))

@@ -181,8 +181,8 @@ class Cache:
                         pass  # else all the work would be in vain
                 return self._make(key, make)
 
-    def remove(self, path: Path) -> None:
-        """Remove the image in the directory *path*.
+    def remove(self, path: Path, *, dry_run: bool = False) -> None:
+        """Remove the image in the directory *path*, or only see whether that can be.
 
         Raises
         ------
@@ -192,6 +192,8 @@ class Cache:
             Somebody is building it.
         """
         with self._faults_named(), self._locked(path.name), usage.claimed(self.root, path):
+            if dry_run:
+                return
             self._remove_leftovers(path.name)
             self._stamp(path.name).unlink(missing_ok=True)
             self._discard(path)
@@ -200,8 +202,8 @@ class Cache:
         """Return what builders have begun that were killed, and what live ones are at."""
         return sorted((self.root / "images").glob(".*-*"))
 
-    def remove_leftover(self, path: Path) -> None:
-        """Remove what a killed builder left.
+    def remove_leftover(self, path: Path, *, dry_run: bool = False) -> None:
+        """Remove what a killed builder left, or only see whether that can be.
 
         Raises
         ------
@@ -209,7 +211,8 @@ class Cache:
             Its builder is alive.
         """
         with self._faults_named(), self._locked(_key(path)):
-            _remove(path)
+            if not dry_run:
+                _remove(path)
 
     def _directories(self) -> list[Path]:
         return sorted(path for path in (self.root / "images").glob("[!.]*") if path.is_dir())
