@@ -162,7 +162,7 @@ def keep(clusters: Sequence[Path], target: Path, report: Mapping[str, Any], *, l
 def folder_name(test: str) -> str:
     """Return a name for a test's folder, which no other test has.
 
-    ``tests/test_a.py::test_b[1-x]`` becomes ``tests-test_a.py-test_b-1-x-5086bc34``.
+    ``tests/test_a.py::test_b[1-x]`` becomes ``tests-test_a.py-test_b-1-x-3296e278``.
     """
     readable = re.sub(r"[^\w.]+", "-", test, flags=re.ASCII).strip("-.")[:140] or "test"
     return f"{readable}-{hashlib.sha256(test.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
