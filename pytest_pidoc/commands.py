@@ -171,7 +171,7 @@ def images(options: argparse.Namespace, settings: Settings) -> int:
     else:
         rows = [
             (
-                *(each["recipe"], each["architecture"], str(each["key"])[:12], each["created"]),
+                *(_shortened(each["recipe"]), each["architecture"], str(each["key"])[:12], each["created"]),
                 f"{duration(time.time() - each['used'])} ago" if each["used"] else "",
                 size(each["bytes"]),
             )
@@ -179,6 +179,11 @@ def images(options: argparse.Namespace, settings: Settings) -> int:
         ]
         print(table(("recipe", "architecture", "key", "created", "used", "size"), rows))
     return 0
+
+
+def _shortened(recipe: str, width: int = 60) -> str:
+    """Return a recipe as it fits into a table: a URL with its SHA-256 does not."""
+    return recipe if len(recipe) <= width else f"{recipe[: width - 20]}...{recipe[-17:]}"
 
 
 def _container_images() -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import os
 import subprocess
 import threading
@@ -113,8 +114,17 @@ def start(
     Raises
     ------
     BootError
-        A node did not become ready. Nothing is left but the logs, in the folder that the message names.
+        A node did not become ready, or the disk is full. Nothing is left but the logs, in the folder that the message
+        names.
     """
+    with _full_disk_named():
+        return _start_nodes(spec, settings, found, ownership=ownership, progress=progress)
+
+
+def _start_nodes(
+    spec: ClusterSpec, settings: Settings, found: Provision, *, ownership: Ownership, progress: Progress
+) -> Started:
+    """Fork the nodes or boot them, as `start` says."""
     if spec.start == "cold":
         return _boot(spec, settings, found, ownership=ownership, progress=progress)
     failure: PidocError | None = None
@@ -129,7 +139,7 @@ def start(
         except (RestoreFailed, ChecksumMismatch, ImageInUse) as error:  # in use: others' nodes run from it
             progress.step(f"the saved machine cannot be used: {error.what}")
             failure = error
-    warnings.warn(f"Nodes are booted, which takes longer than a warm start: {failure}", RuntimeWarning, stacklevel=4)
+    warnings.warn(f"Nodes are booted, which takes longer than a warm start: {failure}", RuntimeWarning, stacklevel=5)
     return _boot(spec, settings, found, ownership=ownership, progress=progress)
 
 
@@ -350,6 +360,20 @@ def _dismiss(process: subprocess.Popen[bytes] | None) -> None:
     if process is not None:
         process.kill()
         process.wait()
+
+
+@contextlib.contextmanager
+def _full_disk_named() -> Iterator[None]:
+    """Turn what a full temporary directory gives into an error that says so."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise BootError(
+            f"The nodes' files cannot be written: {error.strerror} ({error.filename or runtime.root()}).",
+            tip="make room, or another place with TMPDIR",
+        ) from error
 
 
 @contextlib.contextmanager

@@ -122,6 +122,8 @@ def test_the_last_use_is_remembered(image: Path) -> None:
     """By it prune tells what was not used for long."""
     root = image.parent.parent
     assert usage.last_used(root, image) is None
+    assert is_free(image)
+    assert usage.last_used(root, image) is None, "to ask is no use"
     descriptor = usage.hold(root, image)
     assert descriptor is not None
     os.close(descriptor)

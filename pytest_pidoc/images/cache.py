@@ -35,7 +35,7 @@ from pytest_pidoc.progress import Progress
 from pytest_pidoc.sharing import locked
 from pytest_pidoc.waiting import Deadline
 
-__all__ = ["Cache", "Maker", "image_file", "repair"]
+__all__ = ["Cache", "Maker", "faults_named", "image_file", "repair"]
 
 #: Fills an empty directory with an image's files and returns their manifest.
 Maker = Callable[[Path, BuildLog], Manifest]
@@ -97,7 +97,7 @@ class Cache:
             The manifest cannot be read, or the cache is another user's.
         """
         path = self.root / "images" / key
-        with self._faults_named():
+        with faults_named(self.root):
             if not path.is_dir():
                 return None
             try:
@@ -124,7 +124,7 @@ class Cache:
             try:
                 found = image_file(path)
             except PermissionError as error:
-                with self._faults_named():
+                with faults_named(self.root):
                     raise error
             except OSError as error:
                 raise _mismatch(image, f"{path} cannot be read: {error.strerror}.") from error
@@ -163,7 +163,7 @@ class Cache:
         """
         if not rebuild and (image := self.find(key)):
             return image
-        with self._faults_named():
+        with faults_named(self.root):
             self.root.parent.mkdir(parents=True, exist_ok=True)
             for path in (self.root, *(self.root / name for name in ("images", "stamps", "locks", "logs"))):
                 path.mkdir(mode=0o700, exist_ok=True)
@@ -191,7 +191,7 @@ class Cache:
         PidocError
             Somebody is building it.
         """
-        with self._faults_named(), self._locked(path.name), usage.claimed(self.root, path):
+        with faults_named(self.root), self._locked(path.name), usage.claimed(self.root, path):
             if dry_run:
                 return
             self._remove_leftovers(path.name)
@@ -210,7 +210,7 @@ class Cache:
         PidocError
             Its builder is alive.
         """
-        with self._faults_named(), self._locked(_key(path)):
+        with faults_named(self.root), self._locked(_key(path)):
             if not dry_run:
                 _remove(path)
 
@@ -266,19 +266,20 @@ class Cache:
         (self.root / "locks").mkdir(mode=0o700, exist_ok=True)
         return locked(self.root / "locks" / f"{key}.lock", purpose="removing it", timeout=0)
 
-    @contextlib.contextmanager
-    def _faults_named(self) -> Iterator[None]:
-        """Turn what the file system refuses into an error that says what to do."""
-        try:
-            yield
-        except OSError as error:
-            what = f"The cache directory {self.root} cannot be used: {error.strerror}"
-            what += f" ({error.filename})." if error.filename else "."
-            tip = "make room or give another place with --pidoc-cache-dir DIR or PIDOC_CACHE_DIR"
-            if isinstance(error, PermissionError):
-                what += f" {_owners(self.root, error.filename)}"
-                tip = "a directory of your own, with --pidoc-cache-dir DIR or PIDOC_CACHE_DIR: each user has one"
-            raise ImageError(what, tip=tip) from error
+
+@contextlib.contextmanager
+def faults_named(directory: Path) -> Iterator[None]:
+    """Turn what the file system refuses in a cache directory into an `ImageError` that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        what = f"The cache directory {directory} cannot be used: {error.strerror or error}"
+        what += f" ({error.filename})." if error.filename else "."
+        tip = "make room or give another place with --pidoc-cache-dir DIR or PIDOC_CACHE_DIR"
+        if isinstance(error, PermissionError):
+            what += f" {_owners(directory, error.filename)}"
+            tip = "a directory of your own, with --pidoc-cache-dir DIR or PIDOC_CACHE_DIR: each user has one"
+        raise ImageError(what, tip=tip) from error
 
 
 def image_file(path: Path) -> ImageFile:

@@ -94,7 +94,7 @@ def claimed(root: Path, image: Path) -> Iterator[None]:
 def last_used(root: Path, image: Path) -> float | None:
     """Return when nodes were last started from an image, in seconds since 1970; ``None`` if that is not known."""
     try:
-        return _path(root, image).stat().st_mtime
+        return _path(root, image).stat().st_mtime or None
     except OSError:
         return None
 
@@ -106,7 +106,12 @@ def _path(root: Path, image: Path) -> Path:
 def _open(root: Path, image: Path) -> int:
     path = _path(root, image)
     path.parent.mkdir(mode=0o700, exist_ok=True)
-    return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return os.open(path, os.O_RDWR)
+    os.utime(descriptor, (0, 0))  # to ask whether an image is in use is no use of it
+    return descriptor
 
 
 def _lock(descriptor: int, kind: int) -> bool:

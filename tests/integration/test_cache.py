@@ -135,3 +135,31 @@ def test_a_build_on_a_disk_that_is_too_small(tmp_path: Path) -> None:
     assert "/logs/" in done.stdout
     with contextlib.suppress(FileNotFoundError):
         assert list(small.iterdir()) == []
+
+
+@pytest.mark.qemu
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
+@pytest.mark.parametrize("pages", [1, 20])
+def test_a_start_in_a_temporary_directory_that_is_full(
+    settings: Settings, image: Image, short_path: Path, pages: int
+) -> None:
+    """It is an error that says so and what to do, be it the cluster's record or a node's disk that has no room."""
+    Cluster.up(nodes=1, engine="local", settings=settings).down()  # so that the saved machine is there
+    small = (
+        'mount -t tmpfs -o size=$(($1 * 4096)),mode=0700 none "$2" && TMPDIR=$2 "$3" -c "$4" whole up --engine local'
+    )
+    command = ["unshare", "--mount", "sh", "-c", f'{small}; echo "status $?"; find "$2"', "sh", str(pages)]
+    done = subprocess.run(
+        [*command, str(short_path), sys.executable, UP],
+        env={**os.environ, "PIDOC_CACHE_DIR": str(settings.cache_dir)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+    assert done.stdout.splitlines()[0] == "status 1", done.stderr
+    assert "The nodes' files cannot be written: No space left on device" in done.stderr
+    assert "TMPDIR" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "/c-" not in done.stdout.replace("/failed/c-", "")
