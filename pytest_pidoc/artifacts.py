@@ -149,8 +149,14 @@ def keep(clusters: Sequence[Path], target: Path, report: Mapping[str, Any], *, l
     target.mkdir(parents=True, exist_ok=True)
     content = {"tool": _TOOL, "version": __version__, "run": run, "kept": time.time(), **report, "files": names}
     draft = target / f".{REPORT}.{os.getpid()}"
-    draft.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
-    draft.replace(target / REPORT)  # before the files: so they are known as ours, whatever happens now
+    try:
+        draft.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+        draft.replace(target / REPORT)  # before the files: so they are known as ours, whatever happens now
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # there is evidence of before
+            target.rmdir()
+        raise
     for name, source in sources.items():
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):  # it went meanwhile

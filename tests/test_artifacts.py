@@ -192,6 +192,18 @@ def test_folder_without_a_report_of_ours_is_not_ours(tmp_path: Path, text: str) 
     assert folders(tmp_path / "nowhere") == []
 
 
+def test_evidence_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    """A disk without room for the report, here a file that may not grow, leaves no half of one and no empty folder."""
+    program = (
+        "import pathlib, resource, sys; from pytest_pidoc.artifacts import keep;"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10)); keep([], pathlib.Path(sys.argv[1]), {})"
+    )
+    done = subprocess.run([sys.executable, "-c", program, tmp_path / "base" / "kept"], capture_output=True, check=False)
+
+    assert b"File too large" in done.stderr
+    assert list((tmp_path / "base").iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("test", "folder"),
     [
