@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -92,7 +91,7 @@ def pytest_configure_node(node: Any) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any, error: object) -> None:
-    """Hear from a worker of pytest-xdist which nodes stay up, and what evidence there is; end what a crashed one used."""
+    """Hear from a worker of pytest-xdist what stays up and what evidence there is; end what a crashed one was using."""
     from pytest_pidoc.pool import end_torn
 
     config, output = node.config, getattr(node, "workeroutput", {})
