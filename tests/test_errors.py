@@ -9,6 +9,7 @@ from pytest_pidoc.errors import PidocError
 
 BELOW = {
     "SettingsError": "PidocError",
+    "NoRoom": "PidocError",
     "EngineUnavailable": "PidocError",
     "ImageError": "PidocError",
     "ChecksumMismatch": "ImageError",
