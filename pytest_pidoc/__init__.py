@@ -13,6 +13,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_pidoc.errors import (
+    BenchmarkError,
+    BenchmarkSlower,
     BootError,
     BootTimeout,
     ChecksumMismatch,
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MODELS",
+    "BenchmarkError",
+    "BenchmarkSlower",
     "BootError",
     "BootTimeout",
     "ChecksumMismatch",

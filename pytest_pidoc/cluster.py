@@ -69,6 +69,7 @@ class Cluster(Sequence[Node]):
         dtb: str | Path | None = None,
         append: str | None = None,
         announce_board: bool | None = None,
+        mips: float | None = None,
         lan: bool | None = None,
         internet: bool | None = None,
         settings: Settings | None = None,
@@ -86,6 +87,8 @@ class Cluster(Sequence[Node]):
             ``512M``, ``boot_timeout`` in seconds.
         lan, internet
             Whether the nodes reach each other, and whether they reach anything else; by default they do.
+        mips
+            How many million instructions are a second of the guest's clock; by default it is this machine's clock.
         settings
             By default those of the environment.
         progress
@@ -121,6 +124,7 @@ class Cluster(Sequence[Node]):
             "dtb": dtb,
             "append": append,
             "announce_board": announce_board,
+            "mips": mips,
             "lan": lan,
             "internet": internet,
         }

@@ -17,8 +17,10 @@
     ├── ConsoleError           the serial console did not do what was expected
     ├── MonitorError           QEMU refused a command, or is gone
     ├── FaultError             a fault cannot be made or undone
-    └── WaitError              what was waited for cannot come
-        └── WaitTimeout        ... or has not come in its time
+    ├── WaitError              what was waited for cannot come
+    │   └── WaitTimeout        ... or has not come in its time
+    └── BenchmarkError         something cannot be measured, or held against a baseline
+        └── BenchmarkSlower    ... or costs more than the baseline allows
 
 What a user runs on a node and fails is not here: that stays ``invoke.UnexpectedExit``.
 """
@@ -26,6 +28,8 @@ What a user runs on a node and fails is not here: that stays ``invoke.Unexpected
 from __future__ import annotations
 
 __all__ = [
+    "BenchmarkError",
+    "BenchmarkSlower",
     "BootError",
     "BootTimeout",
     "ChecksumMismatch",
@@ -155,3 +159,11 @@ class WaitError(PidocError):
 
 class WaitTimeout(WaitError):
     """What was waited for has not come in its time."""
+
+
+class BenchmarkError(PidocError):
+    """A command cannot be measured, or there is no baseline that it can be held against."""
+
+
+class BenchmarkSlower(BenchmarkError):
+    """A command costs more than the baseline and the limit allow."""

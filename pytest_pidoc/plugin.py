@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
+from pytest_pidoc.benchmark_plugin import prepare
 from pytest_pidoc.errors import EngineUnavailable, SettingsError
 from pytest_pidoc.settings import MARKER_SIGNATURE, OPTIONS, ClusterSpec, Settings
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from pytest_pidoc.progress import Progress
 
 __all__ = ["boot_pi", "pi", "pi_cluster", "pi_connection", "pidoc_image", "pidoc_settings"]
+
+pytest_plugins = ["pytest_pidoc.benchmark_plugin"]
 
 _settings = pytest.StashKey[Settings]()
 _pool = pytest.StashKey["ClusterPool"]()
@@ -135,7 +138,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item], config: pytest.Confi
     if hasattr(config, "workerinput"):
         return  # pytest-xdist shows what a worker raises here as its own internal error: the fixtures say it instead
     for item in items:
-        if item.get_closest_marker("pidoc"):
+        if item.get_closest_marker("pidoc") or "pi_benchmark" in getattr(item, "fixturenames", ()):
             _read_marker(item, config.stash[_settings])
 
 
@@ -215,7 +218,7 @@ def boot_pi(
     started: list[Cluster] = []
 
     def boot(nodes: int | None = None, **arguments: Any) -> Cluster:
-        spec = pidoc_settings.spec({"nodes": nodes, **arguments}, where="boot_pi")
+        spec = prepare(request.node, pidoc_settings.spec({"nodes": nodes, **arguments}, where="boot_pi"))
         with _unavailable_skips(pidoc_settings):
             cluster = _pidoc_pool.start(spec, _progress(request.config))
         started.append(cluster)
@@ -259,10 +262,10 @@ def _give_back(item: pytest.Item, settings: Settings, pool: ClusterPool, cluster
 def _read_marker(item: pytest.Item, settings: Settings) -> _Asked:
     """Return what the closest marker asks for."""
     marker = item.get_closest_marker("pidoc")
-    if marker is None:
-        return _Asked(settings.spec())
-    arguments = dict(marker.kwargs)
+    arguments = dict(marker.kwargs) if marker else {}
     try:
+        if marker is None:
+            return _Asked(prepare(item, settings.spec()))
         if len(marker.args) > 1 or (marker.args and "nodes" in arguments):
             raise SettingsError("The marker pidoc takes one argument without a name: nodes.", tip=MARKER_SIGNATURE)
         if marker.args:
@@ -275,7 +278,7 @@ def _read_marker(item: pytest.Item, settings: Settings) -> _Asked:
                 )
         if all(flags.values()):
             raise SettingsError("The marker pidoc cannot be fresh and shared at once.", tip=MARKER_SIGNATURE)
-        return _Asked(settings.spec(arguments), **flags)
+        return _Asked(prepare(item, settings.spec(arguments)), **flags)
     except SettingsError as error:
         raise pytest.UsageError(f"{item.nodeid}: {error}") from error
 

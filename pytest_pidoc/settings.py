@@ -19,11 +19,15 @@ __all__ = ["MARKER_SIGNATURE", "NO_FILE", "OPTIONS", "ClusterSpec", "Option", "S
 MARKER_SIGNATURE = (
     "pidoc(nodes=1, *, model=None, image=None, memory=None, cpus=None, engine=None, fresh=False, shared=False,"
     " lan=True, internet=True, boot_timeout=None, start=None, kernel=None, initrd=None, dtb=None, append=None,"
-    " announce_board=None)"
+    " announce_board=None, mips=None)"
 )
 NO_FILE = "none"  # for a part of an image that is to be left out
 MOST_NODES = 250
 LEAST_MEMORY = 64 * MIB
+
+#: Millions of instructions that may be a second of the guest's: QEMU lets one take a power of two of nanoseconds.
+MIPS = tuple(1000 / 2**shift for shift in range(7))
+_MIPS_WANTED = f"a number of million instructions per second: {', '.join(f'{each:g}' for each in MIPS)}"
 
 
 def parse_size(value: object) -> int:
@@ -96,6 +100,13 @@ def _memory(value: object) -> int:
 
 def _cpus(value: object) -> float:
     return _real(value, 0.01, 256, "a number of CPUs from 0.01 to 256")
+
+
+def _mips(value: object) -> float:
+    number = _real(value, 0, 1000, _MIPS_WANTED)
+    if number not in MIPS:
+        raise ValueError(_MIPS_WANTED)
+    return number
 
 
 def _seconds(value: object) -> float:
@@ -210,6 +221,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("dtb", _file, "the device tree, in place of the image's or QEMU's", _FILE),
     Option("append", _append, "kernel arguments, beside those of the model and the image", "ARGUMENTS"),
     Option("announce_board", _flag, "tell the guest of a -virt model that it is the board whose CPU it has"),
+    Option("mips", _mips, "let the guest's clock count instructions: so many millions are a second", "MIPS"),
     Option("lan", _flag, "connect the nodes of a cluster with each other (default: yes)", "yes|no"),
     Option("internet", _flag, "let the nodes reach the internet and this machine (default: yes)", "yes|no"),
     Option("workers", _workers, "workers of pytest-xdist share clusters, or each has its own", "shared|own"),
@@ -227,7 +239,8 @@ class ClusterSpec:
 
     ``memory`` is in bytes, ``boot_timeout`` in seconds; ``None`` means the model's own, no limit and by the host's
     speed, in this order. ``kernel``, ``initrd`` and ``dtb`` are each a path, or a URL with its SHA-256, of what is put
-    in the place of the image's own.
+    in the place of the image's own. ``mips`` is how many million instructions are a second of the guest's clock, which
+    is the host's if it is ``None``.
     """
 
     nodes: int
@@ -243,6 +256,7 @@ class ClusterSpec:
     dtb: str | None = None
     append: str | None = None
     announce_board: bool = False
+    mips: float | None = None
     lan: bool = True
     internet: bool = True
 
@@ -267,6 +281,7 @@ class Settings:
     dtb: str | None = None
     append: str | None = None
     announce_board: bool = False
+    mips: float | None = None
     lan: bool = True
     internet: bool = True
     workers: str = "shared"

@@ -155,6 +155,7 @@ def launch_of(spec: ClusterSpec, found: Provision, directory: Path, number: int)
         memory=spec.memory or model.memory,
         cpus=spec.cpus,
         announce_board=spec.announce_board and bool(model.board),  # a board says so itself
+        mips=spec.mips,
         # Alone it needs none, and a board's second card on USB costs it two seconds.
         lan=address(number) if spec.lan and spec.nodes > 1 and model.lan else "",
         internet=spec.internet,

@@ -24,6 +24,8 @@ BELOW = {
     "FaultError": "PidocError",
     "WaitError": "PidocError",
     "WaitTimeout": "WaitError",
+    "BenchmarkError": "PidocError",
+    "BenchmarkSlower": "BenchmarkError",
 }
 
 
