@@ -242,7 +242,7 @@ class PiBenchmark:
         BenchmarkSlower
             It costs more than the baseline and ``--pidoc-benchmark-fail`` allow.
         """
-        from pytest_pidoc.benchmarks.measure import EMPTY, measure
+        from pytest_pidoc.benchmarks.measure import EMPTY, conditions, measure
 
         __tracebackhide__ = True  # the test's own line is what a user wants to see
         asked = self._asked
@@ -255,7 +255,7 @@ class PiBenchmark:
         floor = measure(pi, EMPTY, wanted=asked.metric, rounds=asked.rounds)
         found = measure(pi, command, wanted=asked.metric, setup=setup, rounds=asked.rounds, timeout=timeout)
         values = {metric: found.value(metric) for metric in found.rounds}
-        entry = baseline.Entry(full, _conditions(pi), command, found.program, values)
+        entry = baseline.Entry(full, conditions(pi), command, found.program, values)
         chosen = asked.metric.name
         result = Result(
             *(entry, chosen, asked.rounds),
@@ -288,12 +288,6 @@ class PiBenchmark:
         self._table.group = self._table.group or f"pidoc: {result.metric}"
         self._table.extra_info.update(asdict(result.entry))
         self._table.pedantic(lambda: counter.advance(next(rounds)), rounds=result.rounds)
-
-
-def _conditions(pi: Node) -> baseline.Conditions:
-    """Return the machine that a figure of this node is true of."""
-    manifest = pi.image.manifest
-    return baseline.Conditions(pi.model, pi.mips, pi.qemu_version.text, f"{manifest.recipe} {manifest.key[:12]}")
 
 
 class _Counter:

@@ -140,13 +140,14 @@ def make_parser() -> argparse.ArgumentParser:
     )
     bench.add_argument(
         "subject",
-        choices=("boot", "start", "soak", "models", "lan", "power-cuts", "rates"),
+        choices=("boot", "start", "soak", "models", "lan", "power-cuts", "rates", "counting"),
         help="boot: cold boots, against an untuned Debian and of three nodes; start: warm starts against cold ones; "
         "soak: warm starts one after the other, which fails if one of them does or something is left behind; "
         "models: what each model says that it is, and its starts, one cold and the others warm; "
         "lan: what the network between nodes carries and costs, and what its faults do; "
         "power-cuts: pulls the plug amid synced writes, and fails if something of them is lost; "
-        "rates: disk and network of each model against the same QEMU without what is added",
+        "rates: disk and network of each model against the same QEMU without what is added; "
+        "counting: how counts repeat on a busy machine, and whether 1 % more work is seen; fails if not",
     )
     bench.add_argument("--runs", type=int, default=3, metavar="N", help="starts per row; of a soak, all (default: 3)")
     bench.add_argument(
@@ -154,6 +155,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     bench.add_argument("--sizes", metavar="N,...", help="start: warm clusters of these numbers of nodes, too")
     bench.add_argument("--cuts", type=int, metavar="N", help="power-cuts: how many (default: 30)")
+    bench.add_argument("--unchanged", type=int, metavar="N", help="counting: runs of the same program (default: 50)")
     bench.add_argument("--models", metavar="MODEL,...", help="models, rates: which of them (default: all)")
     return parser
 

@@ -374,7 +374,7 @@ class Report(Protocol):
 
 def bench(options: argparse.Namespace, settings: Settings) -> int:
     """Measure; fail if a soak or a power cut found something, or a model could not be measured."""
-    from pytest_pidoc.bench import boot, lan, models, power_cuts, rates, soak, start
+    from pytest_pidoc.bench import boot, counting, lan, models, power_cuts, rates, soak, start
 
     if options.runs < 1:
         raise SettingsError("--runs must be at least 1.")
@@ -384,6 +384,8 @@ def bench(options: argparse.Namespace, settings: Settings) -> int:
         raise SettingsError("--sizes is for pidoc bench start.")
     if options.models and options.subject not in ("models", "rates"):
         raise SettingsError("--models is for pidoc bench models and rates.")
+    if options.unchanged is not None and options.subject != "counting":
+        raise SettingsError("--unchanged is for pidoc bench counting.")
     if options.cuts is not None and options.subject != "power-cuts":
         raise SettingsError("--cuts is for pidoc bench power-cuts.")
     if options.subject == "power-cuts":
@@ -395,6 +397,7 @@ def bench(options: argparse.Namespace, settings: Settings) -> int:
         "soak": soak.soak,
         "models": partial(models.models, names=names),
         "lan": lan.lan,
+        "counting": partial(counting.counting, unchanged=_unchanged(options.unchanged)),
         "rates": partial(rates.rates, names=names),
     }
     return _report(subjects[options.subject](settings, runs=options.runs, progress=_progress()), options)
@@ -413,6 +416,13 @@ def _cuts(number: int | None) -> int:
     if number is not None and number < 1:
         raise SettingsError("--cuts must be at least 1.")
     return number or 30
+
+
+def _unchanged(number: int | None) -> int:
+    number = 50 if number is None else number
+    if number < 1:
+        raise SettingsError("--unchanged must be at least 1.")
+    return number
 
 
 def _sizes(text: str | None) -> tuple[int, ...]:

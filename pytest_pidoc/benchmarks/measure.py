@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_pidoc.benchmarks import meter
+from pytest_pidoc.benchmarks.baseline import Conditions
 from pytest_pidoc.benchmarks.metrics import METRICS, Metric
 from pytest_pidoc.errors import BenchmarkError
 
 if TYPE_CHECKING:
     from pytest_pidoc.node import Node
 
-__all__ = ["EMPTY", "Measurement", "measure"]
+__all__ = ["EMPTY", "Measurement", "conditions", "measure"]
 
 EMPTY = "true"  # the command that measures what a measurement itself costs
 
@@ -54,8 +55,22 @@ class Measurement:
         return (max(values) - min(values)) / middle if middle else 0.0
 
 
+def conditions(node: Node) -> Conditions:
+    """Return the machine that a figure of this node is true of."""
+    manifest = node.image.manifest
+    made_from = f"{manifest.recipe} {manifest.key[:12]}"
+    return Conditions(node.model, node.mips, node.qemu_version.text, made_from)
+
+
 def measure(
-    node: Node, command: str, *, wanted: Metric, setup: str | None = None, rounds: int = 3, timeout: float = 300.0
+    node: Node,
+    command: str,
+    *,
+    wanted: Metric,
+    setup: str | None = None,
+    rounds: int = 3,
+    timeout: float = 300.0,
+    events: bool = True,
 ) -> Measurement:
     """Run a shell command *rounds* times in a node, and return what each run cost.
 
@@ -73,6 +88,8 @@ def measure(
         How often.
     timeout
         Seconds of this machine's clock that a round may take.
+    events
+        Whether the guest's kernel is to count; without, there are the two clocks alone.
 
     Raises
     ------
@@ -83,7 +100,7 @@ def measure(
     """
     from invoke.exceptions import CommandTimedOut
 
-    asked = json.dumps({"command": command, "setup": setup, "rounds": rounds})
+    asked = json.dumps({"command": command, "setup": setup, "rounds": rounds, "events": events})
     told = _Told()
     try:
         done = node.run(

@@ -1,8 +1,8 @@
 """Runs in a guest, as ``python3 -c``: run a command some times, and say what each run cost. Python 3.7 is enough.
 
-The argument is JSON: ``command``, ``setup`` (or null), ``rounds``. Each round prints a line ``pidoc-begin PID`` just
-before the command starts, ``pidoc-end`` when it has ended, so that who reads them has the time between, and
-``pidoc-round JSON``.
+The argument is JSON: ``command``, ``setup`` (or null), ``rounds``, ``events``. Each round prints a line
+``pidoc-begin PID`` just before the command starts, ``pidoc-end`` when it has ended, so that who reads them has the time
+between, and ``pidoc-round JSON``.
 
 Linux's performance events count: of the command and all its children, from its ``exec`` on, and of nobody else.
 """
@@ -32,6 +32,10 @@ TAIL = 4000  # bytes of what the command printed
 INSTRUCTIONS = (0, 1)
 TASK_CLOCK = (1, 1)
 DISABLED, INHERIT, EXCLUDE_KERNEL, EXCLUDE_HYPERVISOR, ENABLE_ON_EXEC = 1 << 0, 1 << 1, 1 << 5, 1 << 6, 1 << 12
+EVENTS = (
+    ("instructions", INSTRUCTIONS, EXCLUDE_KERNEL | EXCLUDE_HYPERVISOR),
+    ("guest_time", TASK_CLOCK, 0),
+)
 SIZE = 112  # of struct perf_event_attr
 CLOSE_ON_EXEC = 8
 OPEN = {"aarch64": 241, "x86_64": 298}  # the number of the system call; ARM with 32 bits has 364
@@ -57,7 +61,7 @@ def main() -> None:
                 said = done.stdout[-TAIL:].decode(errors="replace")
                 say("pidoc-round", json.dumps({"step": "setup", "status": done.returncode, "output": said}))
                 return
-        answer = measure(asked["command"])
+        answer = measure(asked["command"], EVENTS if asked["events"] else ())
         say("pidoc-round", json.dumps(answer))
         if answer["status"]:
             return
@@ -75,7 +79,7 @@ def allow() -> None:
     )
 
 
-def measure(command: str) -> dict[str, Any]:
+def measure(command: str, wanted: tuple[tuple[str, tuple[int, int], int], ...]) -> dict[str, Any]:
     """Run a command once, and return what it cost."""
     program = digest(command)
     ready, go = os.pipe()
@@ -86,10 +90,7 @@ def measure(command: str) -> dict[str, Any]:
         os.close(ready)
         events: dict[str, int] = {}
         refused = ""
-        for name, event, flags in (
-            ("instructions", INSTRUCTIONS, EXCLUDE_KERNEL | EXCLUDE_HYPERVISOR),
-            ("guest_time", TASK_CLOCK, 0),
-        ):
+        for name, event, flags in wanted:
             number = open_event(event, child, flags | DISABLED | INHERIT | ENABLE_ON_EXEC)
             if number < 0:
                 code = ctypes.get_errno()
