@@ -193,7 +193,8 @@ def _asked_of(item: pytest.Item) -> _Asked:
 
 
 def _asked_for(config: pytest.Config, marker: Mapping[str, Any]) -> _Asked:
-    values = {name: marker.get(name) or option.value(config) for name, option in _OPTIONS.items()}
+    given = {name: option.value(config) for name, option in _OPTIONS.items()}
+    values = {**given, **{name: value for name, value in marker.items() if value is not None}}
     rounds = str(3 if values["rounds"] is None else values["rounds"])
     if not rounds.isdecimal() or not 1 <= int(rounds) <= MOST_ROUNDS:
         raise SettingsError(f"{rounds} rounds of a benchmark cannot be run.", tip=f"a number from 1 to {MOST_ROUNDS}")

@@ -112,7 +112,7 @@ def measure(
         )
     except CommandTimedOut as error:
         if told.process:
-            node.run(f"kill -KILL -- -{told.process}", warn=True, timeout=KILL_TIMEOUT)
+            node.run(f"kill -KILL -{told.process}", warn=True, timeout=KILL_TIMEOUT)
         raise BenchmarkError(
             f"{command!r} has not ended on {node.name}: {rounds} rounds of {timeout:g} s.",
             tip="timeout=, in seconds of this machine's clock, if it only takes longer",
