@@ -129,6 +129,8 @@ def become(command: str, ready: int, go: int, output: int) -> None:
         os.dup2(output, 1)
         os.dup2(output, 2)
         libc.personality(NO_RANDOMIZE)
+        # Where a Python program's names are in its dictionaries made 8 % of one program's instructions.
+        os.environ.setdefault("PYTHONHASHSEED", "0")
         os.read(ready, 1)
         os.execvp("sh", ["sh", "-c", command])  # noqa: S606
     finally:
