@@ -82,7 +82,7 @@ class _Run:
 
 @dataclass(frozen=True)
 class Result:
-    """What a benchmark has found: `pi_benchmark` returns it.
+    """What a benchmark has found: ``pi_benchmark`` returns it.
 
     Attributes
     ----------
@@ -167,7 +167,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item], config: pytest.Confi
 
 
 def prepare(item: pytest.Item, spec: ClusterSpec) -> ClusterSpec:
-    """Return what a test that uses `pi_benchmark` has to start; *spec* itself if it does not.
+    """Return what a test that uses ``pi_benchmark`` has to start; *spec* itself if it does not.
 
     Raises
     ------

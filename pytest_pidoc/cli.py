@@ -147,7 +147,7 @@ def make_parser() -> argparse.ArgumentParser:
         "lan: what the network between nodes carries and costs, and what its faults do; "
         "power-cuts: pulls the plug amid synced writes, and fails if something of them is lost; "
         "rates: disk and network of each model against the same QEMU without what is added; "
-        "counting: how counts repeat on a busy machine, and whether 1 % more work is seen; fails if not",
+        "counting: how counts repeat on a busy machine, and whether 1 %% more work is seen; fails if not",
     )
     bench.add_argument("--runs", type=int, default=3, metavar="N", help="starts per row; of a soak, all (default: 3)")
     bench.add_argument(
