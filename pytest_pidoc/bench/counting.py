@@ -135,7 +135,7 @@ def counting(settings: Settings, *, runs: int, progress: Progress, unchanged: in
         loop = (twice - before.metrics[chosen]) / LOOPS
         slower = PROGRAM.format(loops=LOOPS + round(before.metrics[chosen] * SLOWDOWN / loop))
         progress.step("what measuring costs")
-        costs = _costs(plain, node, usual, chosen, runs)
+        costs = _costs(plain, node, usual, chosen, max(3, runs // 4))
     with _busy():
         for number in range(1, max(unchanged, runs) + 1):
             progress.step(f"node {number} of {max(unchanged, runs)}")
