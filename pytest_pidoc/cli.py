@@ -87,7 +87,18 @@ def make_parser() -> argparse.ArgumentParser:
         return added
 
     guest = ("model", "image", "kernel", "initrd", "dtb", "append")
-    nodes = ("nodes", "memory", "cpus", "boot_timeout", "start", "announce_board", "mips", "lan", "internet", "overcommit")
+    nodes = (
+        "nodes",
+        "memory",
+        "cpus",
+        "boot_timeout",
+        "start",
+        "announce_board",
+        "mips",
+        "lan",
+        "internet",
+        "overcommit",
+    )
     start = ("engine", *guest, *nodes)
     command("demo", commands.demo, "boot three Pis and run a small test file on them", "pidoc demo", "engine")
     doctor = with_json(command("doctor", commands.doctor, "say what this machine has and lacks", "pidoc doctor"))

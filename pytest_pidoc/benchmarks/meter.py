@@ -100,7 +100,7 @@ def measure(command: str, wanted: tuple[tuple[str, tuple[int, int], int], ...]) 
         say("pidoc-begin", str(child))
         began = time.monotonic_ns()
         os.close(go)  # the child reads the end of the pipe
-        _, status = os.waitpid(child, 0)
+        _, status, usage = os.wait4(child, 0)
         elapsed = time.monotonic_ns() - began
         say("pidoc-end")
         counts = {name: read_event(number) for name, number in events.items()}
@@ -114,6 +114,7 @@ def measure(command: str, wanted: tuple[tuple[str, tuple[int, int], int], ...]) 
             "instructions": counts.get("instructions"),
             "guest_time": None if clock is None else clock / 1e9,
             "virtual_time": elapsed / 1e9,
+            "processor_time": usage.ru_utime + usage.ru_stime,  # of the child before its exec, too
             "refused": refused,
             "program": program,
         }
