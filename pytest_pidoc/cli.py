@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from pytest_pidoc import __version__, commands
@@ -151,14 +152,15 @@ def make_parser() -> argparse.ArgumentParser:
     )
     bench.add_argument(
         "subject",
-        choices=("boot", "start", "soak", "models", "lan", "power-cuts", "rates", "counting"),
+        choices=("boot", "start", "soak", "models", "lan", "power-cuts", "rates", "counting", "guest"),
         help="boot: cold boots, against an untuned Debian and of three nodes; start: warm starts against cold ones; "
         "soak: warm starts one after the other, which fails if one of them does or something is left behind; "
         "models: what each model says that it is, and its starts, one cold and the others warm; "
         "lan: what the network between nodes carries and costs, and what its faults do; "
         "power-cuts: pulls the plug amid synced writes, and fails if something of them is lost; "
         "rates: disk and network of each model against the same QEMU without what is added; "
-        "counting: how counts repeat on a busy machine, and whether 1 %% more work is seen; fails if not",
+        "counting: how counts repeat on a busy machine, and whether 1 %% more work is seen; fails if not; "
+        "guest: how fast a guest computes, stores and sends, with a whole CPU and with half of one",
     )
     bench.add_argument("--runs", type=int, default=3, metavar="N", help="starts per row; of a soak, all (default: 3)")
     bench.add_argument(
@@ -167,7 +169,11 @@ def make_parser() -> argparse.ArgumentParser:
     bench.add_argument("--sizes", metavar="N,...", help="start: warm clusters of these numbers of nodes, too")
     bench.add_argument("--cuts", type=int, metavar="N", help="power-cuts: how many (default: 30)")
     bench.add_argument("--unchanged", type=int, metavar="N", help="counting: runs of the same program (default: 50)")
-    bench.add_argument("--models", metavar="MODEL,...", help="models, rates: which of them (default: all)")
+    bench.add_argument(
+        "--models", metavar="MODEL,...", help="models, rates, guest: which of them (default: all; of guest: --model)"
+    )
+    bench.add_argument("--events", type=int, metavar="N", help="guest: how many sysbench computes (default: 10000)")
+    bench.add_argument("--plot", type=Path, metavar="FILE", help="guest: draw it, too, to a .png or a .svg file")
     return parser
 
 

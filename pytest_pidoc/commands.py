@@ -374,7 +374,8 @@ class Report(Protocol):
 
 def bench(options: argparse.Namespace, settings: Settings) -> int:
     """Measure; fail if a soak or a power cut found something, or a model could not be measured."""
-    from pytest_pidoc.bench import boot, counting, lan, models, power_cuts, rates, soak, start
+    from pytest_pidoc.bench import boot, counting, guest, lan, models, plot, power_cuts, rates, soak, start
+    from pytest_pidoc.bench.published import EVENTS
 
     if options.runs < 1:
         raise SettingsError("--runs must be at least 1.")
@@ -382,15 +383,22 @@ def bench(options: argparse.Namespace, settings: Settings) -> int:
         raise SettingsError("--untuned is for pidoc bench start.")
     if options.sizes and options.subject != "start":
         raise SettingsError("--sizes is for pidoc bench start.")
-    if options.models and options.subject not in ("models", "rates"):
-        raise SettingsError("--models is for pidoc bench models and rates.")
+    if options.models and options.subject not in ("models", "rates", "guest"):
+        raise SettingsError("--models is for pidoc bench models, rates and guest.")
     if options.unchanged is not None and options.subject != "counting":
         raise SettingsError("--unchanged is for pidoc bench counting.")
+    if (options.events is not None or options.plot) and options.subject != "guest":
+        raise SettingsError("--events and --plot are for pidoc bench guest.")
+    if options.events is not None and options.events < 1:
+        raise SettingsError("--events must be at least 1.")
+    if options.plot:
+        plot.require(options.plot)
     if options.cuts is not None and options.subject != "power-cuts":
         raise SettingsError("--cuts is for pidoc bench power-cuts.")
     if options.subject == "power-cuts":
         return _report(power_cuts.power_cuts(settings, cuts=_cuts(options.cuts), progress=_progress()), options)
-    names = tuple(options.models.split(",")) if options.models else tuple(MODELS)
+    every = (settings.model,) if options.subject == "guest" else tuple(MODELS)  # all of them would take it hours
+    names = tuple(options.models.split(",")) if options.models else every
     subjects: dict[str, Callable[..., Report]] = {
         "boot": boot.boot,
         "start": partial(start.start, untuned=options.untuned, sizes=_sizes(options.sizes)),
@@ -399,8 +407,13 @@ def bench(options: argparse.Namespace, settings: Settings) -> int:
         "lan": lan.lan,
         "counting": partial(counting.counting, unchanged=_unchanged(options.unchanged)),
         "rates": partial(rates.rates, names=names),
+        "guest": partial(guest.guest, names=names, events=options.events or EVENTS),
     }
-    return _report(subjects[options.subject](settings, runs=options.runs, progress=_progress()), options)
+    report = subjects[options.subject](settings, runs=options.runs, progress=_progress())
+    status = _report(report, options)
+    if options.plot and isinstance(report, guest.GuestReport):
+        plot.plot(report, options.plot)
+    return status
 
 
 def _report(report: Any, options: argparse.Namespace) -> int:

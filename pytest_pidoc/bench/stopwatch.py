@@ -101,9 +101,9 @@ def processor_time(process: Path) -> float:
 def _qemu(node: Node) -> Path:
     """Return the folder in ``/proc`` of a node's QEMU, which is there if it runs in a container, too."""
     name = f"{node.directory.parent.name}/{node.name}".encode()
-    for entry in os.scandir("/proc"):
+    for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):  # gone, or no process
-            words = Path(entry.path, "cmdline").read_bytes().split(b"\0")
-            if words[1:2] and b"-name" in words and words[words.index(b"-name") + 1] == name:
-                return Path(entry.path)
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            if b"-name" in words[:-1] and words[words.index(b"-name") + 1] == name:
+                return entry
     raise PidocError(f"No process of this machine is the QEMU of {node.name}.", tip="no Docker daemon of another one")
