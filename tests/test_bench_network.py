@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -48,6 +49,15 @@ def test_rates_report_compares_neighbours() -> None:
         "pi3 disk read 8 2.10 (1.05 to 4.19) 2.10 (2.10 to 4.19) 1.00 (0.50 to 4.00) 1.00 (1.00 to 2.00)"
     )
     assert host == "2 CPUs; engine local, QEMU 10.0.2"
+
+
+def test_a_model_that_cannot_be_measured_is_named() -> None:
+    """The others are measured all the same."""
+    report = dataclasses.replace(RATES, obstacles={"pi4": "The model pi4 needs QEMU 9.0 or newer."})
+
+    assert "\npi4: The model pi4 needs QEMU 9.0 or newer.\n" in str(report)
+    assert RATES.ok
+    assert not report.ok
 
 
 @pytest.mark.parametrize("rate", [0.1, 20.0, 100.0])

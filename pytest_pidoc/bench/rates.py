@@ -13,13 +13,14 @@ import socket
 import statistics
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
 from pytest_pidoc.bench import host, spread
 from pytest_pidoc.bench.stopwatch import BEGIN, END, Lap, timed
 from pytest_pidoc.cluster import Cluster
+from pytest_pidoc.errors import PidocError
 from pytest_pidoc.machines import MIB, machine
 from pytest_pidoc.node import Node
 from pytest_pidoc.progress import Progress
@@ -111,11 +112,17 @@ class Rate:
 
 @dataclass(frozen=True)
 class RatesReport:
-    """What ``pidoc bench rates`` measured."""
+    """What ``pidoc bench rates`` measured, and why models could not be, by their names."""
 
     host: str
     qemu: str
     rates: tuple[Rate, ...]
+    obstacles: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """Whether every model was measured."""
+        return not self.obstacles
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data: every measurement, and the medians of the ratios."""
@@ -133,6 +140,7 @@ class RatesReport:
         ]
         head = ("model", "way", "MiB", "plain MB/s", "node MB/s", "rate, node / plain", "processor time, node / plain")
         notes = [
+            *(f"{name}: {obstacle}" for name, obstacle in self.obstacles.items()),
             f"{self.host}; engine local, {self.qemu}",
             "medians, and in brackets the least and the most; ratios are those of pairs, measured by turns",
         ]
@@ -142,35 +150,48 @@ class RatesReport:
 def rates(settings: Settings, *, runs: int, progress: Progress, names: Sequence[str]) -> RatesReport:
     """Measure *runs* times each way of each of the models that are named, on the engine ``local``.
 
+    A model that cannot be measured is listed with the reason, and the others are measured all the same.
+
     Raises
     ------
     SettingsError
         There is no such model.
-    PidocError
-        A node cannot be started.
     """
-    found, versions = [], set()
+    models = [machine(name.strip()).name for name in names]
+    found: list[Rate] = []
+    versions, obstacles = set(), {}
     with _peer() as port:
-        for name in names:
-            progress.step(f"starting two nodes of {name}")
-            node = replace(settings, engine="local", model=machine(name.strip()).name, nodes=1, start="warm")
-            plain = replace(node, start="cold")
-            with (
-                Cluster.from_spec(node.spec(), node, progress=progress) as ours,
-                Cluster.from_spec(plain.spec(), plain, progress=progress) as theirs,
-            ):
-                versions.add(str(ours.engine.qemu_version(ours[0].machine.binary)))
-                for way, command in WAYS.items():
-                    measure = _Measure(command, port)
-                    size = size_for(partial(measure.seconds, theirs[0]))
-                    measure(ours[0], size)  # a first time, which does not count: the other node has had it, too
-                    progress.step(f"{name}: {way}, {size} MiB")
-                    sides: dict[Node, list[Lap]] = {theirs[0]: [], ours[0]: []}
-                    for run in range(runs):
-                        for each in list(sides)[:: -1 if run % 2 else 1]:  # neither is always the second
-                            sides[each].append(measure(each, size))
-                    found.append(Rate(name, way, size, tuple(sides[theirs[0]]), tuple(sides[ours[0]])))
-    return RatesReport(host(), ", ".join(sorted(versions)), tuple(found))
+        for model in models:
+            try:
+                version, measured = _measure(replace(settings, model=model), port, runs=runs, progress=progress)
+                versions.add(version)
+                found += measured
+            except PidocError as error:
+                obstacles[model] = error.what
+    return RatesReport(host(), ", ".join(sorted(versions)), tuple(found), obstacles)
+
+
+def _measure(settings: Settings, port: int, *, runs: int, progress: Progress) -> tuple[str, list[Rate]]:
+    """Return the version of a model's QEMU, and what was measured."""
+    model, found = settings.model, []
+    progress.step(f"starting two nodes of {model}")
+    node = replace(settings, engine="local", nodes=1, start="warm")
+    plain = replace(node, start="cold")
+    with (
+        Cluster.from_spec(node.spec(), node, progress=progress) as ours,
+        Cluster.from_spec(plain.spec(), plain, progress=progress) as theirs,
+    ):
+        for way, command in WAYS.items():
+            way_of = _Way(command, port)
+            size = size_for(partial(way_of.seconds, theirs[0]))
+            way_of.lap(ours[0], size)  # a first time, which does not count: the other node has had it, too
+            progress.step(f"{model}: {way}, {size} MiB")
+            sides: dict[Node, list[Lap]] = {theirs[0]: [], ours[0]: []}
+            for run in range(runs):
+                for each in list(sides)[:: -1 if run % 2 else 1]:  # neither is always the second
+                    sides[each].append(way_of.lap(each, size))
+            found.append(Rate(model, way, size, tuple(sides[theirs[0]]), tuple(sides[ours[0]])))
+        return str(ours.engine.qemu_version(ours[0].machine.binary)), found
 
 
 def size_for(measure: Callable[[int], float], most: int = MOST) -> int:
@@ -190,17 +211,17 @@ def size_for(measure: Callable[[int], float], most: int = MOST) -> int:
     return size
 
 
-class _Measure:
-    """One way, to be measured with any size."""
+class _Way:
+    """One of `WAYS`, to be measured with any size, in MiB."""
 
     def __init__(self, command: str, port: int) -> None:
         self._command = command.replace("PORT", str(port))
 
-    def __call__(self, node: Node, size: int) -> Lap:
+    def lap(self, node: Node, size: int) -> Lap:
         return timed(node, self._command.replace("SIZE", str(size)), timeout=TIMEOUT)
 
     def seconds(self, node: Node, size: int) -> float:
-        return self(node, size).seconds
+        return self.lap(node, size).seconds
 
 
 @contextlib.contextmanager
