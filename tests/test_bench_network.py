@@ -75,6 +75,13 @@ def test_a_size_is_one_that_takes_long_enough(rate: float) -> None:
     assert size == moved[-1]
 
 
+def test_one_slow_measurement_does_not_make_a_size() -> None:
+    """The first may have had to wait for something."""
+    slow = iter([60.0])
+
+    assert size_for(lambda size: next(slow, size / 20)) >= 20 * ENOUGH
+
+
 def test_a_size_has_an_end() -> None:
     """However fast it is, it must lie on a disk."""
     assert size_for(lambda size: size / 1e6) == MOST

@@ -205,7 +205,7 @@ def size_for(measure: Callable[[int], float], most: int = MOST) -> int:
         How many it may be.
     """
     size = 1
-    while (seconds := measure(size)) < ENOUGH and size < most:
+    while (seconds := min(measure(size), measure(size))) < ENOUGH and size < most:  # one may have had to wait
         # Half as much again as seems to be enough: a small one is slower than a large one.
         size = min(most, size * 16, max(size + 1, int(1.5 * size * ENOUGH / max(seconds, 0.001))))
     return size
