@@ -19,22 +19,39 @@ def a_clock(*shown: tuple[float, float]):  # type: ignore[no-untyped-def]
 def test_a_lap_is_what_lies_between_the_marks() -> None:
     """What a command prints before it begins, and after it has ended, does not belong to it."""
     marks = Marks(a_clock((10.0, 1.0), (12.5, 3.0)))
-    for piece in ("warming up\n", f"{BEGIN}\n", "copied\n", f"{END}\n", "bye\n"):
+    for piece in ("warming up\n", f"{BEGIN} 100.25\n", "copied\n", f"{END} 102.5\n", "bye\n"):
         marks.write(piece)
 
-    assert marks.lap() == Lap(2.5, 2.0, "copied")
+    assert marks.lap() == Lap(2.25, 2.0, "copied")
+
+
+def test_a_clock_that_counts_instructions_is_not_asked() -> None:
+    """The time is then that between the marks' arrivals."""
+    marks = Marks(a_clock((10.0, 1.0), (12.5, 3.0)))
+    for piece in (f"{BEGIN} 100.25\n", f"{END} 100.5\n"):
+        marks.write(piece)
+
+    assert marks.lap(counting=True) == Lap(2.5, 2.0)
+
+
+def test_marks_that_arrive_together_are_not_at_one_time() -> None:
+    """On a busy machine nobody reads for a while."""
+    marks = Marks(lambda: (1.0, 1.0))
+    marks.write(f"{BEGIN} 100.25\n{END} 102.25\n")
+
+    assert marks.lap() == Lap(2.0, 0.0)
 
 
 def test_a_mark_may_come_in_pieces() -> None:
     """A mark has come when its line is complete."""
     marks = Marks(a_clock((1.0, 0.0), (2.0, 0.0)))
-    for piece in (BEGIN[:4], BEGIN[4:], f"\nsaid\n{END}", "\n"):
+    for piece in (BEGIN[:4], f"{BEGIN[4:]} 1.", f"5\nsaid\n{END} 2.5", "\n"):
         marks.write(piece)
 
     assert marks.lap() == Lap(1.0, 0.0, "said")
 
 
-@pytest.mark.parametrize("said", ["", f"{BEGIN}\n", f"{BEGIN}\n{END}"])
+@pytest.mark.parametrize("said", ["", f"{BEGIN} 1\n", f"{BEGIN} 1\n{END} 2", f"{BEGIN}\n{END}\n"])
 def test_without_both_marks_there_is_no_lap(said: str) -> None:
     marks = Marks(lambda: (0.0, 0.0))
     marks.write(said)

@@ -19,7 +19,7 @@ from pytest_pidoc.bench import host, spread
 from pytest_pidoc.bench.lan import RECEIVE
 from pytest_pidoc.bench.published import EMULATED, EVENTS, MAX_PRIME, PHYSICAL
 from pytest_pidoc.bench.rates import WAYS, size_for
-from pytest_pidoc.bench.stopwatch import BEGIN, END, Lap, timed
+from pytest_pidoc.bench.stopwatch import BEGIN, END, Lap, marked, timed
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.engines.choose import choose
 from pytest_pidoc.errors import EngineUnavailable, PidocError
@@ -45,12 +45,12 @@ while True:
     except ConnectionRefusedError:
         time.sleep(0.1)
 piece = bytes(1 << 20)
-print("{BEGIN}", flush=True)
+print("{BEGIN}", time.monotonic(), flush=True)
 for _ in range(int(sys.argv[1])):
     connection.sendall(piece)
 connection.shutdown(socket.SHUT_WR)
 connection.recv(100)
-print("{END}")
+print("{END}", time.monotonic())
 """
 
 
@@ -79,16 +79,12 @@ class _Task:
         return self.lap(cluster, size).seconds
 
 
-def _marked(command: str) -> str:
-    return f"echo {BEGIN} && {command} && echo {END}"
-
-
 _LOOP = "bash -c 'for ((i = 0; i < 1000 * SIZE; i++)); do :; done'"
 _MEMORY = "sysbench memory --memory-block-size=1M --memory-total-size=SIZEM --time=0 run"
 
 _TASKS = (
-    _Task("bash loop", _marked(_LOOP), "1000/s", 1, most=100_000),
-    _Task("memory write", _marked(_MEMORY), "MB/s", MIB / 1e6, most=1 << 20),
+    _Task("bash loop", marked(_LOOP), "1000/s", 1, most=100_000),
+    _Task("memory write", marked(_MEMORY), "MB/s", MIB / 1e6, most=1 << 20),
     *(_Task(way, WAYS[way], "MB/s", MIB / 1e6) for way in ("disk write", "disk read")),
     _Task("network", f"python3 -c {shlex.quote(_SEND)} SIZE", "MB/s", MIB / 1e6, needs_lan=True),
 )
@@ -326,7 +322,7 @@ def _by_turns(
 
 def _prime(cluster: Cluster, events: int) -> Lap:
     command = f"sysbench cpu --cpu-max-prime={MAX_PRIME} --time=0 --events={events} run"
-    lap = timed(cluster[0], _marked(command), timeout=TIMEOUT + TIMEOUT_EVENT * events)
+    lap = timed(cluster[0], marked(command), timeout=TIMEOUT + TIMEOUT_EVENT * events)
     if told(lap.said)[0] != events:
         raise PidocError(f"sysbench on {cluster[0].name} has not computed {events} events.", evidence=lap.said)
     return lap

@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any
 
 from pytest_pidoc.bench import host, spread
-from pytest_pidoc.bench.stopwatch import BEGIN, END, Lap, timed
+from pytest_pidoc.bench.stopwatch import BEGIN, END, Lap, marked, timed
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.errors import PidocError
 from pytest_pidoc.machines import MIB, machine
@@ -34,35 +34,35 @@ MOST = 512  # MiB of one measurement: it lies on the node's disk, and in an over
 TIMEOUT = 600  # seconds that one measurement may take
 
 _IN = """
-import socket, sys
+import socket, sys, time
 peer = socket.create_connection(("10.0.2.2", int(sys.argv[1])))
 left = int(sys.argv[2]) << 20
-print("BEGIN", flush=True)
+print("BEGIN", time.monotonic(), flush=True)
 peer.sendall(b"r%d\\n" % left)
 while left > 0:
     left -= len(peer.recv(1 << 18))
-print("END")
+print("END", time.monotonic())
 """
 
 _OUT = """
-import socket, sys
+import socket, sys, time
 peer = socket.create_connection(("10.0.2.2", int(sys.argv[1])))
 mebibytes, piece = int(sys.argv[2]), bytes(1 << 20)
-print("BEGIN", flush=True)
+print("BEGIN", time.monotonic(), flush=True)
 peer.sendall(b"w%d\\n" % (mebibytes << 20))
 for _ in range(mebibytes):
     peer.sendall(piece)
 peer.recv(1)
-print("END")
+print("END", time.monotonic())
 """
 
 
-def _marked(program: str) -> str:
+def _quoted(program: str) -> str:
     return shlex.quote(program.replace("BEGIN", BEGIN).replace("END", END))
 
 
 def _dd(operands: str) -> str:
-    return f"echo {BEGIN} && dd bs=1M count=SIZE {operands} && echo {END}"
+    return marked(f"dd bs=1M count=SIZE {operands}")
 
 
 #: What is measured, and the command that moves SIZE MiB; this machine listens on PORT. A file is written where it was
@@ -70,8 +70,8 @@ def _dd(operands: str) -> str:
 WAYS = {
     "disk write": _dd("if=/dev/zero of=rates oflag=direct conv=fsync,notrunc"),
     "disk read": _dd("if=rates of=/dev/null iflag=direct"),
-    "network in": f"python3 -c {_marked(_IN)} PORT SIZE",
-    "network out": f"python3 -c {_marked(_OUT)} PORT SIZE",
+    "network in": f"python3 -c {_quoted(_IN)} PORT SIZE",
+    "network out": f"python3 -c {_quoted(_OUT)} PORT SIZE",
 }
 
 

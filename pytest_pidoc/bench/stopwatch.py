@@ -1,7 +1,9 @@
 """How long something takes in a node: on this machine's clock, and of its processors' time.
 
-A guest's own clock is not asked: that of a machine with ``-icount`` counts instructions, and stands still while others
-have the processor. And what others take of the processor is in no way in the time that the node's QEMU uses of it.
+A guest's clock is this machine's, unless the machine has ``-icount``: then it counts instructions, and stands still
+while others have the processor. Of such a node it is measured when its lines arrive here, which on a busy machine is
+some time after they were printed. What others take of the processors is in no way in the time that the node's QEMU uses
+of them.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,9 +20,10 @@ from pathlib import Path
 from pytest_pidoc.errors import PidocError
 from pytest_pidoc.node import Node
 
-__all__ = ["BEGIN", "END", "Lap", "Marks", "processor_time", "timed"]
+__all__ = ["BEGIN", "END", "Lap", "Marks", "marked", "processor_time", "timed"]
 
-#: The lines that a command prints where what is measured begins and ends: what it needs to start does not count.
+#: The lines that a command prints where what is measured begins and ends: what it needs to start does not count. Each
+#: has the time on the guest's clock behind it, in seconds.
 BEGIN, END = "pidoc-begin", "pidoc-end"
 
 
@@ -43,31 +47,44 @@ class Lap:
 
 
 class Marks(io.StringIO):
-    """What a command prints, and what a clock showed when its marks arrived."""
+    """What a command prints, and what this machine's clocks showed when its marks arrived."""
 
     def __init__(self, clock: Callable[[], tuple[float, float]]) -> None:
         super().__init__()
         self._clock = clock
-        self._seen: dict[str, tuple[float, float]] = {}
+        self._arrived: dict[str, tuple[float, float]] = {}
 
     def write(self, text: str) -> int:
         """Take a piece of what is printed; a mark may come in two pieces."""
         written = super().write(text)
         for mark in (BEGIN, END):
-            if mark not in self._seen and f"{mark}\n" in self.getvalue():
-                self._seen[mark] = self._clock()
+            if mark not in self._arrived and self._find(mark):
+                self._arrived[mark] = self._clock()
         return written
 
-    def lap(self) -> Lap | None:
-        """Return what was measured, or ``None`` if a mark has not come."""
-        if len(self._seen) < 2:
+    def lap(self, *, counting: bool = False) -> Lap | None:
+        """Return what was measured, or ``None`` if a mark has not come; *counting*: the guest's clock is none."""
+        begin, end = self._find(BEGIN), self._find(END)
+        if begin is None or end is None:
             return None
-        seconds, processor = (end - begin for begin, end in zip(self._seen[BEGIN], self._seen[END], strict=True))
-        return Lap(seconds, processor, self.getvalue().partition(f"{BEGIN}\n")[2].partition(END)[0].strip())
+        seconds, processor = (
+            ended - began for began, ended in zip(self._arrived[BEGIN], self._arrived[END], strict=True)
+        )
+        if not counting:
+            seconds = float(end[1]) - float(begin[1])
+        return Lap(seconds, processor, self.getvalue()[begin.end() : end.start()].strip())
+
+    def _find(self, mark: str) -> re.Match[str] | None:
+        return re.search(rf"^{mark} ([\d.]+)\n", self.getvalue(), re.MULTILINE)
+
+
+def marked(command: str) -> str:
+    """Return a shell command, for bash, that prints the marks around what *command* does."""
+    return f"echo {BEGIN} $EPOCHREALTIME && {command} && echo {END} $EPOCHREALTIME"
 
 
 def timed(node: Node, command: str, *, timeout: float) -> Lap:
-    """Run a command that prints `BEGIN` and `END`, each in a line of its own, and measure what is in between.
+    """Run a command that prints `BEGIN` and `END`, each with the time, and measure what is in between.
 
     Raises
     ------
@@ -86,7 +103,7 @@ def timed(node: Node, command: str, *, timeout: float) -> Lap:
         raise PidocError(f"{node.name} has not ended a measurement in {timeout:g} s: {command}") from error
     if not done.ok:
         raise PidocError(f"{node.name} could not be measured: {command}", evidence=done.stdout + done.stderr)
-    lap = marks.lap()
+    lap = marks.lap(counting=bool(node.machine.icount))
     if lap is None:
         raise PidocError(f"{node.name} has not told when it began and ended.", evidence=marks.getvalue())
     return lap
@@ -99,11 +116,18 @@ def processor_time(process: Path) -> float:
 
 
 def _qemu(node: Node) -> Path:
-    """Return the folder in ``/proc`` of a node's QEMU, which is there if it runs in a container, too."""
+    """Return the folder in ``/proc`` of a node's QEMU, which is there if it runs in a container, too.
+
+    Its arguments are also those of the container's first process, which does nothing but wait for it.
+    """
     name = f"{node.directory.parent.name}/{node.name}".encode()
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):  # gone, or no process
             words = (entry / "cmdline").read_bytes().split(b"\0")
-            if b"-name" in words[:-1] and words[words.index(b"-name") + 1] == name:
+            if (
+                (entry / "comm").read_bytes().startswith(b"qemu-system")
+                and b"-name" in words
+                and words[words.index(b"-name") + 1] == name
+            ):
                 return entry
     raise PidocError(f"No process of this machine is the QEMU of {node.name}.", tip="no Docker daemon of another one")
