@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from pytest_pidoc.checks import listed
 from pytest_pidoc.errors import ImageError
 from pytest_pidoc.images.buildlog import BuildLog
 from pytest_pidoc.images.partitions import Partition
@@ -72,7 +73,7 @@ class Fat:
             It has no such file, or cannot be read.
         """
         if not self.has(name):
-            raise ImageError(f"The boot partition has no {name}; it has {', '.join(sorted(self.names()))}.")
+            raise ImageError(f"The boot partition has no {name}; it has {listed(self.names())}.")
         self._output(["mcopy", "-n", "-i", self._image, f"::/{name}", target], f"reading {name}")
 
     def copy_in(self, source: Path, name: str) -> None:
