@@ -12,8 +12,6 @@ import pytest
 
 pytestmark = pytest.mark.qemu
 
-NAMES = ("test_checksum", "test_checksum_on_armv6")
-
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 
 
@@ -53,10 +51,8 @@ def test_benchmark_catches_a_slow_down(cache_dir: Path, tmp_path: Path) -> None:
         )
         return done.stdout + done.stderr
 
-    made = run("--pidoc-benchmark-update")
-    assert all(f"PASSED test_checksum.py::{name}\n" in made for name in NAMES), made
-    met = run()
-    assert all(f"PASSED test_checksum.py::{name}\n" in met for name in NAMES), met
+    assert "2 passed" in (made := run("--pidoc-benchmark-update")), made
+    assert "2 passed" in (met := run()), met
     slower = run(FLAGS="-DSLOWER")
-    assert all(f"FAILED test_checksum.py::{name} " in slower for name in NAMES), slower
-    assert slower.count("The program is another file.") == 2, slower
+    assert "2 failed" in slower, slower
+    assert slower.count("BenchmarkSlower") >= 2, slower
