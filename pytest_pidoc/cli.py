@@ -177,6 +177,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     bench.add_argument("--events", type=int, metavar="N", help="guest: how many sysbench computes (default: 10000)")
     bench.add_argument("--plot", type=Path, metavar="FILE", help="guest: draw it, too, to a .png or a .svg file")
+    bench.add_argument("--estimate", action="store_true", help="guest: times on real boards, too, each with its error")
     return parser
 
 

@@ -384,8 +384,8 @@ def bench(options: argparse.Namespace, settings: Settings) -> int:
         raise SettingsError("--models is for pidoc bench models, rates and guest.")
     if options.unchanged is not None and options.subject != "counting":
         raise SettingsError("--unchanged is for pidoc bench counting.")
-    if (options.events is not None or options.plot) and options.subject != "guest":
-        raise SettingsError("--events and --plot are for pidoc bench guest.")
+    if (options.events is not None or options.plot or options.estimate) and options.subject != "guest":
+        raise SettingsError("--events, --plot and --estimate are for pidoc bench guest.")
     if options.events is not None and options.events < 1:
         raise SettingsError("--events must be at least 1.")
     if options.plot:
@@ -404,7 +404,7 @@ def bench(options: argparse.Namespace, settings: Settings) -> int:
         "lan": lan.lan,
         "counting": partial(counting.counting, unchanged=_unchanged(options.unchanged)),
         "rates": partial(rates.rates, names=names),
-        "guest": partial(guest.guest, names=names, events=options.events or EVENTS),
+        "guest": partial(guest.guest, names=names, events=options.events or EVENTS, estimated=options.estimate),
     }
     report = subjects[options.subject](settings, runs=options.runs, progress=_progress())
     status = _report(report, options)

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 from pytest_pidoc.bench import host, spread
+from pytest_pidoc.bench.estimate import EstimateReport, estimate
 from pytest_pidoc.bench.lan import RECEIVE
 from pytest_pidoc.bench.published import EMULATED, EVENTS, MAX_PRIME, PHYSICAL
 from pytest_pidoc.bench.rates import WAYS, size_for
@@ -189,6 +190,8 @@ class GuestReport:
         Why models could not be measured, by their names.
     failed
         Those of them that should have been possible here.
+    estimate
+        What small programs might take on real boards, if that was asked for.
     """
 
     host: str
@@ -198,6 +201,7 @@ class GuestReport:
     measured: tuple[Measured, ...]
     obstacles: dict[str, str]
     failed: tuple[str, ...] = ()
+    estimate: EstimateReport | None = None
 
     @property
     def ok(self) -> bool:
@@ -214,7 +218,8 @@ class GuestReport:
         derived = [{"slowdown": statistics.median(each.slowdown), "used": each.used} for each in self.measured]
         primes = {each.model: {name: each.ten_thousand(time) for name, time in _TIMES.items()} for each in self.primes}
         published = {"physical": PHYSICAL, "emulated": dict(zip(map(str, SHARES), EMULATED, strict=True))}
-        return {**asdict(self), "shares": SHARES, "derived": derived, "ten_thousand": primes, "published": published}
+        plain = {**asdict(self), "estimate": self.estimate and self.estimate.to_dict()}
+        return {**plain, "shares": SHARES, "derived": derived, "ten_thousand": primes, "published": published}
 
     def __str__(self) -> str:
         shares = [f"cpus={share:g}" for share in SHARES]
@@ -228,7 +233,8 @@ class GuestReport:
         first = table(head, [each.row() for each in self.measured])
         columns = (*(f"{share} s" for share in shares), *(f"{shares[0]}, {name} s" for name in list(_TIMES)[1:]))
         second = table((f"{PRIME}, {EVENTS:,} events", *columns), self._beside())
-        return "\n".join([first, "", second, "", *notes])
+        third = [] if self.estimate is None else ["", str(self.estimate)]
+        return "\n".join([first, "", second, "", *notes, *third])
 
     def _beside(self) -> list[tuple[str, ...]]:
         """Return the rows of the table of what was measured here and what was elsewhere."""
@@ -242,7 +248,15 @@ class GuestReport:
         return rows
 
 
-def guest(settings: Settings, *, runs: int, progress: Progress, names: Sequence[str], events: int) -> GuestReport:
+def guest(
+    settings: Settings,
+    *,
+    runs: int,
+    progress: Progress,
+    names: Sequence[str],
+    events: int,
+    estimated: bool = False,
+) -> GuestReport:
     """Measure each of the models that are named *runs* times, one model after the other.
 
     A model that cannot be measured is listed with the reason, and the others are measured all the same.
@@ -259,6 +273,8 @@ def guest(settings: Settings, *, runs: int, progress: Progress, names: Sequence[
         The models.
     events
         How many events sysbench computes: on a board, `EVENTS` take many minutes.
+    estimated
+        Estimate how long small programs take on real boards, too.
 
     Raises
     ------
@@ -277,13 +293,14 @@ def guest(settings: Settings, *, runs: int, progress: Progress, names: Sequence[
     for number, kind in enumerate(kinds, start=1):
         progress.step(f"model {number} of {len(kinds)}: {kind.model}")
         try:
-            found, versions = _measure(kind, runs, progress, events)
-            measured += found
+            more, versions = _measure(kind, runs, progress, events)
+            measured += more
         except PidocError as error:
             obstacles[kind.model] = error.what
             if not isinstance(error, EngineUnavailable):
                 failed.append(kind.model)
-    return GuestReport(host(), engine, *versions, tuple(measured), obstacles, tuple(failed))
+    found = estimate(replace(settings, engine=engine), progress=progress) if estimated else None
+    return GuestReport(host(), engine, *versions, tuple(measured), obstacles, tuple(failed), found)
 
 
 def _measure(settings: Settings, runs: int, progress: Progress, events: int) -> tuple[list[Measured], tuple[str, str]]:

@@ -1,11 +1,14 @@
-"""Figures that were measured on real Raspberry Pis: of pidoc, the project that this one is named after.
+"""Figures that were measured on real Raspberry Pis, and what is known of their cores.
 
-sysbench's CPU test, 10,000 events with ``--cpu-max-prime=9999`` in one thread, in seconds.
+The figures are those of pidoc, the project that this one is named after: sysbench's CPU test, 10,000 events with
+``--cpu-max-prime=9999`` in one thread, in seconds.
 """
 
 from __future__ import annotations
 
-__all__ = ["EMULATED", "EVENTS", "MAX_PRIME", "PHYSICAL"]
+from dataclasses import dataclass
+
+__all__ = ["CORES", "EMULATED", "EVENTS", "MAX_PRIME", "PHYSICAL"]
 
 EVENTS, MAX_PRIME = 10_000, 9999
 
@@ -21,3 +24,23 @@ PHYSICAL = {
 
 #: pidoc's own emulated Pi, which is the model ``pi1-versatile``: with a whole CPU of its host, and with half of one.
 EMULATED = (397.9, 823.8)
+
+
+@dataclass(frozen=True)
+class Core:
+    """A board's core: its clock, and how many instructions it can issue in a cycle at most."""
+
+    name: str
+    megahertz: int
+    issues: int
+
+
+#: Sources: the boards' documentation, and ARM's technical reference manuals of the cores.
+CORES = {
+    "Pi 1": Core("ARM1176", 700, 1),
+    "Pi A+": Core("ARM1176", 700, 1),
+    "Pi Zero W": Core("ARM1176", 1000, 1),
+    "Pi 2B": Core("Cortex-A7", 900, 2),
+    "Pi 3B": Core("Cortex-A53", 1200, 2),
+    "Pi 4B": Core("Cortex-A72", 1500, 3),
+}
