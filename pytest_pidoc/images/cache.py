@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import errno
 import hashlib
 import os
 import pwd
@@ -290,6 +291,8 @@ def image_file(path: Path) -> ImageFile:
     OSError
         It cannot be read.
     """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is no file", str(path))  # but a pipe, or a device without an end
     digest, size = hashlib.sha256(), 0
     with path.open("rb") as stream:
         while block := stream.read(1 << 20):
@@ -339,6 +342,8 @@ def _name(user: int) -> str:
 
 def _remove(path: Path) -> None:
     """Remove a directory in which a command of a killed builder may still write for a moment."""
+    if path.is_symlink() or not path.is_dir():  # what came in its place
+        return path.unlink(missing_ok=True)
     deadline = Deadline(10, interval=0.1)
     while True:
         try:

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import stat
 from pathlib import Path
 
 from pytest_pidoc import documents
@@ -23,11 +24,13 @@ BLOCK = 4096  # bytes
 def look(path: Path) -> list[int | str] | None:
     """Return what a changed file would hardly keep; ``None`` if it cannot be read."""
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe in a file's place would let it wait for ever
     except OSError:
         return None
     try:
         status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            return None
         digest = hashlib.sha256()
         for offset in _offsets(status.st_size):
             digest.update(os.pread(descriptor, BLOCK, offset))
