@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from pytest_pidoc import cli
 from pytest_pidoc.errors import PidocError
-from pytest_pidoc.images import download, source
+from pytest_pidoc.images import source
 from pytest_pidoc.images.cache import Cache, image_file
 from pytest_pidoc.images.image import MANIFEST, Image, Manifest
 
@@ -94,7 +94,6 @@ USES: dict[str, Callable[[Cache], object]] = {
     "pidoc images --json": lambda cache: use(cache, "images", "--json"),
     "pidoc prune": lambda cache: use(cache, "prune"),
     "pidoc prune --days": lambda cache: use(cache, "prune", "--days", "1"),
-    "discard downloads": lambda cache: download.discard(cache.root / "downloads", age=0),
 }
 
 
