@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import StandInEngine, make_image, make_launch
 
+from pytest_pidoc.checks import is_seconds
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.engines.engine import Endpoint
 from pytest_pidoc.faults import FaultLog
@@ -31,6 +32,9 @@ GOOD = almost(
     "3", "local", "auto", *MODELS, "512M", "0.5", "60", "warm", "yes", "debian", "tcp", "udp", "ssh.socket", "127.0.0.1"
 )
 NUMBERS = st.floats() | st.integers(-2, 70000) | anything
+
+#: A node that is off would be started with the others.
+UNUSABLE = NUMBERS.filter(lambda value: value is not None and not is_seconds(value))
 
 
 @pytest.mark.usefixtures("nothing_left")
@@ -65,8 +69,8 @@ CALLS: dict[str, Callable[..., st.SearchStrategy[Any]]] = {
     "wait_until_succeeds": lambda any_: st.fixed_dictionaries({"command": any_}, optional={"timeout": NUMBERS}),
     "reboot": lambda any_: st.fixed_dictionaries({"timeout": NUMBERS}),
     "shutdown": lambda any_: st.fixed_dictionaries({"timeout": NUMBERS}),
-    "power_on": lambda any_: st.fixed_dictionaries({"timeout": NUMBERS}),
-    "reset": lambda any_: st.fixed_dictionaries({"timeout": NUMBERS}),
+    "power_on": lambda any_: st.fixed_dictionaries({"timeout": UNUSABLE}),
+    "reset": lambda any_: st.fixed_dictionaries({"timeout": UNUSABLE}),
     "cpu.limit": lambda any_: st.fixed_dictionaries({"share": NUMBERS}),
     "clock.jump": lambda any_: st.fixed_dictionaries({"seconds": NUMBERS}),
     "disk.fill": lambda any_: st.fixed_dictionaries({"leave": NUMBERS}),
