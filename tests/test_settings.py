@@ -35,6 +35,8 @@ GOOD: dict[str, tuple[str, Any]] = {
     "mips": ("500", 500.0),
     "lan": ("no", False),
     "internet": ("no", False),
+    "workers": ("own", "own"),
+    "overcommit": ("yes", True),
     "keep": ("on-failure", "on-failure"),
     "cache_dir": ("/somewhere/cache", Path("/somewhere/cache")),
     "artifacts": ("/somewhere/evidence", Path("/somewhere/evidence")),
@@ -52,9 +54,14 @@ BAD: list[tuple[str, object]] = [
     *((name, value) for name in ("kernel", "initrd", "dtb") for value in (" ", "a\nb", 7, ["a"])),
     *(("append", value) for value in ("quiet\nroot=/dev/sda", "a\0b", 7, ["quiet"])),
     *(("mips", value) for value in ("0", "-1", "700", 2000, "nan", "fast", True)),
+    *(("workers", value) for value in ("4", "Shared", True)),
     *(("keep", value) for value in ("yes", "On-Failure", True)),
     *(("cache_dir", value) for value in (" ", "a\0b", 3, "~nobody-has-this-name/x", "/" + "x" * 300)),
-    *((name, value) for name in ("announce_board", "lan", "internet", "require") for value in ("maybe", 2)),
+    *(
+        (name, value)
+        for name in ("announce_board", "lan", "internet", "overcommit", "require")
+        for value in ("maybe", 2)
+    ),
 ]
 
 
