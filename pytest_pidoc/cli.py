@@ -87,7 +87,19 @@ def make_parser() -> argparse.ArgumentParser:
         return added
 
     guest = ("model", "image", "kernel", "initrd", "dtb", "append")
-    start = ("engine", *guest, "nodes", "memory", "cpus", "boot_timeout", "start", "announce_board", "lan", "internet")
+    start = (
+        "engine",
+        *guest,
+        "nodes",
+        "memory",
+        "cpus",
+        "boot_timeout",
+        "start",
+        "announce_board",
+        "lan",
+        "internet",
+        "host_access",
+    )
     command("demo", commands.demo, "boot three Pis and run a small test file on them", "pidoc demo", "engine")
     with_json(command("doctor", commands.doctor, "say what this machine has and lacks", "pidoc doctor"))
     with_json(command("models", commands.models, "list the models, and which this host's QEMU can be", "pidoc models"))

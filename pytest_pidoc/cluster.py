@@ -67,6 +67,7 @@ class Cluster(Sequence[Node]):
         announce_board: bool | None = None,
         lan: bool | None = None,
         internet: bool | None = None,
+        host_access: bool | None = None,
         settings: Settings | None = None,
         progress: Progress | None = None,
         keep: bool = False,
@@ -82,6 +83,8 @@ class Cluster(Sequence[Node]):
             ``512M``, ``boot_timeout`` in seconds.
         lan, internet
             Whether the nodes reach each other, and whether they reach anything else; by default they do.
+        host_access
+            Whether they reach what listens on this machine's 127.0.0.1, too, which they see as 10.0.2.2.
         settings
             By default those of the environment.
         progress
@@ -117,6 +120,7 @@ class Cluster(Sequence[Node]):
             "announce_board": announce_board,
             "lan": lan,
             "internet": internet,
+            "host_access": host_access,
         }
         return cls.from_spec(settings.spec(asked, where="Cluster.up"), settings, progress=progress, keep=keep)
 

@@ -18,7 +18,7 @@ __all__ = ["MARKER_SIGNATURE", "NO_FILE", "OPTIONS", "ClusterSpec", "Option", "S
 
 MARKER_SIGNATURE = (
     "pidoc(nodes=1, *, model=None, image=None, memory=None, cpus=None, engine=None, fresh=False, lan=True,"
-    " internet=True, boot_timeout=None, start=None, kernel=None, initrd=None, dtb=None, append=None,"
+    " internet=True, host_access=False, boot_timeout=None, start=None, kernel=None, initrd=None, dtb=None, append=None,"
     " announce_board=None)"
 )
 NO_FILE = "none"  # for a part of an image that is to be left out
@@ -207,7 +207,8 @@ OPTIONS: tuple[Option, ...] = (
     Option("append", _append, "kernel arguments, beside those of the model and the image", "ARGUMENTS"),
     Option("announce_board", _flag, "tell the guest of a -virt model that it is the board whose CPU it has"),
     Option("lan", _flag, "connect the nodes of a cluster with each other (default: yes)", "yes|no"),
-    Option("internet", _flag, "let the nodes reach the internet and this machine (default: yes)", "yes|no"),
+    Option("internet", _flag, "let the nodes reach the internet (default: yes)", "yes|no"),
+    Option("host_access", _flag, "let the nodes reach what listens on this machine's 127.0.0.1, as 10.0.2.2"),
     Option("cache_dir", _directory, "where images are kept (default: ~/.cache/pytest-pidoc)", "DIR"),
     Option("keep", _keep, "let nodes outlive the run: those of failed tests, or all", "never|on-failure|always"),
     Option("artifacts", _directory, "where evidence of failed tests is kept (default: pytest's base temp)", "DIR"),
@@ -239,6 +240,7 @@ class ClusterSpec:
     announce_board: bool = False
     lan: bool = True
     internet: bool = True
+    host_access: bool = False
 
 
 @dataclass(frozen=True)
@@ -263,6 +265,7 @@ class Settings:
     announce_board: bool = False
     lan: bool = True
     internet: bool = True
+    host_access: bool = False
     cache_dir: Path = field(default_factory=_cache_home)
     keep: str = "never"
     artifacts: Path | None = None

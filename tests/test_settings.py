@@ -34,6 +34,7 @@ GOOD: dict[str, tuple[str, Any]] = {
     "announce_board": ("yes", True),
     "lan": ("no", False),
     "internet": ("no", False),
+    "host_access": ("yes", True),
     "keep": ("on-failure", "on-failure"),
     "cache_dir": ("/somewhere/cache", Path("/somewhere/cache")),
     "artifacts": ("/somewhere/evidence", Path("/somewhere/evidence")),
@@ -52,7 +53,11 @@ BAD: list[tuple[str, object]] = [
     *(("append", value) for value in ("quiet\nroot=/dev/sda", "a\0b", 7, ["quiet"])),
     *(("keep", value) for value in ("yes", "On-Failure", True)),
     *(("cache_dir", value) for value in (" ", "a\0b", 3, "~nobody-has-this-name/x", "/" + "x" * 300)),
-    *((name, value) for name in ("announce_board", "lan", "internet", "require") for value in ("maybe", 2)),
+    *(
+        (name, value)
+        for name in ("announce_board", "lan", "internet", "host_access", "require")
+        for value in ("maybe", 2)
+    ),
 ]
 
 

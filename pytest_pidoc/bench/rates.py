@@ -110,7 +110,9 @@ def rates(settings: Settings, *, runs: int, progress: Progress, names: Sequence[
     with _peer() as port:
         for name in names:
             progress.step(f"starting two nodes of {name}")
-            node = replace(settings, engine="local", model=machine(name.strip()).name, nodes=1, start="warm")
+            node = replace(
+                settings, engine="local", model=machine(name.strip()).name, nodes=1, start="warm", host_access=True
+            )
             plain = replace(node, start="cold")
             with (
                 Cluster.from_spec(node.spec(), node, progress=progress) as ours,
