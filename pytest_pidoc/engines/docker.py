@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from pytest_pidoc import migration, processes, qemu
+from pytest_pidoc import guard, migration, processes, qemu
 from pytest_pidoc.dockerd import GUEST_LABEL, NODE_LABEL, SESSION_LABEL, daemon_errors
 from pytest_pidoc.engines.containers import remove
 from pytest_pidoc.engines.engine import (
@@ -35,6 +35,7 @@ START_TIMEOUT = 30.0  # seconds until QEMU answers on its monitor; 0.7 s on an i
 DIRECTORY = PurePosixPath("/run/pidoc")  # the node's directory, in the container
 GUEST = PurePosixPath("/guest")
 TEMPLATE = PurePosixPath("/template")
+GUARD = "/usr/local/lib/pidoc/guard.py"
 SSH_PORT = 2222  # where QEMU forwards to the guest's SSH port, in the container
 # What a container may use beside the RAM: QEMU's cache of translated code, QEMU's own (70 to 90 MB were measured),
 # and the pages of files that it has open.
@@ -89,6 +90,8 @@ class DockerEngine:
                 container = self._create(launch, name)
                 self._api.start(container)
                 self._wait_for_qemu(launch, container)
+                if launch.guarded:
+                    guard.warn_if_open(launch.directory / QEMU_LOG)
                 if launch.forked:
                     version = self.qemu_version(launch.machine.binary)
                     migration.restore(launch, Path(TEMPLATE / STATE), version)
@@ -143,17 +146,16 @@ class DockerEngine:
         disk = GUEST / launch.image.manifest.files["disk"].name
         forward = f"tcp:0.0.0.0:{SSH_PORT}"
         memory = launch.memory + QEMU_ALLOWANCE
-        command = [
-            *qemu.overlay_command(Path(disk)),
-            "--",
-            *qemu.arguments(
-                launch,
-                guest=Path(GUEST),
-                forward=forward,
-                template=None if launch.template is None else Path(TEMPLATE),
-                read_only=launch.forked and qemu.maps_read_only_files(self.qemu_version(launch.machine.binary)),
-            ),
-        ]
+        arguments = qemu.arguments(
+            launch,
+            guest=Path(GUEST),
+            forward=forward,
+            template=None if launch.template is None else Path(TEMPLATE),
+            read_only=launch.forked and qemu.maps_read_only_files(self.qemu_version(launch.machine.binary)),
+        )
+        if launch.guarded:
+            arguments = guard.command(arguments, python="python3", script=GUARD)
+        command = [*qemu.overlay_command(Path(disk)), "--", *arguments]
         try:
             container = self._api.create_container(
                 self._reference,
