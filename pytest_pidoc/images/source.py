@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,6 +191,8 @@ def _hash(cache: Cache, path: Path) -> str:
     stamp = cache.root / "stamps" / f"file-{hashlib.sha256(os.fsencode(path)).hexdigest()}.json"
     try:
         status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # a device or a pipe might have no end
+            raise ImageError(f"{path} is no file.")
         look = [str(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             known = json.loads(stamp.read_text(encoding="utf-8"))
