@@ -13,8 +13,11 @@ from pytest_pidoc import guard, migration, processes, qemu
 from pytest_pidoc.dockerd import GUEST_LABEL, NODE_LABEL, SESSION_LABEL, daemon_errors
 from pytest_pidoc.engines.containers import remove
 from pytest_pidoc.engines.engine import (
+    BOOT_ELF,
+    OVERLAY,
     QEMU_LOG,
     QMP_SOCKET,
+    RAM,
     STATE,
     Endpoint,
     Launch,
@@ -41,6 +44,7 @@ SSH_PORT = 2222  # where QEMU forwards to the guest's SSH port, in the container
 # and the pages of files that it has open.
 QEMU_ALLOWANCE = (qemu.CODE_CACHE + 256) * MIB
 CPU_PERIOD = 100_000  # microseconds, the kernel's default
+NOBODY = 65534
 PIDS = 256  # QEMU has a thread per virtual CPU and up to 64 for its disks
 
 
@@ -88,6 +92,7 @@ class DockerEngine:
         try:
             with daemon_errors(f"start {launch.name}"):
                 container = self._create(launch, name)
+                self._hand_over(launch.directory)
                 self._api.start(container)
                 self._wait_for_qemu(launch, container)
                 if launch.guarded:
@@ -161,7 +166,7 @@ class DockerEngine:
                 self._reference,
                 name=name,
                 command=command,
-                user=self._user,
+                user=self._node_user,
                 labels={SESSION_LABEL: launch.cluster, NODE_LABEL: launch.name},
                 environment={processes.CLUSTER_VARIABLE: launch.cluster},
                 ports=[SSH_PORT],
@@ -170,7 +175,7 @@ class DockerEngine:
                     mounts=[
                         _bind(launch.directory, DIRECTORY),
                         *self._guest_mounts(launch, command),
-                        *([_bind(launch.template, TEMPLATE, read_only=True)] if launch.template else []),
+                        *self._template_mounts(launch),
                     ],
                     mem_limit=memory,
                     memswap_limit=memory,  # of memory and swap together: no swap
@@ -204,6 +209,20 @@ class DockerEngine:
                 )
             mounts.append(_bind(source, target, read_only=True))
         return mounts
+
+    def _template_mounts(self, launch: Launch) -> list[Any]:
+        """Return what mounts a template's files, since its directory is the calling user's alone."""
+        if launch.template is None:
+            return []
+        paths = [launch.template / name for name in (RAM, STATE, OVERLAY, BOOT_ELF)]
+        return [_bind(path, TEMPLATE / path.name, read_only=True) for path in paths if path.exists()]
+
+    def _hand_over(self, directory: Path) -> None:
+        """Let QEMU write to the node's directory where it runs as another user than the one who calls."""
+        if self._node_user == self._user:
+            return
+        for path in (directory, *directory.iterdir()):
+            os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
 
     def _wait_for_qemu(self, launch: Launch, container: str) -> None:
         """Wait until QEMU answers on its monitor, which it does when the machine is made."""
@@ -282,6 +301,11 @@ class DockerEngine:
     def _user(self) -> str:
         """The calling user, in the container. In rootless Docker that is who is called root there."""
         return "0:0" if "rootless" in self._security_options else f"{os.getuid()}:{os.getgid()}"
+
+    @property
+    def _node_user(self) -> str:
+        """Who QEMU runs as: the calling user, and nobody where that is root. No other can see the node's directory."""
+        return self._user if os.getuid() or "rootless" in self._security_options else f"{NOBODY}:{NOBODY}"
 
     @cached_property
     def _security_options(self) -> frozenset[str]:

@@ -83,6 +83,7 @@ class LocalEngine:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                umask=0o177,  # also of the sockets through which the node is controlled
                 start_new_session=True,  # a Ctrl-C in the terminal is for pytest, which ends the node in order
                 env={**os.environ, processes.CLUSTER_VARIABLE: launch.cluster},
             )

@@ -18,7 +18,7 @@ from bare_metal import GREEDY, GREETING, make_image
 from pytest_pidoc import unix
 from pytest_pidoc.dockerd import NODE_LABEL, SESSION_LABEL, connect
 from pytest_pidoc.engines.containers import node_containers, remove_session
-from pytest_pidoc.engines.docker import PIDS, QEMU_ALLOWANCE, DockerEngine
+from pytest_pidoc.engines.docker import NOBODY, PIDS, QEMU_ALLOWANCE, DockerEngine
 from pytest_pidoc.engines.engine import CONSOLE_SOCKET, OVERLAY, QMP_SOCKET, SERIAL_LOG, Endpoint, Launch
 from pytest_pidoc.errors import EngineUnavailable, ImageError, NodeDied, SettingsError
 from pytest_pidoc.images.container import build
@@ -90,7 +90,7 @@ def test_a_node_starts_and_its_files_are_on_the_host(engine: DockerEngine, launc
     with Monitor.connect(launch.directory / QMP_SOCKET) as monitor:
         assert monitor.execute("query-status")["running"]
     unix.connect(launch.directory / CONSOLE_SOCKET).close()
-    assert (launch.directory / OVERLAY).stat().st_uid == os.getuid()
+    assert (launch.directory / OVERLAY).stat().st_uid == (os.getuid() or NOBODY)
 
 
 def test_a_node_is_locked_down(engine: DockerEngine, client: docker.DockerClient, launch: Launch) -> None:
@@ -108,7 +108,7 @@ def test_a_node_is_locked_down(engine: DockerEngine, client: docker.DockerClient
     assert host["PidsLimit"] == PIDS
     assert host["NetworkMode"] != "host"
     assert not host["PidMode"]
-    assert config["User"] == f"{os.getuid()}:{os.getgid()}"
+    assert config["User"] == (f"{os.getuid()}:{os.getgid()}" if os.getuid() else f"{NOBODY}:{NOBODY}")
     assert config["Labels"][SESSION_LABEL] == launch.cluster
     assert config["Labels"][NODE_LABEL] == "pi-1"
 
