@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import NoReturn
 
-__all__ = ["OPEN", "command", "place", "refused", "warn_if_open"]
+__all__ = ["OPEN", "command", "missing", "place", "refused", "warn_if_open"]
 
 #: What QEMU's log has when the kernel does not help, and the guest was started without the border.
 OPEN = "pidoc-guard: the guest can reach this machine's own services"
@@ -70,10 +70,20 @@ def command(qemu: list[str], *, python: str = sys.executable, script: str = __fi
     return [python, "-I", "-S", script, *qemu]
 
 
+def missing() -> str | None:
+    """Put up a border around nothing; return what it lacks, or ``None`` if it would hold."""
+    import subprocess
+
+    done = subprocess.run(command(["true"]), capture_output=True, text=True, check=False)
+    return None if done.returncode == 0 and not done.stderr else done.stderr.strip().removeprefix(f"{OPEN}: ")
+
+
 def warn_if_open(log: Path) -> None:
     """Warn if QEMU's log says that there is no border."""
     import warnings
 
+    if not log.exists():
+        return
     for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
         if line.startswith(OPEN):
             warnings.warn(line, RuntimeWarning, stacklevel=2)
