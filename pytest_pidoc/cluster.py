@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -318,9 +319,9 @@ class Cluster(Sequence[Node]):
             f"  HostName {node.host}\n"
             f"  Port {node.port}\n"
             f"  User {node.user}\n"
-            f'  IdentityFile "{node.private_key}"\n'
+            f"  IdentityFile {ssh.quoted(node.private_key)}\n"
             f"  IdentitiesOnly yes\n"
-            f'  UserKnownHostsFile "{node.known_hosts}"\n'
+            f"  UserKnownHostsFile {ssh.quoted(node.known_hosts)}\n"
             f"  StrictHostKeyChecking yes\n"
             for node in self
         )
@@ -332,9 +333,10 @@ class Cluster(Sequence[Node]):
                 "ansible_host": node.host,
                 "ansible_port": node.port,
                 "ansible_user": node.user,
-                "ansible_ssh_private_key_file": str(node.private_key),
+                "ansible_ssh_private_key_file": ssh.unexpanded(node.private_key),
                 "ansible_ssh_common_args": (
-                    f"-F none -o IdentitiesOnly=yes -o 'UserKnownHostsFile=\"{node.known_hosts}\"'"
+                    "-F none -o IdentitiesOnly=yes"
+                    f" -o {shlex.quote(f'UserKnownHostsFile={ssh.quoted(node.known_hosts)}')}"
                 ),
                 "ansible_python_interpreter": "/usr/bin/python3",
             }
