@@ -126,10 +126,10 @@ def _docker(settings: Settings) -> Check:
 
 
 def _border(settings: Settings) -> Check:
-    name = "border around guests"
+    name = "border"
     if lacks := guard.missing():
         return Check(name, False, f"none: {lacks}", "trust what you run on nodes, or --pidoc-internet=no")
-    return Check(name, True, "they do not reach this machine's 127.0.0.1, or a cloud's metadata")
+    return Check(name, True, "guests do not reach this machine's 127.0.0.1, or a cloud's metadata")
 
 
 def _build_tools(settings: Settings) -> Check:

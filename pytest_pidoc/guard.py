@@ -74,7 +74,7 @@ def missing() -> str | None:
     """Put up a border around nothing; return what it lacks, or ``None`` if it would hold."""
     import subprocess
 
-    done = subprocess.run(command(["true"]), capture_output=True, text=True, check=False)
+    done = subprocess.run(command([sys.executable, "-I", "-S", "-c", ""]), capture_output=True, text=True, check=False)
     return None if done.returncode == 0 and not done.stderr else done.stderr.strip().removeprefix(f"{OPEN}: ")
 
 

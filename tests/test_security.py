@@ -40,11 +40,16 @@ image_tools = pytest.mark.skipif(
 
 
 def rows() -> Iterator[tuple[str, list[str]]]:
-    """Yield the rows of the model's tables: what is said, and the tests that show it."""
+    """Yield the rows of the model's tables of what holds: what is said, and the tests that show it."""
+    holds = False
     for line in MODEL.read_text(encoding="utf-8").splitlines():
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if line.startswith("| ") and len(cells) == 2 and cells[1] != "test" and not cells[0].startswith("-"):
-            yield cells[0], re.findall(r"`([^`]+)`", cells[1])
+        if not line.startswith("| "):
+            holds = False
+            continue
+        claim, tests = (cell.strip() for cell in line.strip("|").split("|"))
+        if holds and tests.strip("-"):
+            yield claim, re.findall(r"`([^`]+)`", tests)
+        holds = holds or tests == "test"
 
 
 def names_in(path: Path) -> set[str]:

@@ -123,6 +123,18 @@ def test_the_kernel_agrees(engine: DockerEngine, client: docker.DockerClient, la
     assert status["Seccomp"] == "2"
 
 
+def test_qemu_is_nobody_special(engine: DockerEngine, client: docker.DockerClient, launch: Launch) -> None:
+    """It is not root, and of all file systems of this machine's it may write to that of the node's directory alone."""
+    pid = qemu_process(client, engine.start(launch))
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+    status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+    mounts = [line.split() for line in Path(f"/proc/{pid}/mountinfo").read_text(encoding="utf-8").splitlines()]
+    memory = ("proc", "tmpfs", "devpts", "mqueue")  # file systems that are no disk's
+    writable = {each[4] for each in mounts if each[5].split(",")[0] == "rw" and each[each.index("-") + 1] not in memory}
+    assert "0" not in status["Uid"].split() + status["Gid"].split()
+    assert writable == {"/run/pidoc"}
+
+
 def test_the_port_is_on_loopback_only(engine: DockerEngine, client: docker.DockerClient, launch: Launch) -> None:
     """Docker chose a port on 127.0.0.1; no other address of this host has it."""
     endpoint = engine.start(launch)
