@@ -175,9 +175,10 @@ def test_a_guest_does_not_reach_this_machines_own(two: Cluster) -> None:
     node, other = two
     # Root can send a packet to 127.0.0.1 over the wire, which QEMU's network takes as it is.
     node.run(
-        "sudo sh -ec 'sysctl -qw net.ipv4.conf.eth0.route_localnet=1; ip route add 10.0.2.77/32 via 10.0.2.2 dev eth0;"
-        " ip route add 127.7.0.0/16 via 10.0.2.2 src 10.0.2.15; ip rule add to 127.7.0.0/16 lookup main pref 0;"
-        " ip rule del pref 0 lookup local; ip rule add pref 1 lookup local'"
+        "sudo sh -c 'sysctl -qw net.ipv4.conf.eth0.route_localnet=1; ip route add 10.0.2.77/32 via 10.0.2.2 dev eth0;"
+        " ip route add 127.7.0.0/16 via 10.0.2.2 dev eth0 src 10.0.2.15; ip rule add pref 1 lookup local;"
+        " ip rule add to 127.7.0.0/16 lookup main pref 0; ip rule del pref 0 lookup local'",
+        timeout=60,
     )
     with host_services() as (port, arrived):
         places = [(host, port, "tcp") for host in ("10.0.2.2", "10.0.2.77", "127.7.0.1", "fec0::2")]
