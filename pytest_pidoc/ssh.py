@@ -47,8 +47,11 @@ class Login:
 
     def arguments(self) -> list[str]:
         """Return the OpenSSH command that opens a session."""
+        # -i takes no path with "%": it looks for the file first, and expands its name afterwards.
+        plain = "%" not in str(self.private_key)
+        key = ("-i", str(self.private_key)) if plain else ("-o", f"IdentityFile={quoted(self.private_key)}")
         return [
-            *("ssh", "-F", "none", "-i", unexpanded(self.private_key), "-o", "IdentitiesOnly=yes"),
+            *("ssh", "-F", "none", *key, "-o", "IdentitiesOnly=yes"),
             *("-o", f"UserKnownHostsFile={quoted(self.known_hosts)}", "-o", "StrictHostKeyChecking=yes"),
             *("-p", str(self.port), f"{self.user}@{self.host}"),
         ]
