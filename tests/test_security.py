@@ -16,7 +16,7 @@ import pytest
 from pi_images import MIB
 from test_raspios import PATH, PI3, PROGRAM_64, disk_of, ext4_of, fat_of
 
-from pytest_pidoc import runtime, unix
+from pytest_pidoc import runtime, ssh, unix
 from pytest_pidoc.errors import ImageError
 from pytest_pidoc.images import fat, raspios, source
 from pytest_pidoc.images.buildlog import BuildLog
@@ -253,3 +253,21 @@ def test_an_image_of_an_absurd_size_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="would unpack to more than 137439 MB"):
         unpack(huge, tmp_path / "disk")
     assert not (tmp_path / "disk").exists()
+
+
+@pytest.mark.skipif(shutil.which("ssh") is None, reason="OpenSSH is not installed")
+def test_a_path_is_no_option_of_openssh(tmp_path: Path) -> None:
+    """As OpenSSH itself reads the command line and the configuration: it expands and splits nothing."""
+    directory = tmp_path / "a b,c=d;$(touch escaped)`touch escaped`'\"&%h#"
+    directory.mkdir()
+    key, known_hosts = directory / "id", directory / "known hosts"
+    key.write_text("key")
+    login = ssh.Login("127.0.0.1", 22, "pi", key, known_hosts)
+    config = tmp_path / "config"
+    config.write_text(f"Host pi-1\n  IdentityFile {ssh.quoted(key)}\n  UserKnownHostsFile {ssh.quoted(known_hosts)}\n")
+
+    for command in (["ssh", "-G", *login.arguments()[1:]], ["ssh", "-G", "-F", str(config), "pi-1"]):
+        said = subprocess.run(command, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL).stdout
+        assert f"identityfile {ssh.unexpanded(key)}\n" in said  # expanded when it is opened, by then to "%"
+        assert f"userknownhostsfile {known_hosts}\n" in said
+    assert not Path("escaped").exists()
