@@ -13,6 +13,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_pidoc.errors import (
+    BenchmarkError,
+    BenchmarkSlower,
     BootError,
     BootTimeout,
     ChecksumMismatch,
@@ -21,9 +23,11 @@ from pytest_pidoc.errors import (
     EngineUnavailable,
     FaultError,
     ImageError,
+    ImageInUse,
     KernelPanic,
     MonitorError,
     NodeDied,
+    NoRoom,
     PidocError,
     SettingsError,
     WaitError,
@@ -38,6 +42,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MODELS",
+    "BenchmarkError",
+    "BenchmarkSlower",
     "BootError",
     "BootTimeout",
     "ChecksumMismatch",
@@ -47,9 +53,11 @@ __all__ = [
     "EngineUnavailable",
     "FaultError",
     "ImageError",
+    "ImageInUse",
     "KernelPanic",
     "Machine",
     "MonitorError",
+    "NoRoom",
     "Node",
     "NodeDied",
     "PidocError",

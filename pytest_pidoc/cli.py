@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from pytest_pidoc import __version__, commands
@@ -87,21 +88,25 @@ def make_parser() -> argparse.ArgumentParser:
         return added
 
     guest = ("model", "image", "kernel", "initrd", "dtb", "append")
-    start = (
-        "engine",
-        *guest,
+    nodes = (
         "nodes",
         "memory",
         "cpus",
         "boot_timeout",
         "start",
         "announce_board",
+        "mips",
         "lan",
         "internet",
         "host_access",
+        "overcommit",
     )
+    start = ("engine", *guest, *nodes)
     command("demo", commands.demo, "boot three Pis and run a small test file on them", "pidoc demo", "engine")
-    with_json(command("doctor", commands.doctor, "say what this machine has and lacks", "pidoc doctor"))
+    doctor = with_json(command("doctor", commands.doctor, "say what this machine has and lacks", "pidoc doctor"))
+    doctor.add_argument(
+        "--verify", action="store_true", help="hash all images, warm states and downloads, too: about 1 s per GB"
+    )
     with_json(command("models", commands.models, "list the models, and which this host's QEMU can be", "pidoc models"))
 
     build = command(
@@ -119,8 +124,12 @@ def make_parser() -> argparse.ArgumentParser:
     pull = command("pull", commands.pull, "pull a published image", "pidoc pull docker://registry.example.org/pidoc:1")
     pull.add_argument("image", metavar="docker://NAME:TAG")
     with_json(command("images", commands.images, "list the images in the cache", "pidoc images --json"))
-    prune = command("prune", commands.prune, "remove images that no cluster uses", "pidoc prune --days 30")
-    prune.add_argument("--days", type=float, default=0.0, metavar="N", help="only those older than that (default: 0)")
+    prune = command("prune", commands.prune, "remove what no cluster uses", "pidoc prune --days 30 --size 5G")
+    prune.add_argument("--days", type=float, metavar="N", help="only what was not used for that long")
+    prune.add_argument(
+        "--size", metavar="SIZE", help="only until the cache takes no more than that, the least recently used first"
+    )
+    prune.add_argument("--dry-run", action="store_true", help="say what would be removed, and remove nothing")
 
     with_json(command("up", commands.up, "start nodes that run until pidoc down", "pidoc up --nodes 3", *start))
     with_json(command("ps", commands.ps, "list the clusters that run, and their nodes", "pidoc ps"))
@@ -144,13 +153,15 @@ def make_parser() -> argparse.ArgumentParser:
     )
     bench.add_argument(
         "subject",
-        choices=("boot", "start", "soak", "models", "lan", "power-cuts", "rates"),
+        choices=("boot", "start", "soak", "models", "lan", "power-cuts", "rates", "counting", "guest"),
         help="boot: cold boots, against an untuned Debian and of three nodes; start: warm starts against cold ones; "
         "soak: warm starts one after the other, which fails if one of them does or something is left behind; "
         "models: what each model says that it is, and its starts, one cold and the others warm; "
         "lan: what the network between nodes carries and costs, and what its faults do; "
         "power-cuts: pulls the plug amid synced writes, and fails if something of them is lost; "
-        "rates: disk and network of each model against the same QEMU without what is added",
+        "rates: disk and network of each model against the same QEMU without what is added; "
+        "counting: how counts repeat on a busy machine, and whether 1 %% more work is seen; fails if not; "
+        "guest: how fast a guest computes, stores and sends, with a whole CPU and with half of one",
     )
     bench.add_argument("--runs", type=int, default=3, metavar="N", help="starts per row; of a soak, all (default: 3)")
     bench.add_argument(
@@ -158,7 +169,12 @@ def make_parser() -> argparse.ArgumentParser:
     )
     bench.add_argument("--sizes", metavar="N,...", help="start: warm clusters of these numbers of nodes, too")
     bench.add_argument("--cuts", type=int, metavar="N", help="power-cuts: how many (default: 30)")
-    bench.add_argument("--models", metavar="MODEL,...", help="models, rates: which of them (default: all)")
+    bench.add_argument("--unchanged", type=int, metavar="N", help="counting: runs of the same program (default: 50)")
+    bench.add_argument(
+        "--models", metavar="MODEL,...", help="models, rates, guest: which of them (default: all; of guest: --model)"
+    )
+    bench.add_argument("--events", type=int, metavar="N", help="guest: how many sysbench computes (default: 10000)")
+    bench.add_argument("--plot", type=Path, metavar="FILE", help="guest: draw it, too, to a .png or a .svg file")
     return parser
 
 

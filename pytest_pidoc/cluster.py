@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from pytest_pidoc import processes, reaper, runtime, ssh
 from pytest_pidoc.engines.engine import Endpoint, Engine
-from pytest_pidoc.errors import FaultError, KernelPanic, PidocError
+from pytest_pidoc.errors import FaultError, KernelPanic, NoRoom, PidocError
 from pytest_pidoc.faults import Fault, FaultLog
 from pytest_pidoc.lan import faults as lan_faults
 from pytest_pidoc.lan.lan import Lan
@@ -23,13 +23,17 @@ from pytest_pidoc.node import Node, Timings
 from pytest_pidoc.progress import Progress
 from pytest_pidoc.provision import Provision, provision
 from pytest_pidoc.settings import ClusterSpec, Settings
-from pytest_pidoc.startup import Started, launch_of
+from pytest_pidoc.startup import Ownership, Started, launch_of
 from pytest_pidoc.startup import start as start_nodes
+from pytest_pidoc.waiting import Deadline
 
 if TYPE_CHECKING:
     from fabric import GroupResult
 
 __all__ = ["Cluster"]
+
+ROOM_PATIENCE = 600.0  # seconds to wait for other processes' nodes to end
+ROOM_INTERVAL = 2.0
 
 
 class Cluster(Sequence[Node]):
@@ -66,6 +70,7 @@ class Cluster(Sequence[Node]):
         dtb: str | Path | None = None,
         append: str | None = None,
         announce_board: bool | None = None,
+        mips: float | None = None,
         lan: bool | None = None,
         internet: bool | None = None,
         host_access: bool | None = None,
@@ -86,6 +91,8 @@ class Cluster(Sequence[Node]):
             Whether the nodes reach each other, and whether they reach anything else; by default they do.
         host_access
             Whether they reach what listens on this machine's 127.0.0.1, too, which they see as 10.0.2.2.
+        mips
+            How many million instructions are a second of the guest's clock; by default it is this machine's clock.
         settings
             By default those of the environment.
         progress
@@ -101,6 +108,8 @@ class Cluster(Sequence[Node]):
             There is nothing that could run the nodes.
         ImageError
             The image cannot be built or trusted.
+        NoRoom
+            The nodes do not fit into this machine's memory beside those that run.
         BootError
             A node did not become ready. Nothing is left but the logs, in the folder that the message names.
         """
@@ -119,6 +128,7 @@ class Cluster(Sequence[Node]):
             "dtb": dtb,
             "append": append,
             "announce_board": announce_board,
+            "mips": mips,
             "lan": lan,
             "internet": internet,
             "host_access": host_access,
@@ -127,17 +137,35 @@ class Cluster(Sequence[Node]):
 
     @classmethod
     def from_spec(
-        cls, spec: ClusterSpec, settings: Settings, *, progress: Progress | None = None, keep: bool = False
+        cls,
+        spec: ClusterSpec,
+        settings: Settings,
+        *,
+        progress: Progress | None = None,
+        keep: bool = False,
+        ownership: Ownership | None = None,
     ) -> Cluster:
-        """Start the cluster that *spec* describes; see `up`."""
+        """Start the cluster that *spec* describes; see `up`.
+
+        With *ownership* it is not this process's alone, and the error of one that does not fit now is not put off.
+        """
         progress = progress or Progress()
         reaper.sweep()
-        owner = None if keep else processes.identify(os.getpid())
+        patience = Deadline(ROOM_PATIENCE if ownership is None else 0.0, interval=ROOM_INTERVAL)
+        own = ownership or Ownership(None if keep else processes.identify(os.getpid()))
         with contextlib.ExitStack() as closing:
             found = closing.enter_context(provision(spec, settings, progress))
-            started = start_nodes(spec, settings, found, owner=owner, progress=progress)
+            while True:
+                try:
+                    started = start_nodes(spec, settings, found, ownership=own, progress=progress)
+                    break
+                except NoRoom as error:
+                    if patience.expired or not error.others:
+                        raise
+                    progress.step(f"waiting for room, at most {patience.remaining:.0f} s: {error.what}")
+                    patience.pause()
             closing.pop_all()
-        return cls(started, spec, found, owned=owner is not None)
+        return cls(started, spec, found, owned=ownership is None and not keep)
 
     @classmethod
     def attach(cls, name: str | Path) -> Cluster:
@@ -364,7 +392,7 @@ class Cluster(Sequence[Node]):
         PidocError
             The cluster is down.
         """
-        runtime.write(self.directory, {**runtime.read(self.directory), "owner": None})
+        runtime.write(self.directory, {**runtime.read(self.directory), "owner": None, "run": ""})
         self._started.leave()
         self._owned = False
         self.close()

@@ -9,19 +9,21 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_pidoc import processes, reaper, runtime
-from pytest_pidoc.errors import PidocError, SettingsError
+from pytest_pidoc.errors import EngineUnavailable, PidocError, SettingsError
 from pytest_pidoc.machines import MIB, MODELS
 from pytest_pidoc.progress import TerminalProgress
-from pytest_pidoc.settings import Settings
-from pytest_pidoc.tables import table
+from pytest_pidoc.settings import Settings, parse_size
+from pytest_pidoc.tables import duration, size, table
 
 if TYPE_CHECKING:
+    import docker
+
     from pytest_pidoc.cluster import Cluster
     from pytest_pidoc.node import Node
 
@@ -50,18 +52,22 @@ def demo(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def doctor(options: argparse.Namespace, settings: Settings) -> int:
-    """Print what is there and what is not; fail if no engine can be used."""
-    from pytest_pidoc.doctor import examine
+    """Print what is there and what is not; fail if no engine can be used, or with ``--verify`` if a file is damaged."""
+    from pytest_pidoc.doctor import examine, verify
 
     checks = examine(settings)
+    damaged = verify(settings, _progress()) if options.verify else []
+    checks += damaged
     if options.json:
         _print_json([dataclasses.asdict(check) for check in checks])
     else:
         for check in checks:
-            print(f"{'ok     ' if check.ok else 'missing'}  {check.name:<16} {check.found}")
+            word = "ok" if check.ok else "damaged" if check in damaged else "missing"
+            print(f"{word:<7}  {check.name:<16} {check.found}")
             if check.remedy:
                 print(f"{'':26}try: {check.remedy}")
-    return 0 if any(check.ok for check in checks if check.name.startswith("engine")) else 1
+    usable = any(check.ok for check in checks if check.name.startswith("engine"))
+    return 0 if usable and all(check.ok for check in damaged) else 1
 
 
 def models(options: argparse.Namespace, settings: Settings) -> int:
@@ -140,61 +146,105 @@ def pull(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def images(options: argparse.Namespace, settings: Settings) -> int:
-    """List the images in the cache."""
+    """List the images in the cache, and the container images of ours if a daemon answers."""
+    from pytest_pidoc.images import usage
     from pytest_pidoc.images.cache import Cache
 
     cache = Cache(settings.cache_dir)
     for path in cache.unreadable():
         print(f"pidoc: the manifest in {path} cannot be read; pidoc prune removes it", file=sys.stderr)
-    found = [
+    found: list[dict[str, Any]] = [
         {
             "recipe": image.manifest.recipe,
             "architecture": image.manifest.architecture,
             "key": image.manifest.key,
             "created": image.manifest.created,
+            "used": usage.last_used(cache.root, image.path),
             "bytes": sum(file.size for file in image.manifest.files.values()),
             "path": str(image.path),
         }
         for image in cache.images()
     ]
+    found += _container_images()
     if options.json:
         _print_json(found)
     else:
         rows = [
-            (each["recipe"], each["architecture"], str(each["key"])[:12], each["created"], _megabytes(each["bytes"]))
+            (
+                *(_shortened(each["recipe"]), each["architecture"], str(each["key"])[:12], each["created"]),
+                f"{duration(time.time() - each['used'])} ago" if each["used"] else "",
+                size(each["bytes"]),
+            )
             for each in found
         ]
-        print(table(("recipe", "architecture", "key", "created", "size"), rows))
+        print(table(("recipe", "architecture", "key", "created", "used", "size"), rows))
     return 0
 
 
-def prune(options: argparse.Namespace, settings: Settings) -> int:
-    """Remove images that no cluster uses, and what was downloaded for them."""
+def _shortened(recipe: str, width: int = 60) -> str:
+    """Return a recipe as it fits into a table: a URL with its SHA-256 does not."""
+    return recipe if len(recipe) <= width else f"{recipe[: width - 20]}...{recipe[-17:]}"
+
+
+def _container_images() -> list[dict[str, Any]]:
     from datetime import datetime, timezone
 
-    from pytest_pidoc.images import download
-    from pytest_pidoc.images.cache import Cache
+    from pytest_pidoc.images import stored
 
-    reaper.sweep()
-    if not 0 <= options.days < float("inf"):
+    with _daemon() as client:
+        return [
+            {
+                "recipe": image.names[0] if image.names else image.kind,
+                "architecture": "",
+                "key": image.guest,
+                "created": datetime.fromtimestamp(image.created, timezone.utc).isoformat(timespec="seconds"),
+                "used": None,
+                "bytes": image.size,
+                "path": f"docker:{image.id}",
+            }
+            for image in (stored.stored(client) if client else ())
+        ]
+
+
+@contextlib.contextmanager
+def _daemon() -> Iterator[docker.DockerClient | None]:
+    """Connect to the Docker daemon, if there is one."""
+    from pytest_pidoc import dockerd
+
+    with contextlib.ExitStack() as closing:
+        client = None
+        with contextlib.suppress(EngineUnavailable):
+            client = closing.enter_context(contextlib.closing(dockerd.connect()))
+        yield client
+
+
+def prune(options: argparse.Namespace, settings: Settings) -> int:
+    """Remove what nobody uses: images, warm states, downloads, container images, logs of failed starts."""
+    from pytest_pidoc import pruning
+
+    if options.days is not None and not 0 <= options.days < float("inf"):
         raise SettingsError(f"--days: {options.days} is not a number of days from 0 on.")
-    used = {path for _, record in _records() for path in (record["provision"]["image"], record["template"])}
-    cache = Cache(settings.cache_dir)
-    for image in cache.images():
-        age = datetime.now(timezone.utc) - datetime.fromisoformat(image.manifest.created)
-        if str(image.path) in used:
-            print(f"kept     {image}: a cluster uses it")
-        elif age.total_seconds() < options.days * 86400:
-            print(f"kept     {image}: {age.days} days old")
-        else:
-            cache.remove(image.path)
-            print(f"removed  {image}")
-    for path in cache.unreadable():
-        if str(path) not in used:
-            cache.remove(path)
-            print(f"removed  {path}: its manifest cannot be read")
-    for path in download.discard(settings.cache_dir / "downloads", age=options.days * 86400):
-        print(f"removed  the download {path.name[:12]}")
+    try:
+        limit = None if options.size is None else parse_size(options.size)
+    except ValueError as error:
+        raise SettingsError(f"--size: {options.size!r} is not {error}.") from None
+    if not options.dry_run:
+        reaper.sweep()
+    used = {path for _, record in _records() for path in (record["provision"]["image"], record["template"]) if path}
+    removes, keeps = ("would remove", "would keep") if options.dry_run else ("removed", "kept")
+    with _daemon() as client:
+        items = pruning.in_cache(settings.cache_dir, {Path(path) for path in used})
+        before = pruning.occupied(items)
+        others = [*(pruning.containers(client) if client else ()), *pruning.evidence(runtime.failed_directory())]
+        age = None if options.days is None else options.days * 86400
+        removed = set()
+        for outcome in pruning.prune([*items, *others], now=time.time(), age=age, size=limit, dry_run=options.dry_run):
+            print(f"{removes if outcome.removed else keeps:<8} {outcome.item.name}: {outcome.why}")
+            if outcome.removed:
+                removed.add(id(outcome.item))
+    left = pruning.occupied([item for item in items if id(item) not in removed])
+    frees = "would free" if options.dry_run else "freed"
+    print(f"{frees} {size(before - left)} in {settings.cache_dir}, where {size(left)} are left")
     return 0
 
 
@@ -245,8 +295,8 @@ def ps(options: argparse.Namespace, settings: Settings) -> int:
             f"{entry['cluster']}/{node['name']}",
             entry["engine"],
             entry["model"],
-            f"{entry['age']:.0f} s",
-            "pidoc down" if entry["owner"] is None else f"process {entry['owner']}",
+            duration(entry["age"]),
+            "pidoc down" if entry["owner"] is None else _owner(entry["owner"]),
             f"{node['host']}:{node['port']}",
             node["state"],
         )
@@ -255,6 +305,15 @@ def ps(options: argparse.Namespace, settings: Settings) -> int:
     ]
     print(table(("node", "engine", "model", "age", "ended by", "ssh", "state"), rows))
     return 0
+
+
+def _owner(pid: int | str) -> str:
+    """Return how the process is called that ends a cluster: ``process 4711 (pytest)``."""
+    try:
+        name = Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return f"process {pid}"
+    return f"process {pid} ({name})"
 
 
 def ssh(options: argparse.Namespace, settings: Settings) -> int:
@@ -315,7 +374,8 @@ class Report(Protocol):
 
 def bench(options: argparse.Namespace, settings: Settings) -> int:
     """Measure; fail if a soak or a power cut found something, or a model could not be measured."""
-    from pytest_pidoc.bench import boot, lan, models, power_cuts, rates, soak, start
+    from pytest_pidoc.bench import boot, counting, guest, lan, models, plot, power_cuts, rates, soak, start
+    from pytest_pidoc.bench.published import EVENTS
 
     if options.runs < 1:
         raise SettingsError("--runs must be at least 1.")
@@ -323,22 +383,37 @@ def bench(options: argparse.Namespace, settings: Settings) -> int:
         raise SettingsError("--untuned is for pidoc bench start.")
     if options.sizes and options.subject != "start":
         raise SettingsError("--sizes is for pidoc bench start.")
-    if options.models and options.subject not in ("models", "rates"):
-        raise SettingsError("--models is for pidoc bench models and rates.")
+    if options.models and options.subject not in ("models", "rates", "guest"):
+        raise SettingsError("--models is for pidoc bench models, rates and guest.")
+    if options.unchanged is not None and options.subject != "counting":
+        raise SettingsError("--unchanged is for pidoc bench counting.")
+    if (options.events is not None or options.plot) and options.subject != "guest":
+        raise SettingsError("--events and --plot are for pidoc bench guest.")
+    if options.events is not None and options.events < 1:
+        raise SettingsError("--events must be at least 1.")
+    if options.plot:
+        plot.require(options.plot)
     if options.cuts is not None and options.subject != "power-cuts":
         raise SettingsError("--cuts is for pidoc bench power-cuts.")
     if options.subject == "power-cuts":
         return _report(power_cuts.power_cuts(settings, cuts=_cuts(options.cuts), progress=_progress()), options)
-    names = tuple(options.models.split(",")) if options.models else tuple(MODELS)
+    every = (settings.model,) if options.subject == "guest" else tuple(MODELS)  # all of them would take it hours
+    names = tuple(options.models.split(",")) if options.models else every
     subjects: dict[str, Callable[..., Report]] = {
         "boot": boot.boot,
         "start": partial(start.start, untuned=options.untuned, sizes=_sizes(options.sizes)),
         "soak": soak.soak,
         "models": partial(models.models, names=names),
         "lan": lan.lan,
+        "counting": partial(counting.counting, unchanged=_unchanged(options.unchanged)),
         "rates": partial(rates.rates, names=names),
+        "guest": partial(guest.guest, names=names, events=options.events or EVENTS),
     }
-    return _report(subjects[options.subject](settings, runs=options.runs, progress=_progress()), options)
+    report = subjects[options.subject](settings, runs=options.runs, progress=_progress())
+    status = _report(report, options)
+    if options.plot and isinstance(report, guest.GuestReport):
+        plot.plot(report, options.plot)
+    return status
 
 
 def _report(report: Any, options: argparse.Namespace) -> int:
@@ -354,6 +429,13 @@ def _cuts(number: int | None) -> int:
     if number is not None and number < 1:
         raise SettingsError("--cuts must be at least 1.")
     return number or 30
+
+
+def _unchanged(number: int | None) -> int:
+    number = 50 if number is None else number
+    if number < 1:
+        raise SettingsError("--unchanged must be at least 1.")
+    return number
 
 
 def _sizes(text: str | None) -> tuple[int, ...]:
@@ -415,7 +497,3 @@ def _progress() -> TerminalProgress:
 
 def _print_json(value: object) -> None:
     print(json.dumps(value, indent=2))
-
-
-def _megabytes(size: Any) -> str:
-    return f"{size / 1e6:.0f} MB"

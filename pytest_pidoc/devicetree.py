@@ -132,7 +132,7 @@ def _qemus_own(launch: Launch, engine: Engine) -> bytes:
         *("-nodefaults", "-no-user-config", "-display", "none", "-accel", "tcg"),
         # Without random seeds: the tree is the same each time, and so is the key of a template.
         *("-machine", f"{machine.machine},dtb-randomness=off,dumpdtb={DEVICE_TREE}"),
-        *("-cpu", machine.cpu, "-smp", str(machine.cores), "-m", f"{launch.memory // MIB}M"),
+        *("-cpu", machine.cpu, "-smp", str(launch.cores), "-m", f"{launch.memory // MIB}M"),
     ]
     key = (engine.qemu_version(machine.binary).text, machine.binary, *arguments)
     with _dumping:

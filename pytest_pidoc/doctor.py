@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
@@ -13,12 +14,14 @@ from pathlib import Path
 from pytest_pidoc import guard, runtime, speed
 from pytest_pidoc.engines.choose import INSTALL_DOCKER
 from pytest_pidoc.engines.local import LocalEngine
-from pytest_pidoc.errors import EngineUnavailable, PidocError
-from pytest_pidoc.images import debian, raspios
+from pytest_pidoc.errors import ChecksumMismatch, EngineUnavailable, PidocError
+from pytest_pidoc.images import debian, download, raspios
+from pytest_pidoc.images.cache import Cache, repair
 from pytest_pidoc.images.tools import search_path
+from pytest_pidoc.progress import Progress
 from pytest_pidoc.settings import Settings
 
-__all__ = ["Check", "examine", "has_tool", "install", "missing_packages"]
+__all__ = ["Check", "examine", "has_tool", "install", "missing_packages", "verify"]
 
 ROOM = 4 * 1024**3  # bytes that building an image takes in the cache directory, at its peak
 
@@ -68,6 +71,39 @@ def examine(settings: Settings) -> list[Check]:
     return [check(settings) for check in checks]
 
 
+def verify(settings: Settings, progress: Progress) -> list[Check]:
+    """Hash all that is in the cache; a check that is not ok has the command that repairs.
+
+    Raises
+    ------
+    ImageError
+        The cache is another user's.
+    """
+    cache = Cache(settings.cache_dir)
+    checks = []
+    for image in cache.images():
+        progress.step(f"hashing {image}")
+        try:
+            cache.verify(image)
+        except ChecksumMismatch as error:
+            checks.append(Check("image", False, error.what, repair(image)))
+        else:
+            checks.append(Check("image", True, str(image)))
+    for path in cache.unreadable():
+        checks.append(Check("image", False, f"{path} has no manifest that can be read", f"rm -r {_quoted(path)}"))
+    for path in download.kept(settings.cache_dir / "downloads"):
+        if path.suffix:  # it has not arrived whole
+            continue
+        progress.step(f"hashing {path}")
+        try:
+            whole = download.is_whole(path, thorough=True)
+            found = str(path) if whole else f"{path} is not what its name says"
+        except OSError as error:
+            whole, found = False, f"{path} cannot be read: {error.strerror}"
+        checks.append(Check("download", whole, found, "" if whole else f"rm {_quoted(path)}"))
+    return checks
+
+
 def missing_packages(*, docker: bool) -> list[str]:
     """Return the Debian packages that have to be installed before an image can be built and nodes be run."""
     tools = {**debian.TOOLS, **({} if docker else RUN_TOOLS)}
@@ -103,6 +139,10 @@ def install(packages: list[str], log: Path) -> None:
             if done.returncode:
                 last = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-10:])
                 raise PidocError(f"{' '.join(step)} failed.", evidence=last, look=str(log))
+
+
+def _quoted(path: Path) -> str:
+    return shlex.quote(str(path))
 
 
 def _local(settings: Settings) -> Check:

@@ -4,10 +4,12 @@
 
     PidocError
     ├── SettingsError          a marker, option or file says something impossible
+    ├── NoRoom                 this machine's memory is taken by other nodes
     ├── EngineUnavailable      neither QEMU nor Docker can be used here
     ├── ImageError             an image cannot be built, read or trusted
     │   ├── ChecksumMismatch   a file is not what its manifest says
-    │   └── DownloadError      a source did not arrive whole
+    │   ├── DownloadError      a source did not arrive whole
+    │   └── ImageInUse         it cannot be removed or replaced: nodes run from it
     ├── BootError              a node did not become ready
     │   ├── BootTimeout        ... in the time it was given
     │   ├── NodeDied           ... because its QEMU or container ended, or was ended
@@ -15,8 +17,10 @@
     ├── ConsoleError           the serial console did not do what was expected
     ├── MonitorError           QEMU refused a command, or is gone
     ├── FaultError             a fault cannot be made or undone
-    └── WaitError              what was waited for cannot come
-        └── WaitTimeout        ... or has not come in its time
+    ├── WaitError              what was waited for cannot come
+    │   └── WaitTimeout        ... or has not come in its time
+    └── BenchmarkError         something cannot be measured, or held against a baseline
+        └── BenchmarkSlower    ... or costs more than the baseline allows
 
 What a user runs on a node and fails is not here: that stays ``invoke.UnexpectedExit``.
 """
@@ -24,6 +28,8 @@ What a user runs on a node and fails is not here: that stays ``invoke.Unexpected
 from __future__ import annotations
 
 __all__ = [
+    "BenchmarkError",
+    "BenchmarkSlower",
     "BootError",
     "BootTimeout",
     "ChecksumMismatch",
@@ -32,8 +38,10 @@ __all__ = [
     "EngineUnavailable",
     "FaultError",
     "ImageError",
+    "ImageInUse",
     "KernelPanic",
     "MonitorError",
+    "NoRoom",
     "NodeDied",
     "PidocError",
     "SettingsError",
@@ -81,6 +89,22 @@ class SettingsError(PidocError):
     """A marker, an option, an environment variable or an ini value is not usable."""
 
 
+class NoRoom(PidocError):
+    """Nodes do not fit into this machine's memory beside those that run.
+
+    Parameters
+    ----------
+    what, evidence, look, tip
+        As for `PidocError`.
+    others
+        Whether other processes' nodes are among those that run, and may end soon.
+    """
+
+    def __init__(self, what: str, *, evidence: str = "", look: str = "", tip: str = "", others: bool = False) -> None:
+        super().__init__(what, evidence=evidence, look=look, tip=tip)
+        self.others = others
+
+
 class EngineUnavailable(PidocError):
     """The engine asked for cannot be used on this machine."""
 
@@ -95,6 +119,10 @@ class ChecksumMismatch(ImageError):
 
 class DownloadError(ImageError):
     """A source did not arrive whole."""
+
+
+class ImageInUse(ImageError):
+    """An image cannot be removed or replaced, since nodes run from it."""
 
 
 class BootError(PidocError):
@@ -131,3 +159,11 @@ class WaitError(PidocError):
 
 class WaitTimeout(WaitError):
     """What was waited for has not come in its time."""
+
+
+class BenchmarkError(PidocError):
+    """A command cannot be measured, or there is no baseline that it can be held against."""
+
+
+class BenchmarkSlower(BenchmarkError):
+    """A command costs more than the baseline and the limit allow."""

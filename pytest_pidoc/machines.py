@@ -82,6 +82,8 @@ class Machine:
         The addresses of a board's GPIO controller and system timer, if a restored board has to be repaired by them.
     icount
         QEMU's ``-icount``, where the guest's clock must not go on while QEMU is kept from running.
+    has_counter
+        Whether the guest finds a counter of instructions, if its clock counts them: a 64-bit machine with one core.
     fixed_memory
         Whether the RAM's size is the board's.
     least_qemu
@@ -119,6 +121,7 @@ class Machine:
     sd_gpio: int | None = None
     system_timer: int | None = None
     icount: str = ""
+    has_counter: bool = False
     fixed_memory: bool = False
     least_qemu: tuple[int, int] = (7, 2)
     board: str = ""
@@ -200,6 +203,7 @@ MODELS: dict[str, Machine] = {
             memory=512 * MIB,
             cold_boot=8.0,
             ram=0x40000000,
+            has_counter=True,
             board="Raspberry Pi 3 Model B Rev 1.2",
             compatible=("raspberrypi,3-model-b", "brcm,bcm2837"),
         ),
@@ -227,6 +231,7 @@ MODELS: dict[str, Machine] = {
             memory=1024 * MIB,
             cold_boot=8.0,
             ram=0x40000000,
+            has_counter=True,
             board="Raspberry Pi 4 Model B Rev 1.4",
             compatible=("raspberrypi,4-model-b", "brcm,bcm2711"),
         ),

@@ -22,11 +22,13 @@ from pytest_pidoc.engines.engine import (
     Endpoint,
     Engine,
     Launch,
+    QemuVersion,
 )
 from pytest_pidoc.errors import BootError, BootTimeout, ConsoleError, KernelPanic, MonitorError, NodeDied
 from pytest_pidoc.faults import Fault, FaultLog
 from pytest_pidoc.forwards import Forward
 from pytest_pidoc.identity import Identity
+from pytest_pidoc.images.image import Image
 from pytest_pidoc.lan.lan import Lan
 from pytest_pidoc.machines import MODELS, Machine
 from pytest_pidoc.parts.clock import Clock
@@ -127,6 +129,26 @@ class Node:
     def machine(self) -> Machine:
         """The model's row in the table."""
         return self._launch.machine
+
+    @property
+    def image(self) -> Image:
+        """What it was started from."""
+        return self._launch.image
+
+    @property
+    def qemu_version(self) -> QemuVersion:
+        """The version of the QEMU that it is."""
+        return self._engine.qemu_version(self.machine.binary)
+
+    @property
+    def mips(self) -> float | None:
+        """How many million instructions are a second of the guest's clock, if that was asked for."""
+        return self._launch.mips
+
+    @property
+    def counts_instructions(self) -> bool:
+        """Whether the guest's clock counts instructions: with ``mips``, and on ``pi0`` and ``pi1`` always."""
+        return self.mips is not None or bool(self.machine.icount)
 
     @property
     def host(self) -> str:

@@ -6,15 +6,14 @@ It imports nothing heavy: a test run that uses no Pi must not notice it.
 from __future__ import annotations
 
 import contextlib
-import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from pytest_pidoc.errors import EngineUnavailable, PidocError, SettingsError
+from pytest_pidoc.benchmark_plugin import prepare
+from pytest_pidoc.errors import EngineUnavailable, SettingsError
 from pytest_pidoc.settings import MARKER_SIGNATURE, OPTIONS, ClusterSpec, Settings
 
 if TYPE_CHECKING:
@@ -23,17 +22,20 @@ if TYPE_CHECKING:
     from pytest_pidoc.cluster import Cluster
     from pytest_pidoc.images.image import Image
     from pytest_pidoc.node import Node
+    from pytest_pidoc.pool import ClusterPool, Run
     from pytest_pidoc.progress import Progress
 
-__all__ = ["ClusterPool", "boot_pi", "pi", "pi_cluster", "pi_connection", "pidoc_image", "pidoc_settings"]
+__all__ = ["boot_pi", "pi", "pi_cluster", "pi_connection", "pidoc_image", "pidoc_settings"]
+
+pytest_plugins = ["pytest_pidoc.benchmark_plugin"]
 
 _settings = pytest.StashKey[Settings]()
 _pool = pytest.StashKey["ClusterPool"]()
+_run = pytest.StashKey["Run"]()
 _clusters = pytest.StashKey[list["Cluster"]]()
 _failed = pytest.StashKey[bool]()
 _kept = pytest.StashKey[list[str]]()
-
-SERIAL_LINES = 30  # of each node, in the report of a failed test
+_evidence = pytest.StashKey[list[str]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -63,37 +65,65 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Let the clusters outlive the run that are to, and tell a controlling process of pytest-xdist of them."""
-    config = session.config
-    if _pool not in config.stash:
-        return
-    pool = config.stash[_pool]
-    if config.stash[_settings].keep == "always":
-        pool.keep_all()
+    config, keep_all = session.config, session.config.stash[_settings].keep == "always"
+    kept, folders = config.stash.setdefault(_kept, []), config.stash.setdefault(_evidence, [])
+    if _run in config.stash and keep_all:
+        kept += config.stash[_run].keep()
+    if _pool in config.stash:
+        from pytest_pidoc import artifacts
+
+        if keep_all:
+            config.stash[_pool].keep_all()
+        kept += config.stash[_pool].kept
+        folders += map(str, artifacts.of_this_run(config.stash[_pool].artifacts))
     if hasattr(config, "workeroutput"):
-        config.workeroutput["pidoc_kept"] = pool.kept
-    else:
-        config.stash.setdefault(_kept, []).extend(pool.kept)
+        config.workeroutput["pidoc_kept"] = kept
+        config.workeroutput["pidoc_evidence"] = folders
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_testnodedown(node: Any) -> None:
-    """Hear from a worker of pytest-xdist which nodes stay up."""
-    kept = getattr(node, "workeroutput", {}).get("pidoc_kept", [])
-    node.config.stash.setdefault(_kept, []).extend(kept)
+def pytest_configure_node(node: Any) -> None:
+    """Let the workers of pytest-xdist share clusters, which end with this process."""
+    from pytest_pidoc.pool import Run
+
+    if _run not in node.config.stash:
+        node.config.stash[_run] = Run.new()
+    run = node.config.stash[_run]
+    node.workerinput["pidoc_run"] = (run.name, run.owner)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Hear from a worker of pytest-xdist what stays up and what evidence there is; end what a crashed one was using."""
+    from pytest_pidoc.pool import end_torn
+
+    config, output = node.config, getattr(node, "workeroutput", {})
+    config.stash.setdefault(_kept, []).extend(output.get("pidoc_kept", []))
+    config.stash.setdefault(_evidence, []).extend(output.get("pidoc_evidence", []))
+    if error:
+        end_torn(config.stash[_run])
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Say how to reach the nodes that stay up, and how to end them."""
+    """Say where the evidence is, how to reach the nodes that stay up, and how to end them."""
+    if folders := config.stash.get(_evidence, []):
+        terminalreporter.section("evidence of what failed")
+        for folder in folders:
+            terminalreporter.write_line(folder)
     if kept := config.stash.get(_kept, []):
         terminalreporter.section("nodes that stay up")
-        for line in kept:
+        for line in dict.fromkeys(kept):
             terminalreporter.write_line(line)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Take down every cluster that this process started."""
+    """Take down every cluster that this process owns."""
     if _pool in config.stash:
         config.stash[_pool].close()
+    if _run in config.stash:  # this process has workers, which have ended
+        from pytest_pidoc import reaper
+
+        reaper.reap_run(config.stash[_run].name, config.stash[_run].owner)
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
@@ -108,7 +138,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item], config: pytest.Confi
     if hasattr(config, "workerinput"):
         return  # pytest-xdist shows what a worker raises here as its own internal error: the fixtures say it instead
     for item in items:
-        if item.get_closest_marker("pidoc"):
+        if item.get_closest_marker("pidoc") or "pi_benchmark" in getattr(item, "fixturenames", ()):
             _read_marker(item, config.stash[_settings])
 
 
@@ -119,7 +149,10 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     clusters = item.stash.get(_clusters, [])
     if report.failed and clusters:
         item.stash[_failed] = True
-        _add_evidence(report, clusters, item.config.stash[_pool].artifacts)
+        from pytest_pidoc import evidence
+
+        base = item.config.stash[_pool].artifacts
+        report.sections += evidence.of_test(report.nodeid, report.when, clusters, base)
     return report
 
 
@@ -142,28 +175,27 @@ def pidoc_image(pidoc_settings: Settings, pytestconfig: pytest.Config) -> Image:
 def _pidoc_pool(
     pidoc_settings: Settings, pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
 ) -> ClusterPool:
-    """Return the clusters of this process. They end in `pytest_unconfigure`, which also comes after a Ctrl-C."""
+    """Return the clusters of this run. They end in `pytest_unconfigure`, which also comes after a Ctrl-C."""
+    from pytest_pidoc.pool import ClusterPool
+
     artifacts = pidoc_settings.artifacts or tmp_path_factory.getbasetemp() / "pidoc"
-    pool = ClusterPool(replace(pidoc_settings, artifacts=artifacts), artifacts)
+    pool = ClusterPool(replace(pidoc_settings, artifacts=artifacts), artifacts, _run_of(pytestconfig))
     pytestconfig.stash[_pool] = pool
     return pool
 
 
 @pytest.fixture
 def pi_cluster(request: pytest.FixtureRequest, pidoc_settings: Settings, _pidoc_pool: ClusterPool) -> Iterator[Cluster]:
-    """Give the nodes that the marker ``pidoc`` asks for; tests with the same marker share them."""
-    spec, fresh = _read_marker(request.node, pidoc_settings)
-    start = _pidoc_pool.start if fresh else _pidoc_pool.get
+    """Give the nodes that the marker ``pidoc`` asks for; tests with the same marker use the same ones in turn."""
+    asked, progress = _read_marker(request.node, pidoc_settings), _progress(request.config)
     with _unavailable_skips(pidoc_settings):
-        cluster = start(spec, _progress(request.config))
+        if asked.fresh:
+            cluster = _pidoc_pool.start(asked.spec, progress)
+        else:
+            cluster = _pidoc_pool.get(asked.spec, progress, user=request.node.nodeid, shared=asked.shared)
     request.node.stash.setdefault(_clusters, []).append(cluster)
     yield cluster
-    if _is_to_be_kept(request.node, pidoc_settings):
-        _pidoc_pool.keep(cluster)
-    elif fresh:
-        _pidoc_pool.end(cluster)
-    else:
-        _pidoc_pool.put_right(cluster)
+    _give_back(request.node, pidoc_settings, _pidoc_pool, cluster)
 
 
 @pytest.fixture
@@ -186,7 +218,7 @@ def boot_pi(
     started: list[Cluster] = []
 
     def boot(nodes: int | None = None, **arguments: Any) -> Cluster:
-        spec = pidoc_settings.spec({"nodes": nodes, **arguments}, where="boot_pi")
+        spec = prepare(request.node, pidoc_settings.spec({"nodes": nodes, **arguments}, where="boot_pi"))
         with _unavailable_skips(pidoc_settings):
             cluster = _pidoc_pool.start(spec, _progress(request.config))
         started.append(cluster)
@@ -195,105 +227,58 @@ def boot_pi(
 
     yield boot
     for cluster in reversed(started):
-        if _is_to_be_kept(request.node, pidoc_settings):
-            _pidoc_pool.keep(cluster)
-        else:
-            _pidoc_pool.end(cluster)
+        _give_back(request.node, pidoc_settings, _pidoc_pool, cluster)
 
 
-class ClusterPool:
-    """The clusters of one pytest process, from the first test that needs them until the process ends."""
+class _Asked(NamedTuple):
+    """What a marker asks for: nodes, and whether they are to be the test's own, or may be others' at the same time."""
 
-    def __init__(self, settings: Settings, artifacts: Path) -> None:
-        self.artifacts = artifacts
-        """Where evidence is kept."""
-        self._settings = settings
-        self._shared: dict[ClusterSpec, Cluster] = {}
-        self._all: list[Cluster] = []
-        self._left: list[Cluster] = []
-        self.kept: list[str] = []
-        """How to reach the nodes that outlive this process, and how to end them."""
-
-    def get(self, spec: ClusterSpec, progress: Progress) -> Cluster:
-        """Return the shared cluster for *spec*; it is started if there is none, or if a part of it is of no use."""
-        cluster = self._shared.get(spec)
-        if cluster is not None and (cluster.switch_is_gone or any(node.death() or node.panicked() for node in cluster)):
-            self.end(cluster)
-            cluster = None
-        if cluster is None:
-            cluster = self._shared[spec] = self.start(spec, progress)
-        return cluster
-
-    def start(self, spec: ClusterSpec, progress: Progress) -> Cluster:
-        """Start a cluster that is nobody else's."""
-        from pytest_pidoc.cluster import Cluster
-
-        cluster = Cluster.from_spec(spec, self._settings, progress=progress)
-        self._all.append(cluster)
-        return cluster
-
-    def put_right(self, cluster: Cluster) -> None:
-        """Undo what the test that has ended did; a cluster that cannot be put right is not given to another."""
-        errors = cluster.faults.undo_all()
-        cluster.faults.clear()
-        for forward in [forward for node in cluster for forward in node.forwards]:
-            try:
-                forward.close()
-            except PidocError as error:
-                errors.append(error)
-        if errors:
-            self.end(cluster)
-            warnings.warn(f"{cluster.name} is given up: {errors[0]}", RuntimeWarning, stacklevel=2)
-
-    def keep(self, cluster: Cluster) -> None:
-        """Let a cluster outlive this process as it is, with its faults; no other test gets it."""
-        self._forget(cluster)
-        self._left.append(cluster)  # a process that is to go on must not be told of by Python as forgotten
-        cluster.keep()
-        self.kept += [f"pidoc ssh {cluster.name}/{node.name}" for node in cluster]
-        self.kept.append(f"pidoc down {cluster.name}")
-
-    def keep_all(self) -> None:
-        """Let all clusters outlive this process."""
-        for cluster in list(self._all):
-            self.keep(cluster)
-
-    def _forget(self, cluster: Cluster) -> None:
-        self._shared = {spec: other for spec, other in self._shared.items() if other is not cluster}
-        self._all.remove(cluster)
-
-    def end(self, cluster: Cluster) -> None:
-        """Take a cluster down."""
-        self._forget(cluster)
-        cluster.down()
-
-    def close(self) -> None:
-        """Take all clusters down."""
-        while self._all:
-            self._all.pop().down()
-        self._shared.clear()
+    spec: ClusterSpec
+    fresh: bool = False
+    shared: bool = False
 
 
-def _is_to_be_kept(item: pytest.Item, settings: Settings) -> bool:
-    """Tell whether the clusters of a test outlive the run, because it has failed."""
-    return settings.keep == "on-failure" and item.stash.get(_failed, False)
+def _run_of(config: pytest.Config) -> Run:
+    """Return the run that the workers of pytest-xdist take part in, or one of this process's own."""
+    from pytest_pidoc import processes
+    from pytest_pidoc.pool import Run
+
+    if given := getattr(config, "workerinput", {}).get("pidoc_run"):
+        run = Run(*given)
+        # The controlling process of a worker elsewhere is none of this machine's.
+        if config.stash[_settings].workers == "shared" and processes.is_alive(run.owner):
+            return run
+    return Run.new()
 
 
-def _read_marker(item: pytest.Item, settings: Settings) -> tuple[ClusterSpec, bool]:
-    """Return what the closest marker asks for, and whether it wants nodes of its own."""
+def _give_back(item: pytest.Item, settings: Settings, pool: ClusterPool, cluster: Cluster) -> None:
+    """Give a test's cluster back, or let it outlive the run if it is to when the test has failed."""
+    if settings.keep == "on-failure" and item.stash.get(_failed, False):
+        pool.keep(cluster)
+    else:
+        pool.give_back(cluster)
+
+
+def _read_marker(item: pytest.Item, settings: Settings) -> _Asked:
+    """Return what the closest marker asks for."""
     marker = item.get_closest_marker("pidoc")
-    if marker is None:
-        return settings.spec(), False
-    arguments = dict(marker.kwargs)
+    arguments = dict(marker.kwargs) if marker else {}
     try:
+        if marker is None:
+            return _Asked(prepare(item, settings.spec()))
         if len(marker.args) > 1 or (marker.args and "nodes" in arguments):
             raise SettingsError("The marker pidoc takes one argument without a name: nodes.", tip=MARKER_SIGNATURE)
         if marker.args:
             arguments["nodes"] = marker.args[0]
-        fresh = arguments.pop("fresh", False)
-        if not isinstance(fresh, bool):
-            raise SettingsError(f"fresh of the marker pidoc: {fresh!r} is not True or False.", tip=MARKER_SIGNATURE)
-        return settings.spec(arguments), fresh
+        flags = {name: arguments.pop(name, False) for name in ("fresh", "shared")}
+        for name, value in flags.items():
+            if not isinstance(value, bool):
+                raise SettingsError(
+                    f"{name} of the marker pidoc: {value!r} is not True or False.", tip=MARKER_SIGNATURE
+                )
+        if all(flags.values()):
+            raise SettingsError("The marker pidoc cannot be fresh and shared at once.", tip=MARKER_SIGNATURE)
+        return _Asked(prepare(item, settings.spec(arguments)), **flags)
     except SettingsError as error:
         raise pytest.UsageError(f"{item.nodeid}: {error}") from error
 
@@ -313,23 +298,3 @@ def _progress(config: pytest.Config) -> Progress:
     from pytest_pidoc.terminal import PytestProgress
 
     return PytestProgress(config)
-
-
-def _add_evidence(report: pytest.TestReport, clusters: Sequence[Cluster], base: Path) -> None:
-    from pytest_pidoc.artifacts import folder_name, keep
-
-    folder = base / folder_name(report.nodeid)
-    for cluster in clusters:
-        target = folder if len(clusters) == 1 else folder / cluster.name
-        try:
-            keep([node.directory for node in cluster], target)
-            place = f"The rest is in {target}"
-        except OSError as error:
-            place = f"The rest could not be kept in {target}: {error.strerror}"
-        if cluster.switch_is_gone:
-            report.sections.append((f"LAN of {cluster.name}", "The switch is gone: no node reaches another."))
-        if faults := cluster.faults.all():
-            report.sections.append((f"faults of {cluster.name}", "\n".join(map(str, faults))))
-        for node in cluster:
-            tail = node.serial_log.tail(SERIAL_LINES) or "(nothing)"
-            report.sections.append((f"{node.name} serial log, last lines", f"{tail}\n\n{place}"))

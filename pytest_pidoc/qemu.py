@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import struct
 from pathlib import Path
 
@@ -92,9 +93,9 @@ def arguments(
         *("-name", f"{launch.cluster}/{launch.name}"),
         *("-nodefaults", "-no-user-config", "-display", "none"),
         *("-accel", f"tcg,tb-size={CODE_CACHE}"),
-        *(("-icount", machine.icount) if machine.icount else ()),
+        *_clock(launch),
         *_memory(launch, saved, read_only=read_only),
-        *("-cpu", machine.cpu, "-smp", str(machine.cores)),
+        *("-cpu", machine.cpu, "-smp", str(launch.cores)),
         *_kernel(launch, guest, saved),
         *("-append", " ".join(argument for argument in kernel_arguments if argument)),
         *(("-dtb", DEVICE_TREE) if machine.tree or launch.announce_board or "dtb" in manifest.files else ()),
@@ -108,6 +109,13 @@ def arguments(
         *("-mon", "chardev=qmp0,mode=control"),
         *(("-incoming", "defer", *_qtest(machine)) if saved else ()),
     ]
+
+
+def _clock(launch: Launch) -> tuple[str, ...]:
+    """Return what lets the guest's clock count instructions, of which each takes 2 to the power of ``shift`` ns."""
+    if launch.mips is not None:
+        return "-icount", f"shift={round(math.log2(1000 / launch.mips))}"
+    return ("-icount", launch.machine.icount) if launch.machine.icount else ()
 
 
 def _qtest(machine: Machine) -> tuple[str, ...]:

@@ -11,21 +11,22 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from pytest_pidoc import processes, runtime
 from pytest_pidoc.engines import cgroups
 from pytest_pidoc.errors import EngineUnavailable, PidocError
 
-__all__ = ["end_nodes", "reap", "start", "sweep"]
+__all__ = ["end_nodes", "reap", "reap_run", "start", "sweep"]
 
 LOOK_INTERVAL = 1.0  # seconds between two looks whether the cluster still exists
 DAEMON_PATIENCE = 60.0  # seconds to try again when the Docker daemon does not answer
 YOUNG = 60.0  # seconds that a directory without a record may be one that is just being made
 
 
-def start(directory: Path) -> subprocess.Popen[bytes]:
-    """Start the reaper of the cluster in *directory*."""
+def start(directory: Path, *, holding: Sequence[int] = ()) -> subprocess.Popen[bytes]:
+    """Start the reaper of the cluster in *directory*; it keeps the descriptors *holding* open as long as it lives."""
     return subprocess.Popen(
         [sys.executable, "-m", "pytest_pidoc.reaper", str(directory)],
         cwd="/",
@@ -33,6 +34,7 @@ def start(directory: Path) -> subprocess.Popen[bytes]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
+        pass_fds=holding,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
 
@@ -73,6 +75,29 @@ def reap(directory: Path) -> None:
     """
     end_nodes(directory)
     runtime.remove(directory)
+
+
+def reap_run(run: str, owner: str) -> None:
+    """Reap the clusters that the processes of a test run share, as far as they have not been kept.
+
+    Raises
+    ------
+    PidocError
+        One of them could not be ended; the others are.
+    """
+    failure: PidocError | None = None
+    for directory in runtime.cluster_directories():
+        try:
+            record = runtime.read(directory)
+        except PidocError:  # it is just being taken down
+            continue
+        if (record.get("run"), record["owner"]) == (run, owner):
+            try:
+                reap(directory)
+            except PidocError as error:
+                failure = error
+    if failure is not None:
+        raise failure
 
 
 def sweep() -> list[str]:
@@ -120,14 +145,21 @@ def _folders(directory: Path) -> list[Path]:
 def _main(directory: Path) -> None:
     """Wait until the owner is gone or the cluster is, and end what is left."""
     try:
-        owner = runtime.read(directory)["owner"]
+        owner: str | None = runtime.read(directory)["owner"]
     except PidocError:
         if directory.exists():
             raise
         return  # it was taken down before this process had started
-    while not processes.wait(owner, timeout=LOOK_INTERVAL):
+    ended = False
+    while not ended:
+        if owner is None:  # somebody has let it outlive its owner
+            return
+        ended = processes.wait(owner, timeout=LOOK_INTERVAL)
         if not directory.exists():
             return
+        with contextlib.suppress(PidocError):
+            now = runtime.read(directory)["owner"]
+            owner, ended = now, ended and now == owner
     give_up = time.monotonic() + DAEMON_PATIENCE
     while True:
         try:

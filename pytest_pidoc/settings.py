@@ -17,13 +17,17 @@ from pytest_pidoc.machines import DEFAULT_MODEL, MIB, MODELS
 __all__ = ["MARKER_SIGNATURE", "NO_FILE", "OPTIONS", "ClusterSpec", "Option", "Settings", "parse_size"]
 
 MARKER_SIGNATURE = (
-    "pidoc(nodes=1, *, model=None, image=None, memory=None, cpus=None, engine=None, fresh=False, lan=True,"
-    " internet=True, host_access=False, boot_timeout=None, start=None, kernel=None, initrd=None, dtb=None, append=None,"
-    " announce_board=None)"
+    "pidoc(nodes=1, *, model=None, image=None, memory=None, cpus=None, engine=None, fresh=False, shared=False,"
+    " lan=True, internet=True, host_access=False, boot_timeout=None, start=None, kernel=None, initrd=None, dtb=None,"
+    " append=None, announce_board=None, mips=None)"
 )
 NO_FILE = "none"  # for a part of an image that is to be left out
 MOST_NODES = 250
 LEAST_MEMORY = 64 * MIB
+
+#: Millions of instructions that may be a second of the guest's: QEMU lets one take a power of two of nanoseconds.
+MIPS = tuple(1000 / 2**shift for shift in range(7))
+_MIPS_WANTED = f"a number of million instructions per second: {', '.join(f'{each:g}' for each in MIPS)}"
 
 
 def parse_size(value: object) -> int:
@@ -47,6 +51,10 @@ def _start(value: object) -> str:
 
 def _keep(value: object) -> str:
     return _one_of(value, ("never", "on-failure", "always"))
+
+
+def _workers(value: object) -> str:
+    return _one_of(value, ("shared", "own"))
 
 
 def _model(value: object) -> str:
@@ -92,6 +100,13 @@ def _memory(value: object) -> int:
 
 def _cpus(value: object) -> float:
     return _real(value, 0.01, 256, "a number of CPUs from 0.01 to 256")
+
+
+def _mips(value: object) -> float:
+    number = _real(value, 0, 1000, _MIPS_WANTED)
+    if number not in MIPS:
+        raise ValueError(_MIPS_WANTED)
+    return number
 
 
 def _seconds(value: object) -> float:
@@ -206,9 +221,12 @@ OPTIONS: tuple[Option, ...] = (
     Option("dtb", _file, "the device tree, in place of the image's or QEMU's", _FILE),
     Option("append", _append, "kernel arguments, beside those of the model and the image", "ARGUMENTS"),
     Option("announce_board", _flag, "tell the guest of a -virt model that it is the board whose CPU it has"),
+    Option("mips", _mips, "let the guest's clock count instructions: so many millions are a second", "MIPS"),
     Option("lan", _flag, "connect the nodes of a cluster with each other (default: yes)", "yes|no"),
     Option("internet", _flag, "let the nodes reach the internet (default: yes)", "yes|no"),
     Option("host_access", _flag, "let the nodes reach what listens on this machine's 127.0.0.1, as 10.0.2.2"),
+    Option("workers", _workers, "workers of pytest-xdist share clusters, or each has its own", "shared|own"),
+    Option("overcommit", _flag, "start nodes for which this machine has too little memory"),
     Option("cache_dir", _directory, "where images are kept (default: ~/.cache/pytest-pidoc)", "DIR"),
     Option("keep", _keep, "let nodes outlive the run: those of failed tests, or all", "never|on-failure|always"),
     Option("artifacts", _directory, "where evidence of failed tests is kept (default: pytest's base temp)", "DIR"),
@@ -222,7 +240,8 @@ class ClusterSpec:
 
     ``memory`` is in bytes, ``boot_timeout`` in seconds; ``None`` means the model's own, no limit and by the host's
     speed, in this order. ``kernel``, ``initrd`` and ``dtb`` are each a path, or a URL with its SHA-256, of what is put
-    in the place of the image's own.
+    in the place of the image's own. ``mips`` is how many million instructions are a second of the guest's clock, which
+    is the host's if it is ``None``.
     """
 
     nodes: int
@@ -238,6 +257,7 @@ class ClusterSpec:
     dtb: str | None = None
     append: str | None = None
     announce_board: bool = False
+    mips: float | None = None
     lan: bool = True
     internet: bool = True
     host_access: bool = False
@@ -263,9 +283,12 @@ class Settings:
     dtb: str | None = None
     append: str | None = None
     announce_board: bool = False
+    mips: float | None = None
     lan: bool = True
     internet: bool = True
     host_access: bool = False
+    workers: str = "shared"
+    overcommit: bool = False
     cache_dir: Path = field(default_factory=_cache_home)
     keep: str = "never"
     artifacts: Path | None = None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,13 +39,14 @@ def locked(path: Path, *, purpose: str, timeout: float, progress: Progress | Non
     PidocError
         Somebody else still holds it after *timeout* seconds; the message says who.
     OSError
-        The lock file cannot be made.
+        The lock file cannot be made, or the file system has no locks: an NFS without its lock service.
     """
     lock = FileLock(path)
     holder = path.with_suffix(".holder")
     try:
         lock.acquire(timeout=0)
     except Timeout:
+        _require_locks(path)
         if timeout > 0 and progress is not None:
             progress.step(f"waiting for {_read(holder)}, at most {timeout:.0f} s")
         try:
@@ -63,6 +66,16 @@ def locked(path: Path, *, purpose: str, timeout: float, progress: Progress | Non
                 holder.unlink()
     finally:
         lock.release()
+
+
+def _require_locks(path: Path) -> None:
+    """Raise ``OSError`` where files cannot be locked: older filelocks take that for a lock that is held."""
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _read(holder: Path) -> str:

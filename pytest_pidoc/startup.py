@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import os
 import subprocess
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
-from pytest_pidoc import artifacts, devicetree, processes, qemu, reaper, runtime, speed, warm
+from pytest_pidoc import artifacts, devicetree, processes, qemu, reaper, room, runtime, speed, warm
 from pytest_pidoc.engines.engine import DEVICE_TREE, OVERLAY, SERIAL_LOG, Launch
-from pytest_pidoc.errors import BootError, ChecksumMismatch, PidocError
+from pytest_pidoc.errors import BootError, ChecksumMismatch, ImageInUse, PidocError
 from pytest_pidoc.faults import FaultLog
 from pytest_pidoc.identity import Identity, LanPlace
+from pytest_pidoc.images import usage
 from pytest_pidoc.images.cache import Cache
 from pytest_pidoc.lan.lan import NETWORK, Lan, address
 from pytest_pidoc.machines import machine
@@ -30,11 +32,26 @@ from pytest_pidoc.provision import Provision
 from pytest_pidoc.settings import ClusterSpec, Settings
 from pytest_pidoc.waiting import Deadline
 
-__all__ = ["Started", "launch_of", "start"]
+__all__ = ["Ownership", "Started", "launch_of", "start"]
 
-#: Forks that become ready at a time. Of eight at once, each took a sixth more processor time than with four at a time
-#: (medians of two runs on two processors), and the first ones were ready later.
-STARTS_PER_CPU = 2
+
+@dataclass(frozen=True)
+class Ownership:
+    """Whose a cluster is.
+
+    Attributes
+    ----------
+    owner
+        The identity of the process with which the nodes end; ``None`` lets them outlive it.
+    run
+        The name of the test run whose processes share it; empty if nobody does.
+    claim
+        Called with the cluster's directory before any other process can know of it.
+    """
+
+    owner: str | None
+    run: str = ""
+    claim: Callable[[Path], object] = lambda directory: None
 
 
 @dataclass(frozen=True)
@@ -78,7 +95,9 @@ class Started:
         _dismiss(self.switch)
 
 
-def start(spec: ClusterSpec, settings: Settings, found: Provision, *, owner: str | None, progress: Progress) -> Started:
+def start(
+    spec: ClusterSpec, settings: Settings, found: Provision, *, ownership: Ownership, progress: Progress
+) -> Started:
     """Start what *spec* asks for: forked from a template, which is made anew once if it does not work, or booted.
 
     Parameters
@@ -87,18 +106,27 @@ def start(spec: ClusterSpec, settings: Settings, found: Provision, *, owner: str
         What is asked for, and what it takes.
     settings
         Where the cache and the evidence are.
-    owner
-        The identity of the process with which the nodes end; ``None`` lets them outlive it.
+    ownership
+        Whose the cluster is.
     progress
         Hears the steps.
 
     Raises
     ------
     BootError
-        A node did not become ready. Nothing is left but the logs, in the folder that the message names.
+        A node did not become ready, or the disk is full. Nothing is left but the logs, in the folder that the message
+        names.
     """
+    with _full_disk_named():
+        return _start_nodes(spec, settings, found, ownership=ownership, progress=progress)
+
+
+def _start_nodes(
+    spec: ClusterSpec, settings: Settings, found: Provision, *, ownership: Ownership, progress: Progress
+) -> Started:
+    """Fork the nodes or boot them, as `start` says."""
     if spec.start == "cold":
-        return _boot(spec, settings, found, owner=owner, progress=progress)
+        return _boot(spec, settings, found, ownership=ownership, progress=progress)
     failure: PidocError | None = None
     for rebuild in (False, True):
         try:
@@ -106,13 +134,13 @@ def start(spec: ClusterSpec, settings: Settings, found: Provision, *, owner: str
             # No boot, so no probe: what makes forks slow is their number.
             timeout = spec.boot_timeout or speed.LEAST + speed.FORK * spec.nodes
             progress.step(f"starting {_describe(spec, found)}, {timeout:.0f} s at most")
-            with _Start(spec, settings, found, owner=owner, template=template) as attempt:
+            with _Start(spec, settings, found, ownership=ownership, template=template) as attempt:
                 return attempt.run(timeout=timeout, progress=progress)
-        except (RestoreFailed, ChecksumMismatch) as error:
+        except (RestoreFailed, ChecksumMismatch, ImageInUse) as error:  # in use: others' nodes run from it
             progress.step(f"the saved machine cannot be used: {error.what}")
             failure = error
-    warnings.warn(f"Nodes are booted, which takes longer than a warm start: {failure}", RuntimeWarning, stacklevel=4)
-    return _boot(spec, settings, found, owner=owner, progress=progress)
+    warnings.warn(f"Nodes are booted, which takes longer than a warm start: {failure}", RuntimeWarning, stacklevel=5)
+    return _boot(spec, settings, found, ownership=ownership, progress=progress)
 
 
 def launch_of(spec: ClusterSpec, found: Provision, directory: Path, number: int) -> Launch:
@@ -127,6 +155,7 @@ def launch_of(spec: ClusterSpec, found: Provision, directory: Path, number: int)
         memory=spec.memory or model.memory,
         cpus=spec.cpus,
         announce_board=spec.announce_board and bool(model.board),  # a board says so itself
+        mips=spec.mips,
         # Alone it needs none, and a board's second card on USB costs it two seconds.
         lan=address(number) if spec.lan and spec.nodes > 1 and model.lan else "",
         internet=spec.internet,
@@ -139,7 +168,7 @@ def _boot(
     settings: Settings,
     found: Provision,
     *,
-    owner: str | None,
+    ownership: Ownership,
     progress: Progress,
     record: bool = False,
 ) -> Started:
@@ -149,7 +178,7 @@ def _boot(
         probed, stock = speed.probe(found.engine), found.image.manifest.stock
         timeout = speed.boot_timeout(machine(spec.model), spec.nodes, probed, stock=stock)
     progress.step(f"booting {_describe(spec, found)}, {timeout:.0f} s at most")
-    with _Start(spec, settings, found, owner=owner, record=record) as attempt:
+    with _Start(spec, settings, found, ownership=ownership, record=record) as attempt:
         return attempt.run(timeout=timeout, progress=progress)
 
 
@@ -160,8 +189,8 @@ def _template(spec: ClusterSpec, settings: Settings, found: Provision, progress:
     def boot() -> Iterator[Node]:
         progress.step(f"booting {spec.model} once, to save it: nodes are then forked from it")
         one = replace(spec, nodes=1, cpus=None, boot_timeout=None, lan=False)
-        owner = processes.identify(os.getpid())
-        started = _boot(one, settings, found, owner=owner, progress=progress, record=True)
+        ownership = Ownership(processes.identify(os.getpid()))
+        started = _boot(one, settings, found, ownership=ownership, progress=progress, record=True)
         try:
             yield started.nodes[0]
         finally:
@@ -180,38 +209,50 @@ class _Start:
         settings: Settings,
         found: Provision,
         *,
-        owner: str | None,
+        ownership: Ownership,
         template: Path | None = None,
         record: bool = False,
     ) -> None:
         self._spec = spec
         self._settings = settings
         self._found = found
-        self._owner = owner
+        self._ownership = ownership
         self._template = template
         self._recorded = record
         self._faults = FaultLog()
         self._cancelled = threading.Event()
-        at_once = spec.nodes if template is None else STARTS_PER_CPU * len(os.sched_getaffinity(0))
-        self._slots = threading.Semaphore(at_once)
+        self._memory = 0
         self._reaper: subprocess.Popen[bytes] | None = None
         self._switch: subprocess.Popen[bytes] | None = None
         self._lan: Lan | None = None
         self._futures: list[Future[Node]] = []
+        self._held: list[int] = []
+        self._holding = contextlib.ExitStack()
 
     def __enter__(self) -> _Start:
         self._directory = runtime.new_directory()
         try:
-            self._record(())
-            if self._owner is not None:
-                self._reaper = reaper.start(self._directory)
+            self._ownership.claim(self._directory)
+            with room.booked(self._spec, overcommit=self._settings.overcommit) as self._memory:
+                self._record(())
+            images = [self._found.image.path, *([self._template] if self._template else [])]
+            for image in images:  # from now on nobody removes them
+                self._hold(usage.hold(self._settings.cache_dir, image))
+            if self._ownership.owner is not None:
+                self._reaper = reaper.start(self._directory, holding=self._held)
         except BaseException:
+            self._holding.close()
             runtime.remove(self._directory)
             raise
         return self
 
+    def _hold(self, descriptor: int | None) -> None:
+        if descriptor is not None:
+            self._held.append(descriptor)
+            self._holding.callback(os.close, descriptor)
+
     def run(self, *, timeout: float, progress: Progress) -> Started:
-        began, deadline = time.monotonic(), Deadline(timeout)
+        began = time.monotonic()
         launches = [self._launch(number) for number in range(1, self._spec.nodes + 1)]
         for launch in launches:
             launch.directory.mkdir(mode=0o700)
@@ -219,7 +260,7 @@ class _Start:
             self._lan, self._switch = Lan.start(self._directory, [launch.name for launch in launches])
         hosts = {launch.name: launch.lan for launch in launches}
         pool = ThreadPoolExecutor(max_workers=self._spec.nodes, thread_name_prefix="pidoc-start")
-        self._futures = [pool.submit(self._start_node, launch, hosts, began, deadline) for launch in launches]
+        self._futures = [pool.submit(self._start_node, launch, hosts, began, timeout) for launch in launches]
         pool.shutdown(wait=False)
         for future in as_completed(self._futures):  # the first that failed raises here
             node = future.result()
@@ -232,9 +273,9 @@ class _Start:
         launch = launch_of(self._spec, self._found, self._directory, number)
         return replace(launch, template=self._template, record=self._recorded)
 
-    def _start_node(self, launch: Launch, hosts: Mapping[str, str], began: float, deadline: Deadline) -> Node:
-        with self._slots:
-            return self._start_one(launch, hosts, began, deadline)
+    def _start_node(self, launch: Launch, hosts: Mapping[str, str], began: float, timeout: float) -> Node:
+        with room.slot(self._cancelled.is_set):
+            return self._start_one(launch, hosts, began, Deadline(timeout))  # which the wait before it did not use up
 
     def _start_one(self, launch: Launch, hosts: Mapping[str, str], began: float, deadline: Deadline) -> Node:
         if launch.template is not None:  # what the machine said before it was saved; QEMU appends to it
@@ -262,7 +303,9 @@ class _Start:
             self._directory,
             {
                 "name": self._directory.name,
-                "owner": self._owner,
+                "owner": self._ownership.owner,
+                "run": self._ownership.run,
+                "memory": self._memory,
                 "created": time.time(),
                 "engine": self._found.engine.name,
                 "spec": dataclasses.asdict(self._spec),
@@ -284,6 +327,7 @@ class _Start:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._holding.close()  # the reaper holds the images, and QEMU its disks
         if error is None:
             return
         self._cancelled.set()
@@ -303,8 +347,9 @@ class _Start:
         if not self._directory.exists():
             return  # somebody took the cluster down while it started
         logs = (self._settings.artifacts or runtime.failed_directory()) / self._directory.name
+        report = {"failed": "start", "error": str(error), "spec": dataclasses.asdict(self._spec)}
         with contextlib.suppress(OSError):  # the error itself matters more
-            artifacts.keep((path for path in self._directory.iterdir() if path.is_dir()), logs)
+            artifacts.keep([self._directory], logs, report)
             if isinstance(error, PidocError) and error.look:
                 error.look = error.look.replace(str(self._directory), str(logs))
 
@@ -317,6 +362,20 @@ def _dismiss(process: subprocess.Popen[bytes] | None) -> None:
     if process is not None:
         process.kill()
         process.wait()
+
+
+@contextlib.contextmanager
+def _full_disk_named() -> Iterator[None]:
+    """Turn what a full temporary directory gives into an error that says so."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise BootError(
+            f"The nodes' files cannot be written: {error.strerror} ({error.filename or runtime.root()}).",
+            tip="make room, or another place with TMPDIR",
+        ) from error
 
 
 @contextlib.contextmanager

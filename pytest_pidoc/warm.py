@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -30,16 +29,18 @@ from pytest_pidoc.engines.engine import (
 from pytest_pidoc.errors import BootError
 from pytest_pidoc.images.buildlog import BuildLog
 from pytest_pidoc.images.cache import Cache, image_file
-from pytest_pidoc.images.image import Image, Manifest
+from pytest_pidoc.images.image import Image, Manifest, Source
 from pytest_pidoc.node import Node
 from pytest_pidoc.progress import Progress
 
-__all__ = ["Template", "key", "template"]
+__all__ = ["Template", "base", "collect", "key", "template"]
 
 #: Raised when templates that were made before can no longer be used.
 FORMAT = 4
 
 PARTS = (RAM, STATE, OVERLAY, SERIAL_LOG)
+
+BASE = "image"  # what stands for a version in the one source of a template: the image that it was booted from
 
 REST = 3.0  # seconds from the last command, so that what ends a session is not left to every fork
 
@@ -85,11 +86,16 @@ def key(launch: Launch, engine: Engine) -> str:
         "format": FORMAT,
         "qemu": engine.qemu_version(launch.machine.binary).text,
         "command": qemu.arguments(nameless, guest=Path("/guest"), forward="tcp:127.0.0.1:0"),
-        "image": launch.image.manifest.key,
+        "image": launch.image.manifest.content,  # its key would be that of another build of it, too
         "tree": hashlib.sha256(devicetree.tree(launch, engine) or b"").hexdigest(),
         "agent": hashlib.sha256(agent.PROGRAM.read_bytes()).hexdigest(),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def base(manifest: Manifest) -> str:
+    """Return the content of the image that a template was booted from; nothing if *manifest* is no template's."""
+    return next((source.sha256 for source in manifest.sources if source.version == BASE), "")
 
 
 def template(
@@ -137,8 +143,7 @@ def template(
                 node.leave()
                 time.sleep(REST)
                 migration.save(node.directory, version)
-            for name in PARTS:
-                _copy(node.directory / name, directory / name)
+            collect(node.directory, directory, log)
         parts = list(PARTS)
         kernel, initrd = (launch.image.path / file.name if file else None for file in qemu.boot_files(launch))
         qemus_tree = "dtb" not in manifest.files  # with the board's name in it or not
@@ -150,6 +155,7 @@ def template(
             recipe=f"{manifest.recipe} warm",
             files={name: image_file(directory / name) for name in parts},
             versions={**manifest.versions, "qemu": version.text},
+            sources=(Source(manifest.recipe, BASE, manifest.content),),
         )
 
     what = f"the warm state of {manifest.recipe} on {launch.machine.name}"
@@ -163,6 +169,14 @@ def _await_quiet(node: Node) -> None:
         raise BootError(f"The guest has not come to rest within {QUIET_TIMEOUT} s.", evidence=busy)
 
 
-def _copy(source: Path, target: Path) -> None:
-    """Move a file with holes to another file system without filling them."""
-    subprocess.run(["cp", "--sparse=always", "--reflink=auto", source, target], check=True)
+def collect(node: Path, directory: Path, log: BuildLog) -> None:
+    """Copy what was saved of a machine to another file system, without filling the holes of its RAM.
+
+    Raises
+    ------
+    ImageError
+        It cannot be copied: the disk is full.
+    """
+    command: list[str | Path] = ["cp", "--sparse=always", "--reflink=auto", "--target-directory", directory]
+    command += [node / name for name in PARTS]
+    log.run(command, what="keeping the saved machine", timeout=600)

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import paramiko
 from paramiko.common import cMSG_CHANNEL_REQUEST
@@ -258,6 +258,13 @@ class _Session(paramiko.ServerInterface):
         return paramiko.OPEN_SUCCEEDED
 
 
+def _copy(stream: IO[bytes], send: Callable[[bytes], object]) -> None:
+    """Send what a process prints when it prints it, as sshd does."""
+    while data := os.read(stream.fileno(), 1 << 16):
+        with contextlib.suppress(OSError, EOFError):
+            send(data)
+
+
 def send_exit_signal(channel: paramiko.Channel, name: str) -> None:
     """Tell that a command was ended by a signal, as sshd does (RFC 4254, 6.10)."""
     message = paramiko.Message()
@@ -317,16 +324,18 @@ class SshServer:
             return
         path = f"{self.home / 'bin'}:{os.environ['PATH']}"
         environment = {"PATH": path, "HOME": str(self.home), "USER": "pi"}
-        done = subprocess.run(
-            ["sh", "-c", command], cwd=self.home, env=environment, capture_output=True, stdin=subprocess.DEVNULL
-        )
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        with subprocess.Popen(["sh", "-c", command], cwd=self.home, env=environment, **pipes) as process:
+            errors = threading.Thread(target=_copy, args=(process.stderr, channel.sendall_stderr))
+            errors.start()
+            _copy(process.stdout, channel.sendall)
+            errors.join()
+        status = process.returncode
         with contextlib.suppress(OSError, EOFError):
-            channel.sendall(done.stdout)
-            channel.sendall_stderr(done.stderr)
-            if done.returncode < 0:
-                send_exit_signal(channel, signal.Signals(-done.returncode).name.removeprefix("SIG"))
+            if status < 0:
+                send_exit_signal(channel, signal.Signals(-status).name.removeprefix("SIG"))
             else:
-                channel.send_exit_status(done.returncode)
+                channel.send_exit_status(status)
             channel.close()
 
     def join(self, number: int, target: socket.socket) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
 
 from pytest_pidoc.bench.lan import LanReport
-from pytest_pidoc.bench.rates import Rate, RatesReport
+from pytest_pidoc.bench.rates import ENOUGH, MOST, Rate, RatesReport, size_for
+from pytest_pidoc.bench.stopwatch import Lap
 
 LAN = LanReport(
     host="2 CPUs",
@@ -23,9 +25,9 @@ LAN = LanReport(
     plain=(20e6, 25e6, 30e6),
 )
 
-RATES = RatesReport(
-    "2 CPUs", "QEMU 10.0.2", (Rate("pi3", "disk read", (10e6, 12e6, 11e6), (11e6, 9e6, 10e6)),)
-)  # fmt: skip
+PLAIN = (Lap(2.0, 1.0), Lap(4.0, 1.0), Lap(8.0, 2.0))
+NODE = (Lap(4.0, 1.0), Lap(4.0, 2.0), Lap(2.0, 2.0))
+RATES = RatesReport("2 CPUs", "QEMU 10.0.2", (Rate("pi3", "disk read", 8, PLAIN, NODE),))
 
 
 def test_lan_report_shows_what_was_asked_for_and_what_came() -> None:
@@ -39,11 +41,50 @@ def test_lan_report_shows_what_was_asked_for_and_what_came() -> None:
     assert rows["ratio of the medians"] == "1.20"
 
 
-def test_rates_report_compares_each_way() -> None:
+def test_rates_report_compares_neighbours() -> None:
+    """Each pair gives a ratio of its own: what this machine did meanwhile met both of it."""
     *_, row, host, _ = str(RATES).splitlines()
 
-    assert " ".join(row.split()) == "pi3 disk read 11.00 (10.00 to 12.00) 10.00 (9.00 to 11.00) 0.91"
+    assert " ".join(row.split()) == (
+        "pi3 disk read 8 2.10 (1.05 to 4.19) 2.10 (2.10 to 4.19) 1.00 (0.50 to 4.00) 1.00 (1.00 to 2.00)"
+    )
     assert host == "2 CPUs; engine local, QEMU 10.0.2"
+
+
+def test_a_model_that_cannot_be_measured_is_named() -> None:
+    """The others are measured all the same."""
+    report = dataclasses.replace(RATES, obstacles={"pi4": "The model pi4 needs QEMU 9.0 or newer."})
+
+    assert "\npi4: The model pi4 needs QEMU 9.0 or newer.\n" in str(report)
+    assert RATES.ok
+    assert not report.ok
+
+
+@pytest.mark.parametrize("rate", [0.1, 20.0, 100.0])
+def test_a_size_is_one_that_takes_long_enough(rate: float) -> None:
+    """A slow network and a fast disk are measured for about as long."""
+    moved = []
+
+    def measure(size: int) -> float:
+        moved.append(size)
+        return size / rate
+
+    size = size_for(measure)
+
+    assert ENOUGH <= size / rate <= max(2 * ENOUGH, 1 / rate)
+    assert size == moved[-1]
+
+
+def test_one_slow_measurement_does_not_make_a_size() -> None:
+    """The first may have had to wait for something."""
+    slow = iter([60.0])
+
+    assert size_for(lambda size: next(slow, size / 20)) >= 20 * ENOUGH
+
+
+def test_a_size_has_an_end() -> None:
+    """However fast it is, it must lie on a disk."""
+    assert size_for(lambda size: size / 1e6) == MOST
 
 
 @pytest.mark.parametrize("report", [LAN, RATES], ids=["lan", "rates"])
@@ -51,4 +92,4 @@ def test_report_as_json(report: LanReport | RatesReport) -> None:
     """With the ratios, so that a script need not compute them."""
     told = json.loads(json.dumps(report.to_dict()))
 
-    assert told.get("ratio") == pytest.approx(1.2) or told["ratios"] == [pytest.approx(10 / 11)]
+    assert told.get("ratio") == pytest.approx(1.2) or told["ratios"] == [{"rate": 1.0, "work": 1.0}]

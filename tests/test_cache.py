@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import errno
+import fcntl
 import os
 import signal
 import stat
@@ -13,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_pidoc.errors import ChecksumMismatch, ImageError
+from pytest_pidoc.errors import ChecksumMismatch, ImageError, ImageInUse, PidocError
+from pytest_pidoc.images import usage
 from pytest_pidoc.images.cache import Cache, image_file
 from pytest_pidoc.images.image import Manifest
 
@@ -22,7 +24,7 @@ KEY = "ab" * 32
 
 def make(directory, log):
     """Make a small but real image: a disk and a private key."""
-    (directory / "disk").write_bytes(b"disk" * 1024)
+    (directory / "disk").write_bytes(b"disk" * 64 * 1024)
     (directory / "id").write_bytes(b"secret")
     return Manifest(
         recipe="debian:bookworm",
@@ -84,24 +86,41 @@ def test_one_flipped_byte_is_found_and_the_tip_names_the_remedy(cache, role):
     content[3] ^= 1
     path.write_bytes(content)
 
-    with pytest.raises(ChecksumMismatch, match="pidoc build --rebuild debian:bookworm") as error:
+    with pytest.raises(
+        ChecksumMismatch, match="pidoc build --rebuild --image debian:bookworm --model pi3-virt"
+    ) as error:
         cache.find(KEY)
     assert str(path) in str(error.value)
 
 
 def test_a_flipped_byte_that_leaves_no_trace_is_found_by_verify(cache):
-    """Size, time and inode can be the same; a full check hashes anyway."""
+    """Size, time, inode and the blocks that are looked at can be the same; a full check hashes anyway."""
     image = cache.build(KEY, make, what="an image")
     path = image.file("disk")
-    before = path.stat()
-    path.chmod(0o600)
-    with path.open("r+b") as stream:
-        stream.write(b"D")
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    overwrite(path, 5000, b"D")
 
     assert cache.find(KEY) == image
     with pytest.raises(ChecksumMismatch):
         cache.verify(image)
+
+
+def overwrite(path, offset, content):
+    """Write to a finished file without a trace in its size, times of change or inode."""
+    before = path.stat()
+    path.chmod(0o600)
+    with path.open("r+b") as stream:
+        stream.seek(offset)
+        stream.write(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_a_file_full_of_zeros_is_found_whatever_its_time_says(cache):
+    """What a crash leaves on some file systems has the right size and time: a few blocks are looked at, too."""
+    path = cache.build(KEY, make, what="an image").file("disk")
+    overwrite(path, 0, bytes(path.stat().st_size))
+
+    with pytest.raises(ChecksumMismatch):
+        cache.find(KEY)
 
 
 def test_a_missing_file_is_a_mismatch(cache):
@@ -261,6 +280,74 @@ def test_a_cache_that_is_not_writable_is_an_image_error_but_can_be_read(cache):
     finally:
         for path in (cache.root, cache.root / "images", cache.root / "stamps"):
             path.chmod(0o700)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+@pytest.mark.parametrize("opened", ["", "images", "private key"])
+def test_another_users_cache_is_named_as_such(short_path, opened):
+    """Who may not use a cache is told whose it is; who was let in by its owner may use it."""
+    short_path.chmod(0o755)
+    cache = Cache(short_path / "cache")
+    image = cache.build(KEY, make, what="an image")
+    if opened:
+        for path in (cache.root, cache.root / "images", image.path):
+            path.chmod(0o755)
+    if opened == "private key":
+        image.file("private_key").chmod(0o644)
+    os.seteuid(65534)
+    try:
+        if opened == "private key":
+            assert cache.find(KEY) == image
+            return
+        with pytest.raises(ImageError, match=r"belongs to root, and this is \w+") as error:
+            cache.build(KEY, must_not_make, what="an image")
+        assert "--pidoc-cache-dir" in error.value.tip
+        assert not isinstance(error.value, ChecksumMismatch)
+    finally:
+        os.seteuid(0)
+
+
+def test_a_file_system_without_locks_is_said(cache, monkeypatch):
+    """An NFS without its lock service: an error at once, not a wait for nobody."""
+
+    def no_locks(file, operation):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with pytest.raises(ImageError, match=r"(?s)No locks available.*--pidoc-cache-dir"):
+        cache.build(KEY, must_not_make, what="an image")
+
+
+def test_an_image_in_use_is_neither_removed_nor_replaced(cache):
+    """Its nodes would go on with files of another build, or die at their next start."""
+    image = cache.build(KEY, make, what="an image")
+    descriptor = usage.hold(cache.root, image.path)
+    assert descriptor is not None
+
+    with pytest.raises(ImageInUse):
+        cache.remove(image.path)
+    with pytest.raises(ImageInUse):
+        cache.build(KEY, must_not_make, what="an image", rebuild=True)
+    assert cache.find(KEY) == image
+
+    os.close(descriptor)
+    cache.build(KEY, make, what="an image", rebuild=True)
+    cache.remove(image.path)
+    assert cache.find(KEY) is None
+
+
+def test_an_image_that_is_being_built_is_not_removed(cache):
+    """Its builder is alive, and what it has begun stays."""
+    with building(cache, KEY):
+        (leftover,) = cache.leftovers()
+        with pytest.raises(PidocError):
+            cache.remove_leftover(leftover)
+        with pytest.raises(PidocError):
+            cache.remove(cache.root / "images" / KEY)
+        assert left(cache) == [f".new-{KEY}"]
+
+    cache.remove_leftover(leftover)
+    assert left(cache) == []
 
 
 def test_a_removed_image_is_gone(cache):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -15,8 +17,10 @@ import paramiko
 import pytest
 from support import SshServer, child, eventually, make_image
 
-from pytest_pidoc import cli, processes, runtime
+from pytest_pidoc import artifacts, cli, processes, runtime
+from pytest_pidoc.doctor import Check
 from pytest_pidoc.engines.engine import CONSOLE_SOCKET
+from pytest_pidoc.images import usage
 from pytest_pidoc.settings import Settings
 
 if TYPE_CHECKING:
@@ -108,7 +112,7 @@ def test_doctor_succeeds_where_one_engine_is(pidoc: Any) -> None:
 
 def test_images_of_an_empty_cache(pidoc: Any) -> None:
     """A cache that is not there yet has no images."""
-    assert pidoc("images").split() == ["recipe", "architecture", "key", "created", "size"]
+    assert pidoc("images").split() == ["recipe", "architecture", "key", "created", "used", "size"]
 
 
 def test_images_lists_what_is_there(pidoc: Any, image: Image) -> None:
@@ -139,9 +143,105 @@ def test_prune_keeps_what_a_cluster_uses(pidoc: Any, image: Image, make_cluster:
 
 
 def test_prune_keeps_what_is_young(pidoc: Any, image: Image) -> None:
-    """With ``--days``, only older images go."""
-    assert "days old" in pidoc("prune", "--days", "1000000")
+    """With ``--days``, only images go that were not used for longer; a start is a use, a build another time."""
+    assert re.search(r"kept     debian:bookworm .*: used \d+ days ago", pidoc("prune", "--days", "1000000"))
     assert image.path.exists()
+
+    descriptor = usage.hold(image.path.parent.parent, image.path)
+    assert descriptor is not None
+    os.close(descriptor)
+    assert "used 0 s ago" in pidoc("prune", "--days", "1")
+    assert image.path.exists()
+
+
+def test_prune_keeps_what_somebody_elses_nodes_use(pidoc: Any, image: Image) -> None:
+    """Clusters of another user, or with another TMPDIR, are not listed here, but hold what they use."""
+    descriptor = usage.hold(image.path.parent.parent, image.path)
+    assert descriptor is not None
+    try:
+        assert "a cluster uses it" in pidoc("prune")
+        assert image.path.exists()
+    finally:
+        os.close(descriptor)
+    assert "removed  debian:bookworm" in pidoc("prune")
+
+
+def test_prune_until_it_fits(pidoc: Any, image: Image) -> None:
+    """With ``--size``, nothing goes as long as all fits."""
+    assert "kept     debian:bookworm" in pidoc("prune", "--size", "5G")
+    assert image.path.exists()
+    assert "removed  debian:bookworm" in pidoc("prune", "--size", "1K")
+    assert not image.path.exists()
+
+
+def test_prune_says_what_it_would_do(pidoc: Any, image: Image, make_cluster: Any) -> None:
+    """``--dry-run`` removes nothing: no image, no download, no cluster whose owner is gone."""
+    with child() as process:
+        gone = str(processes.identify(process.pid))
+    orphan = make_cluster(owner=gone)
+    downloaded = image.path.parent.parent / "downloads" / ("c" * 64)
+    downloaded.parent.mkdir()
+    downloaded.write_bytes(b"x")
+    out = pidoc("prune", "--dry-run")
+
+    assert "would keep debian:bookworm" in out
+    assert f"would remove the download {'c' * 12}" in out
+    assert "would free" in out
+    assert orphan.exists()
+    assert downloaded.exists()
+
+
+def test_prune_removes_what_interrupted_builds_and_failed_starts_left(pidoc: Any, image: Image) -> None:
+    """Half an image is nobody's, however young; logs of failed starts go by their age."""
+    half = image.path.parent / f".new-{'b' * 64}"
+    half.mkdir()
+    (half / "disk").write_bytes(b"x")
+    kept = artifacts.keep([], runtime.failed_directory() / "c-1", {})
+    out = pidoc("prune", "--days", "1000000")
+
+    assert f"removed  {half}: a build that was interrupted" in out
+    assert not half.exists()
+    assert kept.exists()
+    assert "removed  the evidence c-1" in pidoc("prune")
+    assert not kept.exists()
+
+
+@pytest.mark.parametrize("arguments", [("--days", "-1"), ("--days", "nan"), ("--size", "much"), ("--size", "-5G")])
+def test_prune_with_a_bad_bound_removes_nothing(
+    image: Image, capsys: pytest.CaptureFixture[str], arguments: tuple[str, str]
+) -> None:
+    """It is wrong usage, and says what would be right."""
+    assert cli.main(["prune", "=".join(arguments)]) == 2
+    assert arguments[0] in capsys.readouterr().err
+    assert image.path.exists()
+
+
+def test_doctor_verifies_what_is_in_the_cache(
+    pidoc: Any, image: Image, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every file is hashed; what is damaged is named with the command that repairs it, and the status is 1."""
+    monkeypatch.setattr("pytest_pidoc.doctor.examine", lambda settings: [Check("engine local", True, "QEMU")])
+    content = b"whole"
+    downloaded = image.path.parent.parent / "downloads" / hashlib.sha256(content).hexdigest()
+    downloaded.parent.mkdir()
+    downloaded.write_bytes(content)
+    out = pidoc("doctor", "--verify")
+    assert f"ok       image            {image}" in out
+    assert f"ok       download         {downloaded}" in out
+
+    disk = image.file("disk")
+    disk.chmod(0o600)
+    disk.write_bytes(bytes(disk.stat().st_size))
+    downloaded.write_bytes(b"other")
+    unreadable = image.path.with_name("b" * 64)
+    unreadable.mkdir()
+    assert cli.main(["doctor", "--verify"]) == 1
+    out = capsys.readouterr().out
+    assert f"damaged  image            {disk} is not what its manifest says" in out
+    assert "try: pidoc build --rebuild --image debian:bookworm --model pi3-virt" in out
+    assert f"try: rm {downloaded}" in out
+    assert f"try: rm -r {unreadable}" in out
+    assert cli.main(["doctor"]) == 0
 
 
 def test_ps_without_clusters(pidoc: Any) -> None:
@@ -165,7 +265,7 @@ def test_ps_shows_who_ends_a_cluster(pidoc: Any, make_cluster: Any, owner: str) 
     out = pidoc("ps")
 
     assert "pidoc down" in out
-    assert f"process {owner.partition(':')[0]}" in out
+    assert f"process {owner.partition(':')[0]} (" in out
 
 
 def test_ps_shows_a_dead_node(pidoc: Any, make_cluster: Any) -> None:

@@ -11,8 +11,9 @@ import pytest
 
 from pytest_pidoc.errors import ImageError
 from pytest_pidoc.images import registry
-from pytest_pidoc.images.container import context, key
+from pytest_pidoc.images.container import build, context, key
 from pytest_pidoc.images.image import Image, ImageFile, Manifest
+from pytest_pidoc.progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -120,3 +121,12 @@ def test_a_refused_pull_says_what_to_do(reason: str, kind: str) -> None:
     assert type(error).__name__ == kind
     assert reason in str(error)
     assert error.tip
+
+
+def test_a_directory_that_cannot_be_used_is_an_image_error(tmp_path: Path) -> None:
+    """A full disk, or here a file in its place, is named with the option that gives another one."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ImageError, match=r"(?s)cannot be used.*--pidoc-cache-dir"):
+        build(None, directory=tmp_path / "file" / "containers", progress=Progress())  # type: ignore[arg-type]
+    with pytest.raises(ImageError, match=r"(?s)cannot be used.*--pidoc-cache-dir"):
+        registry.pull(None, "a:1", directory=tmp_path / "file" / "x", progress=Progress())  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ import threading
 import pytest
 from file_server import cut, drip, file_server, redirect, stall, status
 
-from pytest_pidoc.errors import ChecksumMismatch, DownloadError, ImageError
+from pytest_pidoc.errors import ChecksumMismatch, DownloadError, ImageError, PidocError
 from pytest_pidoc.images import download
 from pytest_pidoc.images.download import Patience, fetch, shown
 from pytest_pidoc.progress import Progress
@@ -53,9 +53,10 @@ def get(tmp_path):
 
 
 def left(tmp_path):
-    """Return what is in the directory beside lock files, by the end of the name."""
+    """Return what is in the directory beside locks and stamps, by the end of the name."""
     names = (path.name for path in (tmp_path / "downloads").iterdir())
-    return sorted(re.sub("^[0-9a-f]{64}", "", name) for name in names if "lock" not in name and "holder" not in name)
+    notes = ("lock", "holder", "stamp")
+    return sorted(re.sub("^[0-9a-f]{64}", "", name) for name in names if not name.endswith(notes))
 
 
 def test_a_file_arrives_and_is_not_fetched_twice(server, get, tmp_path):
@@ -353,16 +354,49 @@ def test_a_url_is_shown_without_its_secrets():
     assert shown("/a/path") == "/a/path"
 
 
-def test_downloads_are_discarded_by_their_age(server, get, tmp_path):
-    """Also one that was never finished, but not one that is under way."""
+def test_downloads_are_discarded_but_not_while_they_are_under_way(server, get, tmp_path):
+    """Also one that was never finished; what is only asked for stays."""
     url, sha256 = server.add("/a", CONTENT)
     path = get(url, sha256)
     half, busy = (path.with_name(f"{digit * 64}.part") for digit in "12")
     half.write_bytes(b"half")
     busy.write_bytes(b"half")
+    assert download.kept(path.parent) == sorted([half, busy, path])
+    assert download.kept(tmp_path / "nowhere") == []
 
-    assert download.discard(path.parent, age=3600) == []
-    with locked(busy.with_suffix(".lock"), purpose="downloading", timeout=0):
-        assert download.discard(path.parent, age=0) == [half, path]
+    for each in (half, path):
+        download.discard(each, dry_run=True)
+        assert each.exists()
+        download.discard(each)
+    with locked(busy.with_suffix(".lock"), purpose="downloading", timeout=0), pytest.raises(PidocError):
+        download.discard(busy)
     assert left(tmp_path) == [".part"]
-    assert download.discard(tmp_path / "nowhere", age=0) == []
+
+
+def test_a_damaged_download_is_downloaded_anew(server, get):
+    """What was whole once may not be any more: it is looked at before each use, and hashed if it looks different."""
+    url, sha256 = server.add("/a", CONTENT)
+    path = get(url, sha256)
+    assert download.is_whole(path)
+    path.write_bytes(bytes(len(CONTENT)))
+    assert not download.is_whole(path)
+    steps = Steps()
+
+    assert get(url, sha256, progress=steps).read_bytes() == CONTENT
+    assert any("is damaged" in text for text in steps.texts)
+
+
+def test_damage_without_a_trace_is_found_by_a_thorough_look(server, get):
+    """One byte, and size, time and inode as before."""
+    url, sha256 = server.add("/a", CONTENT)
+    path = get(url, sha256)
+    before = path.stat()
+    with path.open("r+b") as stream:
+        stream.seek(5000)
+        byte = stream.read(1)[0]
+        stream.seek(5000)
+        stream.write(bytes([byte ^ 1]))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    assert download.is_whole(path)
+    assert not download.is_whole(path, thorough=True)

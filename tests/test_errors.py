@@ -9,10 +9,12 @@ from pytest_pidoc.errors import PidocError
 
 BELOW = {
     "SettingsError": "PidocError",
+    "NoRoom": "PidocError",
     "EngineUnavailable": "PidocError",
     "ImageError": "PidocError",
     "ChecksumMismatch": "ImageError",
     "DownloadError": "ImageError",
+    "ImageInUse": "ImageError",
     "BootError": "PidocError",
     "BootTimeout": "BootError",
     "NodeDied": "BootError",
@@ -22,6 +24,8 @@ BELOW = {
     "FaultError": "PidocError",
     "WaitError": "PidocError",
     "WaitTimeout": "WaitError",
+    "BenchmarkError": "PidocError",
+    "BenchmarkSlower": "BenchmarkError",
 }
 
 

@@ -189,7 +189,7 @@ def test_node_belongs_to_its_cluster(start: Any, launch: Launch) -> None:
     """The reaper finds the process by the cluster's name."""
     endpoint = start(launch)
 
-    assert endpoint.handle in processes.of_cluster(launch.cluster)
+    assert endpoint.handle in list(processes.of_cluster(launch.cluster))
 
 
 @qemu

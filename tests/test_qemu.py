@@ -73,6 +73,27 @@ def test_tree_is_given_if_the_board_is_announced(launch: Launch) -> None:
     assert values(command(dataclasses.replace(launch, announce_board=True)), "-dtb") == [DEVICE_TREE]
 
 
+def test_clock_counts_instructions_if_that_is_asked_for(launch: Launch) -> None:
+    """An instruction then takes a power of two of nanoseconds; a model's own rate is the weaker one."""
+    board = dataclasses.replace(launch, machine=MODELS["pi1"])
+
+    assert values(command(launch), "-icount") == []
+    assert values(command(dataclasses.replace(launch, mips=1000.0)), "-icount") == ["shift=0"]
+    assert values(command(dataclasses.replace(launch, mips=15.625)), "-icount") == ["shift=6"]
+    assert values(command(board), "-icount") == ["shift=3"]
+    assert values(command(dataclasses.replace(board, mips=500.0)), "-icount") == ["shift=1"]
+
+
+@pytest.mark.parametrize(("model", "cores"), [("pi4-virt", ("2", "1")), ("pi3", ("4", "4"))])
+def test_machine_with_a_counter_has_one_core_if_its_clock_counts(launch: Launch, model: str, cores: object) -> None:
+    """QEMU would count what the other cores do for a program, too; a board cannot have fewer."""
+    usual = dataclasses.replace(launch, machine=MODELS[model])
+
+    each = (command(usual), command(dataclasses.replace(usual, mips=1000.0)))
+
+    assert tuple(values(arguments, "-smp")[0] for arguments in each) == cores
+
+
 def test_files_are_found_by_their_role(tmp_path: Path) -> None:
     """An image may call its kernel what it likes."""
     image = make_image(tmp_path / "image")

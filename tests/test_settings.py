@@ -32,6 +32,7 @@ GOOD: dict[str, tuple[str, Any]] = {
     "dtb": ("https://example.org/a.dtb#sha256=0", "https://example.org/a.dtb#sha256=0"),
     "append": ("quiet maxcpus=1", "quiet maxcpus=1"),
     "announce_board": ("yes", True),
+    "mips": ("500", 500.0),
     "lan": ("no", False),
     "internet": ("no", False),
     "host_access": ("yes", True),
@@ -51,6 +52,7 @@ BAD: list[tuple[str, object]] = [
     *(("boot_timeout", value) for value in (0, "-5", "nan", "inf", "soon", False, 90_000)),
     *((name, value) for name in ("kernel", "initrd", "dtb") for value in (" ", "a\nb", 7, ["a"])),
     *(("append", value) for value in ("quiet\nroot=/dev/sda", "a\0b", 7, ["quiet"])),
+    *(("mips", value) for value in ("0", "-1", "700", 2000, "nan", "fast", True)),
     *(("keep", value) for value in ("yes", "On-Failure", True)),
     *(("cache_dir", value) for value in (" ", "a\0b", 3, "~nobody-has-this-name/x", "/" + "x" * 300)),
     *(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_pidoc.tables import table
+from pytest_pidoc.tables import duration, size, table
 
 
 def test_columns_line_up() -> None:
@@ -38,3 +38,18 @@ def test_every_cell_starts_in_its_column(rows: list[tuple[str, str, str]]) -> No
     assert len(lines) == len(rows) + 1
     assert all(line[second:].startswith(row[1]) for line, row in zip(lines[1:], rows, strict=True))
     assert all(line == line.rstrip() for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (119.9, "119 s"), (120, "2 min"), (7199, "119 min"), (7200, "2 h"), (172800, "2 days"), (-5, "0 s")],
+)
+def test_duration(seconds: float, text: str) -> None:
+    """A time is said in its largest unit."""
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "0 MB"), (12_400_000, "12 MB"), (1_240_000_000, "1.2 GB")])
+def test_size(number: float, text: str) -> None:
+    """A size has a unit."""
+    assert size(number) == text

@@ -33,13 +33,15 @@ def test_nodes_of_clusters_share_a_template(launch: Launch) -> None:
 
 
 def test_machines_that_differ_have_templates_of_their_own(launch: Launch) -> None:
-    """Another memory, and another name of the board, is another machine; so is the board's name in another version."""
+    """Another memory, clock or name of the board is another machine; so is the board's name in another version."""
     renamed = replace(launch.machine, board="Raspberry Pi 3 Model B Rev 1.3")
     launches = (
         launch,
         replace(launch, memory=256 * MIB),
         replace(launch, announce_board=True),
         replace(launch, announce_board=True, machine=renamed),
+        replace(launch, mips=1000.0),
+        replace(launch, mips=500.0),
     )
 
     assert len({warm.key(each, LocalEngine()) for each in launches}) == len(launches)

@@ -36,7 +36,7 @@ DELAY, LOSS = 0.2, 0.1
 TRANSFER = 20_000_000  # bytes
 TIMEOUT = 300  # seconds that one measurement may take
 
-_RECEIVE = """
+RECEIVE = """
 import socket
 connection, _ = socket.create_server(("", 9000)).accept()
 size = 0
@@ -227,8 +227,8 @@ def _transfers(settings: Settings, runs: int, progress: Progress) -> tuple[tuple
 
 def _up(settings: Settings, found: Provision) -> Cluster:
     spec = settings.spec()
-    owner = processes.identify(os.getpid())
-    started = startup.start(spec, settings, found, owner=owner, progress=Progress())
+    ownership = startup.Ownership(processes.identify(os.getpid()))
+    started = startup.start(spec, settings, found, ownership=ownership, progress=Progress())
     return Cluster(started, spec, found)
 
 
@@ -250,7 +250,7 @@ class _Direct(LocalEngine):
 def _transfer(cluster: Cluster) -> float:
     """Return the bytes per second of a transfer from the first node to the second."""
     with ThreadPoolExecutor() as pool:
-        received = pool.submit(_python, cluster[1], _RECEIVE)
+        received = pool.submit(_python, cluster[1], RECEIVE)
         rate = float(_python(cluster[0], _SEND, "pi-2", TRANSFER))
         received.result()
     return rate

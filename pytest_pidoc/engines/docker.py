@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import threading
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -15,6 +16,7 @@ from pytest_pidoc.engines.containers import remove
 from pytest_pidoc.engines.engine import (
     BOOT_ELF,
     OVERLAY,
+    QEMU_COMMAND,
     QEMU_LOG,
     QMP_SOCKET,
     RAM,
@@ -161,6 +163,7 @@ class DockerEngine:
         if launch.guarded:
             arguments = guard.command(arguments, python="python3", script=GUARD)
         command = [*qemu.overlay_command(Path(disk)), "--", *arguments]
+        (launch.directory / QEMU_COMMAND).write_text(f"{shlex.join(command)}\n", encoding="utf-8")
         try:
             container = self._api.create_container(
                 self._reference,

@@ -14,6 +14,7 @@ from pytest_pidoc.machines import Machine
 __all__ = [
     "CONSOLE_SOCKET",
     "OVERLAY",
+    "QEMU_COMMAND",
     "QEMU_LOG",
     "QMP_SOCKET",
     "SERIAL_LOG",
@@ -28,6 +29,7 @@ __all__ = [
 OVERLAY = "overlay.qcow2"
 SERIAL_LOG = "serial.log"
 QEMU_LOG = "qemu.log"
+QEMU_COMMAND = "qemu.command"  # QEMU's command line, for a shell in that directory
 QMP_SOCKET = "qmp.sock"
 CONSOLE_SOCKET = "console.sock"
 AGENT_SOCKET = "agent.sock"
@@ -71,6 +73,9 @@ class Launch:
         Where its SSH server is to be reached on this machine; by default where nobody else listens.
     announce_board
         Tell the guest that it is the board whose CPU it has: `devicetree.tree` says how.
+    mips
+        How many millions of instructions are a second of the guest's clock, which counts them then; by default the
+        clock is the host's.
     lan
         Its address in the cluster's LAN, whose switch listens on ``lan.sock`` in the node's directory; empty if it is
         in none.
@@ -93,6 +98,7 @@ class Launch:
     record: bool = False
     port: int | None = None
     announce_board: bool = False
+    mips: float | None = None
     lan: str = ""
     internet: bool = True
     host_access: bool = False
@@ -107,6 +113,15 @@ class Launch:
     def forked(self) -> bool:
         """Whether the node goes on from the saved machine; it boots if not."""
         return self.template is not None and not self.booted
+
+    @property
+    def cores(self) -> int:
+        """The number of virtual CPUs.
+
+        QEMU runs cores by turns while its clock counts instructions, and each one's counter counts for all. So a
+        machine that counts has one, if it can do with one; a board cannot.
+        """
+        return 1 if self.mips is not None and self.machine.has_counter else self.machine.cores
 
 
 @dataclass(frozen=True)

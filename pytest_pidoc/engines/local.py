@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import threading
@@ -14,6 +15,7 @@ from pytest_pidoc import guard, migration, processes, qemu
 from pytest_pidoc.engines import cgroups
 from pytest_pidoc.engines.engine import (
     OVERLAY,
+    QEMU_COMMAND,
     QEMU_LOG,
     QMP_SOCKET,
     STATE,
@@ -76,6 +78,7 @@ class LocalEngine:
         command = self.arguments(launch)
         if shutil.which(command[0]) is None:
             raise _missing(command[0])
+        (directory / QEMU_COMMAND).write_text(f"{shlex.join(command)}\n", encoding="utf-8")
         with (directory / QEMU_LOG).open("ab") as log:
             child = subprocess.Popen(
                 guard.command(command) if launch.guarded else command,

@@ -6,6 +6,7 @@
     ROOT/images/.new-KEY/     one that is being built, or was when its builder was killed
     ROOT/stamps/KEY.json      what the files looked like when they were last hashed
     ROOT/locks/KEY.lock       held by the builder
+    ROOT/locks/KEY.use        held by whoever runs nodes from it, see `pytest_pidoc.images.usage`
     ROOT/logs/KEY.log         what the last build printed
 """
 
@@ -15,20 +16,26 @@ import contextlib
 import dataclasses
 import datetime
 import hashlib
-import json
 import os
+import pwd
+import re
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 from pytest_pidoc.errors import ChecksumMismatch, ImageError, PidocError
+from pytest_pidoc.images import stamps, usage
 from pytest_pidoc.images.buildlog import BuildLog
 from pytest_pidoc.images.image import MANIFEST, Image, ImageFile, Manifest
+from pytest_pidoc.machines import MODELS
 from pytest_pidoc.progress import Progress
 from pytest_pidoc.sharing import locked
 from pytest_pidoc.waiting import Deadline
 
-__all__ = ["Cache", "Maker", "image_file"]
+__all__ = ["Cache", "Maker", "faults_named", "image_file", "repair"]
 
 #: Fills an empty directory with an image's files and returns their manifest.
 Maker = Callable[[Path, BuildLog], Manifest]
@@ -40,6 +47,8 @@ _SECRET = frozenset({"private_key"})  # roles whose files are their owner's alon
 
 class Cache:
     """A directory of images, each under its content address. It may be deleted at any time that no node runs.
+
+    It is one user's: the private keys in it are nobody else's to read.
 
     Parameters
     ----------
@@ -77,21 +86,28 @@ class Cache:
     def find(self, key: str) -> Image | None:
         """Return the image of that *key*, checked, or ``None``.
 
-        Files that look as they did when they were last hashed (size, time of change, inode) are not hashed again.
+        Files that look as they did when they were last hashed (size, time of change, inode, some blocks) are not
+        hashed again.
 
         Raises
         ------
         ChecksumMismatch
             A file is not what the manifest says.
         ImageError
-            The manifest cannot be read.
+            The manifest cannot be read, or the cache is another user's.
         """
         path = self.root / "images" / key
-        if not path.is_dir():
-            return None
-        image = Image.read(path)
-        if self._stamped(key) != _look(image):
-            self.verify(image)
+        with faults_named(self.root):
+            if not path.is_dir():
+                return None
+            try:
+                image = Image.read(path)
+            except ImageError:
+                if path.exists():
+                    raise
+                return None  # it was just removed
+            if stamps.read(self._stamp(key)) != _look(image):
+                self.verify(image)
         return image
 
     def verify(self, image: Image) -> None:
@@ -107,6 +123,9 @@ class Cache:
             path = image.path / file.name
             try:
                 found = image_file(path)
+            except PermissionError as error:
+                with faults_named(self.root):
+                    raise error
             except OSError as error:
                 raise _mismatch(image, f"{path} cannot be read: {error.strerror}.") from error
             if found != file:
@@ -115,7 +134,7 @@ class Cache:
                     f"{path} is not what its manifest says: SHA-256 {found.sha256} and {found.size} bytes, "
                     f"not {file.sha256} and {file.size} bytes.",
                 )
-        self._stamp(image, look)
+        stamps.write(self._stamp(image.path.name), look)
 
     def build(
         self, key: str, make: Maker, *, what: str, progress: Progress | None = None, rebuild: bool = False
@@ -139,10 +158,12 @@ class Cache:
         ------
         ImageError
             It cannot be built, or the cache directory is not writable or full. Nothing half-made is left.
+        ImageInUse
+            It should be made anew, and nodes run from it.
         """
         if not rebuild and (image := self.find(key)):
             return image
-        with self._faults_named():
+        with faults_named(self.root):
             self.root.parent.mkdir(parents=True, exist_ok=True)
             for path in (self.root, *(self.root / name for name in ("images", "stamps", "locks", "logs"))):
                 path.mkdir(mode=0o700, exist_ok=True)
@@ -155,13 +176,43 @@ class Cache:
                 if not rebuild and (image := self.find(key)):
                     return image  # somebody else built it while this process waited
                 self._remove_leftovers(key)
+                if (path := self.root / "images" / key).exists():
+                    with usage.claimed(self.root, path):
+                        pass  # else all the work would be in vain
                 return self._make(key, make)
 
-    def remove(self, path: Path) -> None:
-        """Remove the image in the directory *path*; nodes that run from it keep their open files."""
-        with self._faults_named():
-            (self.root / "stamps" / f"{path.name}.json").unlink(missing_ok=True)
+    def remove(self, path: Path, *, dry_run: bool = False) -> None:
+        """Remove the image in the directory *path*, or only see whether that can be.
+
+        Raises
+        ------
+        ImageInUse
+            Nodes run from it.
+        PidocError
+            Somebody is building it.
+        """
+        with faults_named(self.root), self._locked(path.name), usage.claimed(self.root, path):
+            if dry_run:
+                return
+            self._remove_leftovers(path.name)
+            self._stamp(path.name).unlink(missing_ok=True)
             self._discard(path)
+
+    def leftovers(self) -> list[Path]:
+        """Return what builders have begun that were killed, and what live ones are at."""
+        return sorted((self.root / "images").glob(".*-*"))
+
+    def remove_leftover(self, path: Path, *, dry_run: bool = False) -> None:
+        """Remove what a killed builder left, or only see whether that can be.
+
+        Raises
+        ------
+        PidocError
+            Its builder is alive.
+        """
+        with faults_named(self.root), self._locked(_key(path)):
+            if not dry_run:
+                _remove(path)
 
     def _directories(self) -> list[Path]:
         return sorted(path for path in (self.root / "images").glob("[!.]*") if path.is_dir())
@@ -180,57 +231,55 @@ class Cache:
             (new / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
             (new / MANIFEST).chmod(0o444)
             _sync(*new.iterdir(), new)
-            if final.exists():
-                self._discard(final)
-            new.rename(final)
+            with contextlib.ExitStack() as stack:
+                if final.exists():
+                    stack.enter_context(usage.claimed(self.root, final))
+                    self._discard(final)
+                new.rename(final)
             _sync(final.parent)
         except BaseException:  # also Ctrl-C: what is half made goes
             shutil.rmtree(new, ignore_errors=True)
             raise
         image = Image(final, manifest)
-        self._stamp(image, _look(image))
+        stamps.write(self._stamp(key), _look(image))
         return image
 
     def _remove_leftovers(self, key: str) -> None:
-        """Remove what killed builders left, but not what a live one is at."""
-        for path in (self.root / "images").glob(".*-*"):
-            other = path.name.rpartition("-")[2]
+        """Remove what killed builders left, but not what a live one is at; the image *key* has none, as that is us."""
+        for path in self.leftovers():
+            if _key(path) == key:
+                _remove(path)
+                continue
             with contextlib.suppress(PidocError):
-                if other == key:
-                    _remove(path)
-                    continue
-                with locked(self.root / "locks" / f"{other}.lock", purpose="removing leftovers", timeout=0):
-                    _remove(path)
+                self.remove_leftover(path)
 
     def _discard(self, path: Path) -> None:
         old = path.with_name(_OLD + path.name)
         path.rename(old)  # at once, so that nobody finds half an image
         _remove(old)
 
-    def _stamped(self, key: str) -> object:
-        try:
-            return json.loads((self.root / "stamps" / f"{key}.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
+    def _stamp(self, key: str) -> Path:
+        return self.root / "stamps" / f"{key}.json"
 
-    def _stamp(self, image: Image, look: object) -> None:
-        path = self.root / "stamps" / f"{image.path.name}.json"
-        temporary = path.with_suffix(f".{os.getpid()}")
-        with contextlib.suppress(OSError):  # a cache that is only readable is hashed each time
-            temporary.write_text(json.dumps(look), encoding="utf-8")
-            temporary.replace(path)
+    def _locked(self, key: str) -> AbstractContextManager[None]:
+        """Take a builder's lock, at once or not at all."""
+        (self.root / "locks").mkdir(mode=0o700, exist_ok=True)
+        return locked(self.root / "locks" / f"{key}.lock", purpose="removing it", timeout=0)
 
-    @contextlib.contextmanager
-    def _faults_named(self) -> Iterator[None]:
-        """Turn what the file system refuses into an error that says what to do."""
-        try:
-            yield
-        except OSError as error:
-            place = f"The cache directory {self.root} cannot be used: {error.strerror}"
-            raise ImageError(
-                f"{place} ({error.filename})." if error.filename else f"{place}.",
-                tip="make room or give another place with --pidoc-cache-dir DIR or PIDOC_CACHE_DIR",
-            ) from error
+
+@contextlib.contextmanager
+def faults_named(directory: Path) -> Iterator[None]:
+    """Turn what the file system refuses in a cache directory into an `ImageError` that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        what = f"The cache directory {directory} cannot be used: {error.strerror or error}"
+        what += f" ({error.filename})." if error.filename else "."
+        tip = "make room or give another place with --pidoc-cache-dir DIR or PIDOC_CACHE_DIR"
+        if isinstance(error, PermissionError):
+            what += f" {_owners(directory, error.filename)}"
+            tip = "a directory of your own, with --pidoc-cache-dir DIR or PIDOC_CACHE_DIR: each user has one"
+        raise ImageError(what, tip=tip) from error
 
 
 def image_file(path: Path) -> ImageFile:
@@ -249,20 +298,43 @@ def image_file(path: Path) -> ImageFile:
     return ImageFile(path.name, size, digest.hexdigest())
 
 
-def _look(image: Image) -> dict[str, list[int] | None]:
-    """Return what a changed file would hardly keep: its size, its time of change in ns, and its inode."""
-    look: dict[str, list[int] | None] = {}
-    for name in (MANIFEST, *(file.name for file in image.manifest.files.values())):
-        try:
-            status = (image.path / name).stat()
-            look[name] = [status.st_size, status.st_mtime_ns, status.st_ino]
-        except OSError:
-            look[name] = None
-    return look
+def repair(image: Image) -> str:
+    """Return the command that puts a good image in the place of a damaged one, or lets it be made when needed."""
+    recipe = image.manifest.recipe
+    models = (model.name for model in MODELS.values() if model.architecture == image.manifest.architecture)
+    if re.fullmatch(r"debian:[\w,]+", recipe) and (model := next(models, None)):
+        return f"pidoc build --rebuild --image {recipe} --model {model}"
+    return f"rm -r {shlex.quote(str(image.path))}"
+
+
+def _look(image: Image) -> dict[str, Any]:
+    names = (MANIFEST, *(file.name for file in image.manifest.files.values()))
+    return {name: stamps.look(image.path / name) for name in names}
 
 
 def _mismatch(image: Image, text: str) -> ChecksumMismatch:
-    return ChecksumMismatch(text, tip=f"pidoc build --rebuild {image.manifest.recipe}")
+    return ChecksumMismatch(text, tip=repair(image))
+
+
+def _key(leftover: Path) -> str:
+    return leftover.name.rpartition("-")[2]
+
+
+def _owners(root: Path, filename: object) -> str:
+    """Say whose the first directory or file is that is not this user's, if that can be seen."""
+    path = Path(os.fsdecode(filename)) if isinstance(filename, (str, bytes)) else root
+    for place in (root, path):
+        with contextlib.suppress(OSError):
+            if (owner := place.stat().st_uid) != os.geteuid():
+                return f"{place} belongs to {_name(owner)}, and this is {_name(os.geteuid())}."
+    return f"This is {_name(os.geteuid())}."
+
+
+def _name(user: int) -> str:
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return f"user {user}"
 
 
 def _remove(path: Path) -> None:

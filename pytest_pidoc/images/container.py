@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING
 
 from pytest_pidoc.dockerd import IMAGE_LABEL, daemon_errors
 from pytest_pidoc.errors import EngineUnavailable, ImageError
+from pytest_pidoc.images.cache import faults_named
 from pytest_pidoc.sharing import locked
 
 if TYPE_CHECKING:
@@ -72,14 +73,17 @@ def build(
     Raises
     ------
     ImageError
-        The build failed; the message has the last lines of its log.
+        The build failed, and the message has the last lines of its log; or the directory cannot be used.
     EngineUnavailable
         The daemon does not answer.
     """
     target = "pidoc-vm" if guest is None else "pidoc"
-    directory.mkdir(parents=True, exist_ok=True)
     purpose = f"building the container image {target}"
-    with locked(directory / "container.lock", purpose=purpose, timeout=LOCK_TIMEOUT, progress=progress):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(faults_named(directory))
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = directory / "container.lock"
+        stack.enter_context(locked(lock, purpose=purpose, timeout=LOCK_TIMEOUT, progress=progress))
         base = _base(client, base_image, directory / "base.log", progress)
         arguments = {**(arguments or {}), "BASE_IMAGE": base.reference}
         address = key(base.id, guest, arguments)

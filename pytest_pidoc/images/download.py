@@ -3,6 +3,7 @@
 ::
 
     DIRECTORY/SHA256          a file that arrived whole and was checked
+    DIRECTORY/SHA256.stamp    what it looked like then
     DIRECTORY/SHA256.part     what has arrived so far
     DIRECTORY/SHA256.json     by what the server tells whether its file is still that one
     DIRECTORY/SHA256.lock     held by whoever downloads
@@ -20,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_pidoc.errors import ChecksumMismatch, DownloadError, ImageError, PidocError
+from pytest_pidoc.errors import ChecksumMismatch, DownloadError, ImageError
+from pytest_pidoc.images import stamps
 from pytest_pidoc.images.cache import image_file
 from pytest_pidoc.progress import Progress
 from pytest_pidoc.sharing import locked
@@ -28,7 +30,7 @@ from pytest_pidoc.sharing import locked
 if TYPE_CHECKING:  # requests takes 0.1 s to import
     import requests
 
-__all__ = ["Patience", "discard", "fetch", "shown"]
+__all__ = ["Patience", "discard", "fetch", "is_whole", "kept", "shown"]
 
 CHUNK = 1 << 20  # bytes
 REDIRECTS = 10
@@ -36,7 +38,7 @@ TELL_EVERY = 10.0  # seconds between two words about how far it is
 LOCK_TIMEOUT = 7200.0  # seconds to wait for another process's download of the same file
 ROOM = 256 * 1024**2  # bytes that a download leaves free
 
-_KEPT = {".lock", ".holder", ".json"}  # a lock that is removed would be no lock
+_KEPT = {".lock", ".holder", ".json", ".stamp", ".new"}  # a lock that is removed would be no lock
 _TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
 
 
@@ -106,6 +108,10 @@ def fetch(
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         purpose = f"downloading {shown(url)}"
         with locked(directory / f"{sha256}.lock", purpose=purpose, timeout=LOCK_TIMEOUT, progress=progress):
+            os.utime(final.with_suffix(".lock"))  # prune takes it for the time of the last use
+            if final.exists() and not is_whole(final):
+                progress.step(f"{final} is damaged: downloading it anew")
+                final.unlink()
             if not final.exists():
                 one = _Download(url, sha256, final, progress, patience or Patience())
                 one.run(sleep)
@@ -117,17 +123,42 @@ def fetch(
         ) from error
 
 
-def discard(directory: Path, *, age: float) -> list[Path]:
-    """Remove downloads that were last written more than *age* seconds ago, and return them; those under way stay."""
-    removed = []
-    for path in sorted(directory.glob("*")):
-        if path.suffix in _KEPT or not path.is_file() or time.time() - path.stat().st_mtime < age:
-            continue
-        with contextlib.suppress(PidocError), locked(path.with_suffix(".lock"), purpose="removing it", timeout=0):
-            path.unlink(missing_ok=True)
-            path.with_suffix(".json").unlink(missing_ok=True)
-            removed.append(path)
-    return removed
+def is_whole(path: Path, *, thorough: bool = False) -> bool:
+    """Tell whether a finished download is what its name says; hashed only if it looks different, or if *thorough*.
+
+    Raises
+    ------
+    OSError
+        It cannot be read.
+    """
+    stamp, look = path.with_suffix(".stamp"), stamps.look(path)
+    if not thorough and look is not None and stamps.read(stamp) == look:
+        return True
+    if image_file(path).sha256 != path.name:
+        return False
+    stamps.write(stamp, look)
+    return True
+
+
+def kept(directory: Path) -> list[Path]:
+    """Return what was downloaded, whole or not."""
+    return sorted(path for path in directory.glob("*") if path.suffix not in _KEPT and path.is_file())
+
+
+def discard(path: Path, *, dry_run: bool = False) -> None:
+    """Remove a download, or only see whether that can be.
+
+    Raises
+    ------
+    PidocError
+        It is under way.
+    OSError
+        It cannot be removed.
+    """
+    with locked(path.with_suffix(".lock"), purpose="removing it", timeout=0):
+        if not dry_run:
+            for name in (path, path.with_suffix(".json"), path.with_suffix(".stamp")):
+                name.unlink(missing_ok=True)
 
 
 def shown(url: str) -> str:
@@ -174,6 +205,7 @@ class _Download:
         with self.part.open("rb") as stream:
             os.fsync(stream.fileno())
         self.part.rename(self.final)
+        stamps.write(self.final.with_suffix(".stamp"), stamps.look(self.final))
         self.notes.unlink(missing_ok=True)
 
     def attempt_until_whole(self, sleep: Callable[[float], None]) -> None:

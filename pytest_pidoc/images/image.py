@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,6 +83,12 @@ class Manifest:
     created: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     sources: tuple[Source, ...] = ()
+
+    @property
+    def content(self) -> str:
+        """SHA-256 over that of each file. Two builds of one recipe have one key, but not one content."""
+        sums = {role: file.sha256 for role, file in self.files.items()}
+        return hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> str:
         """Return the text of ``manifest.json``."""

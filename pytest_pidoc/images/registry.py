@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from pytest_pidoc.dockerd import GUEST_LABEL, IMAGE_LABEL, SESSION_LABEL, daemon_errors
 from pytest_pidoc.engines.containers import remove
 from pytest_pidoc.errors import ChecksumMismatch, DownloadError, ImageError
+from pytest_pidoc.images.cache import faults_named
 from pytest_pidoc.images.image import MANIFEST, Image, Manifest
 from pytest_pidoc.sharing import locked
 
@@ -65,8 +66,11 @@ def pull(
         The daemon does not answer.
     """
     reference = reference.removeprefix(PREFIX)
-    directory.mkdir(parents=True, exist_ok=True)
-    with locked(directory / "pull.lock", purpose=f"pulling {reference}", timeout=LOCK_TIMEOUT, progress=progress):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(faults_named(directory))
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = directory / "pull.lock"
+        stack.enter_context(locked(lock, purpose=f"pulling {reference}", timeout=LOCK_TIMEOUT, progress=progress))
         labels = None if again else _labels(client, reference)
         if labels is None:
             _pull(client, reference, progress)

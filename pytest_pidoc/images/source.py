@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_pidoc.errors import ChecksumMismatch, DownloadError, ImageError, SettingsError
-from pytest_pidoc.images import download
+from pytest_pidoc.images import download, stamps
 from pytest_pidoc.images.cache import Cache, image_file
 from pytest_pidoc.images.unpack import unpack
 from pytest_pidoc.progress import Progress
@@ -187,23 +186,20 @@ def parse(text: str, *, what: str) -> FileSource:
 
 
 def _hash(cache: Cache, path: Path) -> str:
-    """Return a file's SHA-256, from a stamp if its size, time of change and inode are those of the last time."""
+    """Return a file's SHA-256, from a stamp if it looks as it did the last time."""
     stamp = cache.root / "stamps" / f"file-{hashlib.sha256(os.fsencode(path)).hexdigest()}.json"
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # a device or a pipe might have no end
             raise ImageError(f"{path} is no file.")
-        look = [str(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            known = json.loads(stamp.read_text(encoding="utf-8"))
-            if known["look"] == look:
-                return str(known["sha256"])
+        look = [str(path), status.st_ctime_ns, stamps.look(path)]
+        known = stamps.read(stamp)
+        if isinstance(known, dict) and known.get("look") == look:
+            return str(known["sha256"])
         digest = image_file(path).sha256
     except OSError as error:
         raise ImageError(f"{path} cannot be read: {error.strerror}.") from error
     with contextlib.suppress(OSError):  # then it is hashed again the next time
         stamp.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        temporary = stamp.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps({"look": look, "sha256": digest}), encoding="utf-8")
-        temporary.replace(stamp)
+        stamps.write(stamp, {"look": look, "sha256": digest})
     return digest

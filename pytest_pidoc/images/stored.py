@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     import docker
 
-__all__ = ["StoredImage", "discard", "stored"]
+__all__ = ["StoredImage", "discard", "is_used", "stored"]
 
 NAMES = "pytest-pidoc/"  # how the names begin that we give
 
@@ -72,6 +72,18 @@ def stored(client: docker.DockerClient) -> list[StoredImage]:
     ]
     order = ["pidoc", "pidoc-vm", "qemu-source", "base"]
     return sorted(images, key=lambda image: order.index(image.kind) if image.kind in order else -1)
+
+
+def is_used(client: docker.DockerClient, image: StoredImage) -> bool:
+    """Tell whether a container was made from an image, also one that has ended.
+
+    Raises
+    ------
+    EngineUnavailable
+        The daemon does not answer.
+    """
+    with daemon_errors("list containers"):
+        return bool(client.api.containers(all=True, filters={"ancestor": image.id}))
 
 
 def discard(client: docker.DockerClient, image: StoredImage) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import versatile
 
 from pytest_pidoc import Settings
 from pytest_pidoc.cluster import Cluster
+from pytest_pidoc.engines import cgroups
 from pytest_pidoc.images.image import Image
 from pytest_pidoc.node import Node
 from pytest_pidoc.progress import Progress
@@ -72,3 +74,19 @@ def versatile_kernel(cache_dir: Path) -> dict[str, Path]:
     if missing := versatile.missing():
         pytest.skip(missing)
     return versatile.kernel(cache_dir)
+
+
+@pytest.fixture
+def limits(engine: str, tmp_path: Path) -> None:
+    """Skip where this user can make no control group, which the engine local needs."""
+    if engine != "local":
+        return
+    process = subprocess.Popen(["sleep", "600"])
+    try:
+        cgroups.limit(tmp_path, f"try-{os.getpid()}", process.pid, 1)
+    except cgroups.CgroupError as error:
+        pytest.skip(f"no control group can be made here: {error}")
+    finally:
+        process.kill()
+        process.wait()
+        cgroups.remove(tmp_path)

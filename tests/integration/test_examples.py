@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 
 pytestmark = pytest.mark.qemu
+
+NAMES = ("test_checksum", "test_checksum_on_armv6")
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 
@@ -29,3 +32,31 @@ def test_example_passes(example: Path, cache_dir: Path, tmp_path: Path) -> None:
     )
 
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_benchmark_catches_a_slow_down(cache_dir: Path, tmp_path: Path) -> None:
+    """The suite makes a baseline, meets it, and fails when the program is compiled to do 2 % more."""
+    if not all(map(shutil.which, ("aarch64-linux-gnu-gcc", "arm-linux-gnueabihf-gcc"))):
+        pytest.skip("there are no compilers for ARM")
+    suite = shutil.copytree(EXAMPLES / "benchmark", tmp_path / "suite")
+    environment = {**os.environ, "PIDOC_CACHE_DIR": str(cache_dir), "PIDOC_ENGINE": "local", "PIDOC_REQUIRE": "yes"}
+
+    def run(*arguments: str, **variables: str) -> str:
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rA", "-c", os.devnull, *arguments]
+        done = subprocess.run(
+            [*command, f"--rootdir={suite}", f"--basetemp={tmp_path / 'tests'}", suite],
+            env={**environment, **variables},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        return done.stdout + done.stderr
+
+    made = run("--pidoc-benchmark-update")
+    assert all(f"PASSED test_checksum.py::{name}\n" in made for name in NAMES), made
+    met = run()
+    assert all(f"PASSED test_checksum.py::{name}\n" in met for name in NAMES), met
+    slower = run(FLAGS="-DSLOWER")
+    assert all(f"FAILED test_checksum.py::{name} " in slower for name in NAMES), slower
+    assert slower.count("The program is another file.") == 2, slower

@@ -99,22 +99,6 @@ def used(node: Node, seconds: float = 3) -> float:
     return (total() - before) / (time.monotonic() - start)
 
 
-@pytest.fixture
-def limits(engine: str, tmp_path: Path) -> None:
-    """Skip where this user can make no control group, which the engine local needs."""
-    if engine != "local":
-        return
-    process = subprocess.Popen(["sleep", "600"])
-    try:
-        cgroups.limit(tmp_path, f"try-{os.getpid()}", process.pid, 1)
-    except cgroups.CgroupError as error:
-        pytest.skip(f"no control group can be made here: {error}")
-    finally:
-        process.kill()
-        process.wait()
-        cgroups.remove(tmp_path)
-
-
 @pytest.mark.usefixtures("limits")
 def test_processor_is_slower_for_a_while(any_node: Node) -> None:
     """A guest that has work for a whole processor gets a tenth of one, and more again afterwards."""

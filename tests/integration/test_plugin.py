@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import fabric  # noqa: F401 # before pytester, which forgets what is imported in a test; OpenSSL's cannot be twice
@@ -89,9 +90,14 @@ def test_a_failed_test_shows_the_serial_log(run, pytester: pytest.Pytester) -> N
     result.assert_outcomes(failed=1)
     result.stdout.re_match_lines([r".*faults of c-", r"\d\d:\d\d:\d\d\.\d{3} partition pi-1 \| pi-2, undone after \d"])
     result.stdout.fnmatch_lines(["*pi-1 serial log, last lines*", "*pi-2 serial log, last lines*", "*the last words*"])
-    folder = pytester.path / "evidence" / "test_a_failed_test_shows_the_serial_log.py-test_fails"
+    (folder,) = (pytester.path / "evidence").glob("test_a_failed_test_shows_the_serial_log.py-test_fails-*")
     assert "the last words" in Path(folder, "pi-2", "serial.log").read_text(errors="replace")
-    assert str(folder) in result.stdout.str()
+    assert Path(folder, "pi-2", "qemu.command").read_text().startswith("qemu-system-aarch64 ")
+    assert {"cluster.json", "switch.log"} <= {path.name for path in folder.iterdir()}
+    (cluster,) = json.loads((folder / "report.json").read_text())["clusters"]
+    assert [node["state"] for node in cluster["nodes"]] == ["up", "up"]
+    assert cluster["faults"][0]["what"] == "partition pi-1 | pi-2"
+    result.stdout.fnmatch_lines(["*= evidence of what failed =*", str(folder)])
 
 
 def test_a_dead_node_does_not_spoil_the_next_test(run) -> None:  # type: ignore[no-untyped-def]
@@ -178,6 +184,7 @@ def test_nodes_of_a_failed_test_are_kept(  # type: ignore[no-untyped-def]
     result = pytester.runpytest_subprocess("--pidoc-keep=on-failure", *workers, timeout=600)
 
     result.assert_outcomes(failed=1, passed=1)
+    result.stdout.fnmatch_lines(["*= evidence of what failed =*", "*/pidoc/*-test_fails-*"])
     result.stdout.fnmatch_lines(["*= nodes that stay up =*", "pidoc ssh c-*/pi-1", "pidoc down c-*"])
     (directory,) = pytester.path.glob("tmp/pidoc-*/c-*")
     with Cluster.attach(directory) as cluster:  # and takes it down

@@ -1,0 +1,328 @@
+"""``pidoc bench guest``: how fast a guest computes, stores and sends, with a whole CPU and with half of one.
+
+Two clusters of each model run side by side, one with ``cpus=1.0`` and one with ``cpus=0.5``, and are measured by turns.
+All times are this machine's: see `pytest_pidoc.bench.stopwatch`.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import statistics
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any
+
+from pytest_pidoc.bench import host, spread
+from pytest_pidoc.bench.lan import RECEIVE
+from pytest_pidoc.bench.published import EMULATED, EVENTS, MAX_PRIME, PHYSICAL
+from pytest_pidoc.bench.rates import WAYS, size_for
+from pytest_pidoc.bench.stopwatch import BEGIN, END, Lap, marked, timed
+from pytest_pidoc.cluster import Cluster
+from pytest_pidoc.engines.choose import choose
+from pytest_pidoc.errors import EngineUnavailable, PidocError
+from pytest_pidoc.machines import MIB, machine
+from pytest_pidoc.progress import Progress
+from pytest_pidoc.settings import Settings
+from pytest_pidoc.tables import table
+
+__all__ = ["SHARES", "GuestReport", "Measured", "guest", "told"]
+
+#: What each cluster may use of this machine's processors, per node.
+SHARES = (1.0, 0.5)
+TIMEOUT = 600  # seconds that a measurement may take ...
+TIMEOUT_EVENT = 5.0  # ... and one of sysbench's events more: 0.08 s on pi1 alone
+PRIME = "sysbench prime"
+
+_SEND = f"""
+import socket, sys, time
+while True:
+    try:
+        connection = socket.create_connection(("pi-2", 9000))
+        break
+    except ConnectionRefusedError:
+        time.sleep(0.1)
+piece = bytes(1 << 20)
+print("{BEGIN}", time.monotonic(), flush=True)
+for _ in range(int(sys.argv[1])):
+    connection.sendall(piece)
+connection.shutdown(socket.SHUT_WR)
+connection.recv(100)
+print("{END}", time.monotonic())
+"""
+
+
+@dataclass(frozen=True)
+class _Task:
+    """Something that is measured: a command that does it SIZE times, and how much of *unit* once is."""
+
+    what: str
+    command: str
+    unit: str
+    once: float
+    most: int = 512
+    needs_lan: bool = False
+
+    def lap(self, cluster: Cluster, size: int) -> Lap:
+        command = self.command.replace("SIZE", str(size))
+        if not self.needs_lan:
+            return timed(cluster[0], command, timeout=TIMEOUT)
+        with ThreadPoolExecutor() as pool:
+            received = pool.submit(cluster[1].run, f"timeout {TIMEOUT} python3 -c {shlex.quote(RECEIVE)}")
+            lap = timed(cluster[0], command, timeout=TIMEOUT)
+            received.result()
+        return lap
+
+    def seconds(self, cluster: Cluster, size: int) -> float:
+        return self.lap(cluster, size).seconds
+
+
+_LOOP = "bash -c 'for ((i = 0; i < 1000 * SIZE; i++)); do :; done'"
+_MEMORY = "sysbench memory --memory-block-size=1M --memory-total-size=SIZEM --time=0 run"
+
+_TASKS = (
+    _Task("bash loop", marked(_LOOP), "1000/s", 1, most=100_000),
+    _Task("memory write", marked(_MEMORY), "MB/s", MIB / 1e6, most=1 << 20),
+    *(_Task(way, WAYS[way], "MB/s", MIB / 1e6) for way in ("disk write", "disk read")),
+    _Task("network", f"python3 -c {shlex.quote(_SEND)} SIZE", "MB/s", MIB / 1e6, needs_lan=True),
+)
+
+
+def told(text: str) -> tuple[int, float]:
+    """Return how many events sysbench says that it has computed, and in how many seconds of the guest's clock.
+
+    Raises
+    ------
+    PidocError
+        It says something else.
+    """
+    events = re.search(r"total number of events: +(\d+)", text)
+    seconds = re.search(r"total time: +([\d.]+)s", text)
+    if events is None or seconds is None:
+        raise PidocError("sysbench has told no events and no time.", evidence=text)
+    return int(events[1]), float(seconds[1])
+
+
+#: The times of a measurement: by this machine's clock, by the guest's (sysbench says it), and of this machine's
+#: processors.
+_TIMES: dict[str, Callable[[Lap], float]] = {
+    "seconds": lambda lap: lap.seconds,
+    "guest's clock": lambda lap: told(lap.said)[1],
+    "processor": lambda lap: lap.processor,
+}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One thing that was measured of one model.
+
+    Attributes
+    ----------
+    model, what
+        What it is.
+    unit
+        ``s`` for a time; else what is done in a second.
+    size, once
+        How often it was done in each measurement, and how much of *unit* once is.
+    laps
+        The measurements, of each of `SHARES`; those of one place were made one right after the other.
+    """
+
+    model: str
+    what: str
+    unit: str
+    size: int
+    once: float
+    laps: tuple[tuple[Lap, ...], ...]
+
+    @property
+    def values(self) -> list[list[float]]:
+        """What was measured, in *unit*, with each share."""
+        if self.unit == "s":
+            return [[lap.seconds for lap in laps] for laps in self.laps]
+        return [[self.size * self.once / lap.seconds for lap in laps] for laps in self.laps]
+
+    @property
+    def slowdown(self) -> list[float]:
+        """How many times as long it takes with the last of `SHARES` as with the first, of each pair."""
+        return [last.seconds / first.seconds for first, last in zip(self.laps[0], self.laps[-1], strict=True)]
+
+    @property
+    def used(self) -> list[float]:
+        """What the node's QEMU has used of a processor, with each share: medians."""
+        return [statistics.median(lap.processor / lap.seconds for lap in laps) for laps in self.laps]
+
+    def ten_thousand(self, time: Callable[[Lap], float]) -> list[float]:
+        """Return the time of as many of sysbench's events as in the published figures: medians, with each share.
+
+        In proportion if fewer were measured.
+
+        Parameters
+        ----------
+        time
+            Which of a measurement's times.
+        """
+        return [statistics.median(map(time, laps)) * EVENTS / self.size for laps in self.laps]
+
+    def row(self) -> tuple[str, ...]:
+        """Return it as a row of a table."""
+        what = f"{self.what}, {self.size:,} events" if self.what == PRIME else self.what
+        used = ", ".join(f"{each:.2f}" for each in self.used)
+        return (self.model, what, self.unit, *map(spread, self.values), spread(self.slowdown), used)
+
+
+@dataclass(frozen=True)
+class GuestReport:
+    """What ``pidoc bench guest`` measured.
+
+    Attributes
+    ----------
+    host, engine, qemu
+        Where.
+    sysbench
+        Its version in the guests.
+    measured
+        What was measured.
+    obstacles
+        Why models could not be measured, by their names.
+    failed
+        Those of them that should have been possible here.
+    """
+
+    host: str
+    engine: str
+    qemu: str
+    sysbench: str
+    measured: tuple[Measured, ...]
+    obstacles: dict[str, str]
+    failed: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether every model was measured that this machine's QEMU has."""
+        return not self.failed
+
+    @property
+    def primes(self) -> list[Measured]:
+        """The measurements with sysbench's CPU test."""
+        return [each for each in self.measured if each.what == PRIME]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain data: every measurement, the medians of what follows, and what was published."""
+        derived = [{"slowdown": statistics.median(each.slowdown), "used": each.used} for each in self.measured]
+        primes = {each.model: {name: each.ten_thousand(time) for name, time in _TIMES.items()} for each in self.primes}
+        published = {"physical": PHYSICAL, "emulated": dict(zip(map(str, SHARES), EMULATED, strict=True))}
+        return {**asdict(self), "shares": SHARES, "derived": derived, "ten_thousand": primes, "published": published}
+
+    def __str__(self) -> str:
+        shares = [f"cpus={share:g}" for share in SHARES]
+        times = f"time, {' / '.join(f'{share:g}' for share in reversed(SHARES))}"
+        head = ("model", "measured", "unit", *shares, times, "processor used")
+        notes = [
+            *(f"{name}: {obstacle}" for name, obstacle in self.obstacles.items()),
+            f"{self.host}; engine {self.engine}, {self.qemu}, {self.sysbench}",
+            "medians, and in brackets the least and the most; times are those of this machine's clock",
+        ]
+        first = table(head, [each.row() for each in self.measured])
+        columns = (*(f"{share} s" for share in shares), *(f"{shares[0]}, {name} s" for name in list(_TIMES)[1:]))
+        second = table((f"{PRIME}, {EVENTS:,} events", *columns), self._beside())
+        return "\n".join([first, "", second, "", *notes])
+
+    def _beside(self) -> list[tuple[str, ...]]:
+        """Return the rows of the table of what was measured here and what was elsewhere."""
+        rows = []
+        for each in self.primes:
+            name = each.model if each.size == EVENTS else f"{each.model}, extrapolated from {each.size:,}"
+            seconds, *others = (each.ten_thousand(time) for time in _TIMES.values())
+            rows.append((name, *(f"{value:.1f}" for value in (*seconds, *(other[0] for other in others)))))
+        rows.append(("published: pidoc's emulated Pi", *(f"{value:.1f}" for value in EMULATED), "", ""))
+        rows += [(f"published: {name}", f"{value:.1f}", "", "", "") for name, value in PHYSICAL.items()]
+        return rows
+
+
+def guest(settings: Settings, *, runs: int, progress: Progress, names: Sequence[str], events: int) -> GuestReport:
+    """Measure each of the models that are named *runs* times, one model after the other.
+
+    A model that cannot be measured is listed with the reason, and the others are measured all the same.
+
+    Parameters
+    ----------
+    settings
+        The engine, and what else nodes are started with.
+    runs
+        How often each thing is measured with each of `SHARES`.
+    progress
+        Hears what is being done.
+    names
+        The models.
+    events
+        How many events sysbench computes: on a board, `EVENTS` take many minutes.
+
+    Raises
+    ------
+    SettingsError
+        There is no model of one of the *names*.
+    EngineUnavailable
+        There is no engine at all.
+    """
+    models = [machine(name.strip()).name for name in names]
+    engine = choose(settings.engine)
+    kinds = [replace(settings, engine=engine, model=model, start="warm") for model in models]
+    for kind in kinds:
+        kind.spec()
+    measured: list[Measured] = []
+    obstacles, failed, versions = {}, [], ("", "")
+    for number, kind in enumerate(kinds, start=1):
+        progress.step(f"model {number} of {len(kinds)}: {kind.model}")
+        try:
+            found, versions = _measure(kind, runs, progress, events)
+            measured += found
+        except PidocError as error:
+            obstacles[kind.model] = error.what
+            if not isinstance(error, EngineUnavailable):
+                failed.append(kind.model)
+    return GuestReport(host(), engine, *versions, tuple(measured), obstacles, tuple(failed))
+
+
+def _measure(settings: Settings, runs: int, progress: Progress, events: int) -> tuple[list[Measured], tuple[str, str]]:
+    """Return what was measured of one model, and the versions of its QEMU and of sysbench."""
+    model = machine(settings.model)
+    full, half = (replace(settings, nodes=2 if model.lan else 1, cpus=share) for share in SHARES)
+    with (
+        Cluster.from_spec(full.spec(), full, progress=progress) as first,
+        Cluster.from_spec(half.spec(), half, progress=progress) as second,
+    ):
+        sysbench = str(first[0].run("sysbench --version").stdout.strip())
+        versions = str(first.engine.qemu_version(model.binary)), sysbench
+        progress.step(f"{model.name}: {PRIME}, {events} events")
+        prime = partial(_prime, events=events)
+        found = [Measured(model.name, PRIME, "s", events, 1, _by_turns(prime, first, second, runs=runs))]
+        for task in _TASKS:
+            if task.needs_lan and not model.lan:
+                continue
+            size = size_for(partial(task.seconds, first), task.most)
+            progress.step(f"{model.name}: {task.what}, {size} times")
+            laps = _by_turns(partial(task.lap, size=size), first, second, runs=runs)
+            found.append(Measured(model.name, task.what, task.unit, size, task.once, laps))
+    return found, versions
+
+
+def _by_turns(
+    lap: Callable[[Cluster], Lap], first: Cluster, second: Cluster, *, runs: int
+) -> tuple[tuple[Lap, ...], ...]:
+    """Measure both clusters *runs* times, so that neither is always the second."""
+    laps: dict[Cluster, list[Lap]] = {first: [], second: []}
+    for run in range(runs):
+        for cluster in (first, second)[:: -1 if run % 2 else 1]:
+            laps[cluster].append(lap(cluster))
+    return tuple(tuple(each) for each in laps.values())
+
+
+def _prime(cluster: Cluster, events: int) -> Lap:
+    command = f"sysbench cpu --cpu-max-prime={MAX_PRIME} --time=0 --events={events} run"
+    lap = timed(cluster[0], marked(command), timeout=TIMEOUT + TIMEOUT_EVENT * events)
+    if told(lap.said)[0] != events:
+        raise PidocError(f"sysbench on {cluster[0].name} has not computed {events} events.", evidence=lap.said)
+    return lap

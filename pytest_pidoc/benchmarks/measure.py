@@ -1,0 +1,198 @@
+"""Measure a command in a node: run it some times, and take what the guest's kernel and this machine's clock say."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import shlex
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pytest_pidoc.benchmarks import meter
+from pytest_pidoc.benchmarks.baseline import Conditions
+from pytest_pidoc.benchmarks.metrics import METRICS, Metric
+from pytest_pidoc.errors import BenchmarkError
+
+if TYPE_CHECKING:
+    from pytest_pidoc.node import Node
+
+__all__ = ["EMPTY", "Measurement", "conditions", "measure"]
+
+EMPTY = "true"  # the command that measures what a measurement itself costs
+
+GRACE = 30.0  # seconds on this machine for Python to start in the guest
+KILL_TIMEOUT = 30.0
+
+#: How much more processor time a command may have used than was counted: its process is made before it is counted,
+#: which takes 2 ms on a pi3-virt, and 10 ms on a pi1.
+PART, START = 1.5, 0.03
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What some runs of one command have cost.
+
+    Attributes
+    ----------
+    command
+        What was run.
+    rounds
+        By metric, one value per run: a count, or seconds. A metric that the node cannot give is not there.
+    program
+        The SHA-256 of the file that the command's first word names; ``None`` if that is no file.
+    """
+
+    command: str
+    rounds: Mapping[str, tuple[float, ...]]
+    program: str | None = None
+
+    def value(self, metric: str) -> float:
+        """Return the median."""
+        return statistics.median(self.rounds[metric])
+
+    def spread(self, metric: str) -> float:
+        """Return the difference of the most and the least, as a share of the median."""
+        values, middle = self.rounds[metric], self.value(metric)
+        return (max(values) - min(values)) / middle if middle else 0.0
+
+
+def conditions(node: Node) -> Conditions:
+    """Return the machine that a figure of this node is true of."""
+    manifest = node.image.manifest
+    made_from = f"{manifest.recipe} {manifest.key[:12]}"
+    return Conditions(node.model, node.mips, node.qemu_version.text, made_from)
+
+
+def measure(
+    node: Node,
+    command: str,
+    *,
+    wanted: Metric,
+    setup: str | None = None,
+    rounds: int = 3,
+    timeout: float = 300.0,
+    events: bool = True,
+) -> Measurement:
+    """Run a shell command *rounds* times in a node, and return what each run cost.
+
+    Parameters
+    ----------
+    node
+        Where.
+    command
+        What is measured, in the home directory of the node's user.
+    wanted
+        What must be among what is measured. All else that the node can give is, too.
+    setup
+        A shell command that is run before each round, and not measured.
+    rounds
+        How often.
+    timeout
+        Seconds of this machine's clock that a round may take.
+    events
+        Whether the guest's kernel is to count; without, there are the two clocks alone.
+
+    Raises
+    ------
+    BenchmarkError
+        The command or its setup failed or did not end, or the node cannot give what is wanted.
+    NodeDied
+        The node has ended.
+    """
+    from invoke.exceptions import CommandTimedOut
+
+    asked = json.dumps({"command": command, "setup": setup, "rounds": rounds, "events": events})
+    told = _Told()
+    try:
+        done = node.run(
+            f"python3 -c {shlex.quote(inspect.getsource(meter))} {shlex.quote(asked)}",
+            hide="stderr",
+            out_stream=told,
+            warn=True,
+            timeout=rounds * timeout + GRACE,
+        )
+    except CommandTimedOut as error:
+        if told.process:
+            node.run(f"kill -KILL -{told.process}", warn=True, timeout=KILL_TIMEOUT)
+        raise BenchmarkError(
+            f"{command!r} has not ended on {node.name}: {rounds} rounds of {timeout:g} s.",
+            tip="timeout=, in seconds of this machine's clock, if it only takes longer",
+        ) from error
+    for answer in told.answers:
+        _raise_if_failed(node, command if answer["step"] == "command" else str(setup), answer)
+    if not done.ok or len(told.answers) < rounds:
+        raise BenchmarkError(
+            f"{command!r} could not be measured on {node.name}.",
+            evidence=done.stderr,
+            tip="python3 must be in the guest",
+        )
+    rounds_of = {
+        name: tuple(float(answer[name]) for answer in told.answers)
+        for name in METRICS
+        if name in told.answers[0] and all(answer[name] is not None for answer in told.answers)
+    }
+    _raise_if_lacking(node, wanted, rounds_of, told.answers[0]["refused"])
+    if wanted.name in ("instructions", "guest_time"):
+        _raise_if_partial(node, command, told.answers)
+    return Measurement(command, rounds_of, told.answers[0]["program"])
+
+
+class _Told:
+    """What the program in the guest prints, read when it comes: its lines have this machine's time."""
+
+    def __init__(self) -> None:
+        self.answers: list[dict[str, Any]] = []
+        self.process = ""
+        self._began = self._ended = 0.0
+        self._rest = ""
+
+    def write(self, text: str) -> None:
+        """Take what has arrived."""
+        now = time.monotonic()
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            kind, _, content = line.partition(" ")
+            if kind == "pidoc-begin":
+                self._began, self.process = now, content.strip()
+            elif kind == "pidoc-end":
+                self._ended = now
+            elif kind == "pidoc-round":
+                self.answers.append({**json.loads(content), "wall_time": self._ended - self._began})
+
+    def flush(self) -> None:
+        """Do nothing: lines are taken when they arrive."""
+
+
+def _raise_if_failed(node: Node, command: str, answer: Mapping[str, Any]) -> None:
+    status = answer["status"]
+    if status:
+        how = f"was ended by signal {-status}" if status < 0 else f"failed with status {status}"
+        raise BenchmarkError(
+            f"The {answer['step']} {command!r} {how} on {node.name}.",
+            evidence=answer["output"] or "(it printed nothing)",
+        )
+
+
+def _raise_if_lacking(node: Node, wanted: Metric, found: Mapping[str, tuple[float, ...]], refused: str) -> None:
+    """Refuse a figure that is not what its name says."""
+    if wanted.counting and not node.counts_instructions:
+        raise BenchmarkError(
+            f"{node.name} cannot give {wanted.name}: its clock does not count instructions.",
+            tip="mips=1000 where it is started",
+        )
+    if wanted.name not in found:
+        raise BenchmarkError(f"{node.name} cannot give {wanted.name}.", evidence=refused)
+
+
+def _raise_if_partial(node: Node, command: str, answers: list[dict[str, Any]]) -> None:
+    """Refuse figures of a part of the command: Linux stops counting a program that takes on another user's rights."""
+    for answer in answers:
+        counted, used = answer["guest_time"], answer["processor_time"]
+        if counted is not None and used > PART * counted + START:
+            raise BenchmarkError(
+                f"Of {command!r} only a part was counted on {node.name}: {counted:.3f} s of {used:.3f} s.",
+                tip="no sudo in the command: Linux stops counting a program that takes on another user's rights",
+            )

@@ -1,0 +1,107 @@
+"""What can be measured, which models can give it, and how far a figure may be off its baseline."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from pytest_pidoc.errors import SettingsError
+from pytest_pidoc.machines import MODELS
+from pytest_pidoc.settings import ClusterSpec
+
+__all__ = ["DEFAULT_METRIC", "DEFAULT_MIPS", "METRICS", "Metric", "limits", "metric", "prepare"]
+
+DEFAULT_METRIC = "instructions"
+DEFAULT_MIPS = 1000.0
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One thing that can be measured.
+
+    Attributes
+    ----------
+    name
+        What options and markers take.
+    unit
+        ``""`` for a number of things, ``s`` for seconds.
+    meaning
+        In a few words.
+    counting
+        Whether the guest's clock has to count instructions for it.
+    """
+
+    name: str
+    unit: str
+    meaning: str
+    counting: bool
+
+    def show(self, value: float) -> str:
+        """Return a value as text."""
+        return f"{value:.4f} s" if self.unit else f"{value:,.0f}"
+
+
+METRICS: dict[str, Metric] = {
+    each.name: each
+    for each in (
+        Metric("instructions", "", "what the program and its children execute, without the kernel", counting=True),
+        Metric(
+            "guest_time", "s", "the processor time that the guest's kernel gives it, with system calls", counting=False
+        ),
+        Metric("virtual_time", "s", "what passes on the guest's clock that counts instructions", counting=True),
+        Metric("wall_time", "s", "what passes on this machine's clock", counting=False),
+    )
+}
+
+
+def metric(name: object) -> Metric:
+    """Return the metric called *name*.
+
+    Raises
+    ------
+    SettingsError
+        There is no such metric.
+    """
+    if not isinstance(name, str) or name not in METRICS:
+        raise SettingsError(f"There is no metric {name!r}.", tip=f"one of {', '.join(METRICS)}")
+    return METRICS[name]
+
+
+def prepare(spec: ClusterSpec, names: Iterable[str]) -> ClusterSpec:
+    """Return what has to be started to measure these metrics: *spec*, with a clock that counts if one of them needs it.
+
+    Raises
+    ------
+    SettingsError
+        The model cannot give one of them.
+    """
+    wanted, model = [metric(name) for name in names], MODELS[spec.model]
+    if any(each.name == "instructions" for each in wanted) and not model.has_counter:
+        able = ", ".join(row.name for row in MODELS.values() if row.has_counter)
+        raise SettingsError(
+            f"The model {spec.model} cannot count a program's instructions.",
+            tip=f'one of {able}; or metric="guest_time", which it has',
+        )
+    if spec.mips is None and not model.icount and any(each.name != "wall_time" for each in wanted):
+        return replace(spec, mips=DEFAULT_MIPS)
+    return spec
+
+
+def limits(text: str) -> Mapping[str, float]:
+    """Return how much more each metric may be than in the baseline, as shares, of a text such as ``instructions:2%``.
+
+    Raises
+    ------
+    SettingsError
+        It is not of that form.
+    """
+    found: dict[str, float] = {}
+    for part in filter(None, (each.strip() for each in text.split(","))):
+        read = re.fullmatch(r"([a-z_]+)\s*:\s*(\d{1,4}(?:\.\d{1,6})?)\s*%", part)
+        if read is None:
+            raise SettingsError(f"{part!r} is no limit.", tip="METRIC:N%, such as instructions:2%")
+        found[metric(read[1]).name] = float(read[2]) / 100
+    if not found:
+        raise SettingsError("There is no limit in an empty text.", tip="METRIC:N%, such as instructions:2%")
+    return found

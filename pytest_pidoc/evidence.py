@@ -1,0 +1,85 @@
+"""What is known when a test or a start fails: said in the test's report, and kept beside the logs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_pidoc import artifacts
+from pytest_pidoc.errors import PidocError
+
+if TYPE_CHECKING:
+    from pytest_pidoc.cluster import Cluster
+    from pytest_pidoc.node import Node
+
+__all__ = ["describe", "of_test"]
+
+SERIAL_LINES = 30  # of each node, in the report of a failed test
+
+
+def of_test(test: str, when: str, clusters: Sequence[Cluster], base: Path) -> list[tuple[str, str]]:
+    """Keep the evidence of a failed test in its folder in *base*, and return sections for its report.
+
+    Parameters
+    ----------
+    test
+        The test's id: ``tests/test_a.py::test_b``.
+    when
+        Which part of it failed: ``setup``, ``call`` or ``teardown``.
+    clusters
+        Those that it had.
+    base
+        Where evidence is kept.
+
+    Returns
+    -------
+    Titles and texts.
+    """
+    target = base / artifacts.folder_name(test)
+    report = {"test": test, "failed": when, "clusters": [describe(cluster) for cluster in clusters]}
+    try:
+        artifacts.keep([cluster.directory for cluster in clusters], target, report)
+        place = f"The rest is in {target}"
+    except OSError as error:
+        place = f"The rest could not be kept in {target}: {error.strerror}"
+    sections = []
+    for cluster in clusters:
+        if cluster.switch_is_gone:
+            sections.append((f"LAN of {cluster.name}", "The switch is gone: no node reaches another."))
+        if faults := cluster.faults.all():
+            sections.append((f"faults of {cluster.name}", "\n".join(map(str, faults))))
+        for node in cluster:
+            tail = node.serial_log.tail(SERIAL_LINES) or "(nothing)"
+            sections.append((f"{node.name} serial log, last lines", f"{tail}\n\n{place}"))
+    return sections
+
+
+def describe(cluster: Cluster) -> dict[str, Any]:
+    """Return what is known of a cluster, as plain data."""
+    return {
+        "name": cluster.name,
+        "spec": dataclasses.asdict(cluster.spec),
+        "switch": "gone" if cluster.switch_is_gone else "as it should be",
+        "faults": [
+            {"what": fault.what, "began": fault.began, "ended": fault.ended, "text": str(fault)}
+            for fault in cluster.faults.all()
+        ],
+        "nodes": [
+            {
+                "name": node.name,
+                "state": _state(node),
+                "ssh": f"{node.host}:{node.port}",
+                "timings": dataclasses.asdict(node.timings),
+            }
+            for node in cluster
+        ],
+    }
+
+
+def _state(node: Node) -> str:
+    try:
+        return node.death() or "up"
+    except PidocError as error:  # the daemon does not answer: the other evidence is wanted all the same
+        return f"unknown: {error.what}"

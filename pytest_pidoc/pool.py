@@ -1,0 +1,348 @@
+"""The clusters of a test run: started when first needed, used again by later tests, shared between its processes.
+
+A test gets a cluster by a lease: alone, or together with others that want to share. Where none is free another one is
+started, if this machine has room for it; if not, one that nobody uses makes room, or the test waits. So there are never
+more clusters of a kind than tests that used them at the same time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import secrets
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pytest_pidoc import leases, processes, reaper, runtime
+from pytest_pidoc.cluster import Cluster
+from pytest_pidoc.errors import NoRoom, PidocError
+from pytest_pidoc.leases import Lease
+from pytest_pidoc.progress import Progress
+from pytest_pidoc.settings import ClusterSpec, Settings
+from pytest_pidoc.sharing import locked
+from pytest_pidoc.startup import Ownership
+from pytest_pidoc.waiting import Deadline
+
+__all__ = ["ClusterPool", "Run", "end_torn"]
+
+PATIENCE = 3600.0  # seconds to wait until other tests give a cluster back
+HOLDING_PATIENCE = 120.0  # the same for a test that has nodes already, for which others may be waiting
+LOOK_INTERVAL = 0.1
+
+
+@dataclass(frozen=True)
+class Run:
+    """A test run, of one process or of several.
+
+    Attributes
+    ----------
+    name
+        Tells it from all other runs.
+    owner
+        The identity of the process with which its clusters end.
+    """
+
+    name: str
+    owner: str
+
+    @classmethod
+    def new(cls) -> Run:
+        """Return a run of this process's own."""
+        return cls(secrets.token_hex(8), processes.identify(os.getpid()) or "")
+
+    @property
+    def is_own(self) -> bool:
+        """Whether its clusters end with this process."""
+        return self.owner == processes.identify(os.getpid())
+
+    def clusters(self) -> Iterator[tuple[Path, dict[str, Any]]]:
+        """Yield directory and record of its clusters, the oldest first."""
+        for directory in runtime.cluster_directories():
+            with contextlib.suppress(PidocError):  # it is just being made, or taken down
+                record = runtime.read(directory)
+                if record.get("run") == self.name:
+                    yield directory, record
+
+    def keep(self) -> list[str]:
+        """Let its clusters outlive it; return the commands that reach their nodes and end them."""
+        kept = []
+        for directory, record in list(self.clusters()):
+            runtime.write(directory, {**record, "owner": None, "run": ""})
+            kept += _reached_by(directory.name, [node["name"] for node in record["nodes"]])
+        return kept
+
+
+@dataclass
+class _View:
+    """What this process knows of a cluster of the run, and when it was like that."""
+
+    cluster: Cluster
+    seen: tuple[str, int]
+
+
+class ClusterPool:
+    """What one process has of a run's clusters.
+
+    Parameters
+    ----------
+    settings
+        Where the cache and the evidence are, and what may be started.
+    artifacts
+        Where evidence is kept.
+    run
+        The run that it takes part in.
+    """
+
+    def __init__(self, settings: Settings, artifacts: Path, run: Run) -> None:
+        self.artifacts = artifacts
+        """Where evidence is kept."""
+        self.kept: list[str] = []
+        """How to reach the nodes that outlive the run, and how to end them."""
+        self._settings = settings
+        self._run = run
+        self._views: dict[str, _View] = {}
+        self._leases: dict[str, Lease] = {}
+        self._private: list[Cluster] = []
+        # A process that goes on must not be told of by Python as forgotten.
+        self._left: list[Cluster] = []
+
+    def get(self, spec: ClusterSpec, progress: Progress, *, user: str, shared: bool = False) -> Cluster:
+        """Return a cluster of the run until it is given back.
+
+        Parameters
+        ----------
+        spec
+            What it is to be.
+        progress
+            Hears of the start, or of the wait.
+        user
+            For whom it is: a test's name.
+        shared
+            Whether others that want that too may use it at the same time.
+
+        Raises
+        ------
+        NoRoom
+            None is free, there is no room for another, and nothing has changed that in time.
+        """
+
+        def attempt() -> Cluster:
+            if not shared:
+                return self._free(spec, user, shared=False) or self._start(spec, user, progress, shared=False)
+            with self._first_come(spec, progress):
+                return self._free(spec, user, shared=True) or self._start(spec, user, progress, shared=True)
+
+        return self._with_room(attempt, progress)
+
+    def start(self, spec: ClusterSpec, progress: Progress) -> Cluster:
+        """Start a cluster that is nobody else's; see `get` for what it raises."""
+
+        def attempt() -> Cluster:
+            own = Ownership(processes.identify(os.getpid()))
+            return Cluster.from_spec(spec, self._settings, progress=progress, ownership=own)
+
+        cluster = self._with_room(attempt, progress)
+        self._private.append(cluster)
+        return cluster
+
+    def give_back(self, cluster: Cluster) -> None:
+        """Let others have a cluster, put right; one of one's own is ended, and one that cannot be put right."""
+        if cluster in self._private:
+            self._private.remove(cluster)
+            cluster.down()
+            return
+        if errors := _put_right(cluster):
+            leases.give_up(cluster.directory)
+            warnings.warn(f"{cluster.name} is given up: {errors[0]}", RuntimeWarning, stacklevel=2)
+        view, lease = self._views[cluster.name], self._leases.pop(cluster.name)
+        view.seen = _state(lease)
+        lease.close()
+        if errors:
+            self._end(cluster.directory)
+
+    def keep(self, cluster: Cluster) -> None:
+        """Let a cluster outlive the run as it is, with its faults; no other test gets it."""
+        if cluster in self._private:
+            self._private.remove(cluster)
+        else:
+            leases.give_up(cluster.directory)
+            del self._views[cluster.name]
+            self._leases.pop(cluster.name).close()
+        self._left.append(cluster)
+        cluster.keep()
+        self.kept += _reached_by(cluster.name, [node.name for node in cluster])
+
+    def keep_all(self) -> None:
+        """Let all clusters of the run outlive it, if it is this process's."""
+        if self._run.is_own:
+            self.kept += self._run.keep()
+
+    def close(self) -> None:
+        """End what is this process's own; of the others only the connections end."""
+        for cluster in self._private:
+            cluster.down()
+        for lease in self._leases.values():
+            lease.close()
+        for name, view in self._views.items():
+            if self._run.is_own and any(directory.name == name for directory, _ in self._run.clusters()):
+                view.cluster.down()
+            else:
+                view.cluster.close()
+                self._left.append(view.cluster)
+        for started in (self._private, self._leases, self._views):
+            started.clear()
+        if self._run.is_own:
+            reaper.reap_run(self._run.name, self._run.owner)
+
+    def _free(self, spec: ClusterSpec, user: str, *, shared: bool) -> Cluster | None:
+        """Take a lease on a cluster of the run that is as asked for and well, if there is one."""
+        wanted = _plain(spec)
+        for directory, record in self._run.clusters():
+            if record.get("spec") != wanted or directory.name in self._leases:
+                continue
+            lease = Lease.take(directory, user, shared=shared)
+            if lease is None:
+                continue
+            if lease.is_torn or (cluster := self._view(lease)) is None:
+                leases.give_up(directory)
+                lease.close()
+                self._end(directory)
+                continue
+            if not shared:
+                lease.sign()
+            self._leases[directory.name] = lease
+            return cluster
+        return None
+
+    def _view(self, lease: Lease) -> Cluster | None:
+        """Return the cluster, unless a part of it is of no use; what this process saw of it before may still hold."""
+        name, seen = lease.directory.name, _state(lease)
+        view = self._views.get(name)
+        if view is None or view.seen != seen:
+            if view is not None:
+                view.cluster.close()
+                self._left.append(view.cluster)
+            view = self._views[name] = _View(Cluster.attach(lease.directory), seen)
+        cluster = view.cluster
+        if cluster.switch_is_gone or any(node.death() or node.panicked() for node in cluster):
+            return None
+        return cluster
+
+    def _start(self, spec: ClusterSpec, user: str, progress: Progress, *, shared: bool) -> Cluster:
+        """Start another cluster of the run, with a lease on it from the beginning."""
+        taken: list[Lease] = []
+
+        def claim(directory: Path) -> None:
+            while taken:  # of an attempt that failed
+                taken.pop().close()
+            if lease := Lease.take(directory, user, shared=False):
+                lease.sign()
+                taken.append(lease)
+
+        try:
+            ownership = Ownership(self._run.owner, self._run.name, claim)
+            cluster = Cluster.from_spec(spec, self._settings, progress=progress, ownership=ownership)
+        except BaseException:
+            for lease in taken:
+                lease.close()
+            raise
+        (lease,) = taken
+        if shared:
+            lease.share()
+        self._leases[cluster.name], self._views[cluster.name] = lease, _View(cluster, _state(lease))
+        return cluster
+
+    def _with_room(self, attempt: Callable[[], Cluster], progress: Progress) -> Cluster:
+        """Try until there is room, which clusters make that nobody uses."""
+        holding = bool(self._leases or self._private)
+        patience = Deadline(HOLDING_PATIENCE if holding else PATIENCE, interval=LOOK_INTERVAL)
+        told = False
+        while True:
+            try:
+                return attempt()
+            except NoRoom as error:
+                if self._make_room():
+                    continue
+                if patience.expired or not error.others:
+                    raise
+                if not told:
+                    progress.step(f"waiting for room, at most {patience.timeout:.0f} s: {error.what}")
+                told = True
+            patience.pause()
+
+    def _make_room(self) -> bool:
+        """End the oldest cluster of the run that nobody uses; tell whether there was one."""
+        return any(self._end(directory) for directory, _ in self._run.clusters() if directory.name not in self._leases)
+
+    def _end(self, directory: Path) -> bool:
+        """End a cluster of the run unless somebody uses it; tell whether it was ended."""
+        lease = Lease.to_end(directory)
+        if lease is None:
+            return False
+        with lease:
+            view = self._views.pop(directory.name, None)
+            if view is not None:
+                view.cluster.down()
+            else:
+                _reap(directory)
+        return True
+
+    @contextlib.contextmanager
+    def _first_come(self, spec: ClusterSpec, progress: Progress) -> Iterator[None]:
+        """Let one process of the run at a time look for a cluster to share, and start it if there is none."""
+        folder = runtime.root() / "shares"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        # Two hex digits, so that there are never many of these files; two specs with the same ones wait in vain.
+        name = hashlib.sha256(json.dumps([self._run.name, _plain(spec)]).encode()).hexdigest()[:2]
+        purpose = f"starting {spec.nodes} x {spec.model}"
+        with locked(folder / f"{name}.lock", purpose=purpose, timeout=PATIENCE, progress=progress):
+            yield
+
+
+def end_torn(run: Run) -> None:
+    """End those clusters of a run whose user has ended without giving them back, unless others still use them."""
+    for directory, _ in list(run.clusters()):
+        lease = Lease.to_end(directory)
+        if lease is not None:
+            with lease:
+                if lease.is_torn:
+                    _reap(directory)
+
+
+def _reap(directory: Path) -> None:
+    try:
+        reaper.reap(directory)
+    except PidocError as error:  # a later sweep tries again
+        warnings.warn(f"{directory.name} could not be taken down: {error}", ResourceWarning, stacklevel=2)
+
+
+def _put_right(cluster: Cluster) -> list[Exception]:
+    """Undo what the test that has ended did; return what went wrong with that."""
+    errors = cluster.faults.undo_all()
+    cluster.faults.clear()
+    for forward in [forward for node in cluster for forward in node.forwards]:
+        try:
+            forward.close()
+        except PidocError as error:
+            errors.append(error)
+    return errors
+
+
+def _state(lease: Lease) -> tuple[str, int]:
+    """Return what changes when somebody else has used the cluster alone, or has moved a node of it."""
+    return lease.last, (lease.directory / runtime.RECORD).stat().st_mtime_ns
+
+
+def _plain(spec: ClusterSpec) -> Mapping[str, Any]:
+    """Return a spec as a record has it."""
+    return dict(json.loads(json.dumps(dataclasses.asdict(spec))))
+
+
+def _reached_by(cluster: str, nodes: list[str]) -> list[str]:
+    return [*(f"pidoc ssh {cluster}/{node}" for node in nodes), f"pidoc down {cluster}"]

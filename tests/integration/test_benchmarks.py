@@ -1,0 +1,127 @@
+"""Benchmarks as tests, on real nodes: the figures repeat, a small slow-down fails, and each fault is told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import fabric  # noqa: F401 # before pytester, which forgets what is imported in a test; OpenSSL's cannot be twice
+import pytest
+
+from pytest_pidoc import Settings
+from pytest_pidoc.benchmarks.measure import measure
+from pytest_pidoc.benchmarks.metrics import METRICS
+from pytest_pidoc.cluster import Cluster
+from pytest_pidoc.images.image import Image
+
+pytestmark = pytest.mark.qemu
+
+FILE = "pidoc-benchmarks.json"
+Run = Callable[..., pytest.RunResult]
+
+SUITE = """
+import os
+import pytest
+from pytest_pidoc import BenchmarkError
+
+LOOPS = int(os.environ.get("LOOPS", "500000"))
+COMMAND = f"python3 -c 'for number in range({LOOPS}): pass'"
+
+def test_loop(pi, pi_benchmark):
+    found = pi_benchmark(pi, COMMAND)
+    assert found.spread < 0.0002
+    assert found.floor < found.value / 10
+    assert set(found.entry.metrics) == {"instructions", "guest_time", "virtual_time", "wall_time"}
+
+def test_two(pi, pi_benchmark):
+    assert pi_benchmark(pi, "test -e made", setup="touch made", name="first").entry.program
+    with pytest.raises(BenchmarkError, match="two benchmarks of the name test_suite.py::test_two/first"):
+        pi_benchmark(pi, "true", name="first")
+    pi_benchmark(pi, "true", name="second")
+
+def test_faults(pi, pi_benchmark):
+    with pytest.raises(BenchmarkError, match="failed with status 4") as caught:
+        pi_benchmark(pi, "echo why; exit 4", name="failing")
+    assert "why" in caught.value.evidence
+    with pytest.raises(BenchmarkError, match="only a part was counted"):
+        pi_benchmark(pi, "sudo true", name="root")
+    assert pi.run("cat /proc/sys/kernel/perf_event_paranoid").stdout.strip() == "1"
+"""
+
+
+@pytest.fixture
+def run(pytester: pytest.Pytester, settings: Settings, image: Image, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run the suite in a pytest of its own, on the engine local and the session's cache."""
+    monkeypatch.setenv("PIDOC_CACHE_DIR", str(settings.cache_dir))
+    monkeypatch.setenv("PIDOC_ENGINE", "local")
+    monkeypatch.setenv("PIDOC_REQUIRE", "yes")
+    monkeypatch.setenv("TMPDIR", str(pytester.mkdir("tmp")))
+    pytester.makepyfile(test_suite=SUITE)
+
+    def run(*arguments: str, loops: int = 500_000) -> pytest.RunResult:
+        monkeypatch.setenv("LOOPS", str(loops))
+        return pytester.runpytest_subprocess(*arguments, timeout=600)
+
+    return run
+
+
+def test_baseline_from_first_to_last(run: Run, pytester: pytest.Pytester) -> None:
+    """It is made, met by the same program on new nodes, and missed by a slower one; a wrong one is told."""
+    path = pytester.path / FILE
+
+    run("--pidoc-benchmark-update").assert_outcomes(passed=3)
+    data = json.loads(path.read_text())
+    names = ["test_suite.py::test_loop", "test_suite.py::test_two/first", "test_suite.py::test_two/second"]
+    assert [each["name"] for each in data["benchmarks"]] == names
+    assert data["benchmarks"][0]["conditions"]["model"] == "pi3-virt"
+
+    data["benchmarks"][1]["conditions"]["model"] = "pi4-virt"
+    del data["benchmarks"][2]
+    path.write_text(json.dumps(data))
+    before = path.read_bytes()
+    done = run("--pidoc-benchmark-fail=instructions:0.5%", "-k", "loop or two")
+    done.assert_outcomes(passed=1, failed=1)
+    done.stdout.fnmatch_lines(
+        ["*The baseline of test_suite.py::test_two/first is of another machine*", "*model: pi4-virt in the baseline*"]
+    )
+
+    done = run("--pidoc-benchmark-fail=instructions:0.5%", "-k", "loop", loops=515_000)
+    done.assert_outcomes(failed=1)
+    done.stdout.fnmatch_lines(
+        [
+            "*BenchmarkSlower: test_suite.py::test_loop has become slower.",
+            "*instructions: * before, * now: +*, allowed +0.5 %",
+            "*The command was *500000* and is *515000*",
+            "*Try: pytest 'test_suite.py::test_loop' --pidoc-benchmark-update, if that is right",
+        ]
+    )
+    assert path.read_bytes() == before
+
+
+def test_pytest_benchmark_gets_the_figures(run: Run, pytester: pytest.Pytester) -> None:
+    """Its storage has each round as a number of instructions, and its table says so."""
+    pytest.importorskip("pytest_benchmark")
+
+    done = run("-k", "loop", "--benchmark-json=stored.json", "--benchmark-only")
+
+    done.assert_outcomes(passed=1)
+    done.stdout.fnmatch_lines(["*benchmark 'pidoc: instructions': 1 tests*", "Name (time in instructions)*"])
+    (stored,) = json.loads((pytester.path / "stored.json").read_text())["benchmarks"]
+    assert stored["stats"]["rounds"] == 3
+    assert stored["stats"]["median"] == stored["extra_info"]["metrics"]["instructions"]
+    assert stored["extra_info"]["conditions"]["model"] == "pi3-virt"
+
+
+def test_clock_counts_in_a_node(settings: Settings, image: Image) -> None:
+    """A nanosecond of the guest's is an instruction, and both repeat, after a new fork, too."""
+    loop = "python3 -c 'import time; sum(range(2000000)); print(time.process_time())'"
+    with Cluster.up(nodes=1, engine="local", mips=1000, settings=settings) as cluster:
+        pi = cluster[0]
+        found = measure(pi, loop, wanted=METRICS["instructions"], rounds=3)
+        pi.reset()
+        again = measure(pi, loop, wanted=METRICS["instructions"], rounds=3)
+
+    (instructions,) = {*found.rounds["instructions"], *again.rounds["instructions"]}
+    for seconds in (*found.rounds["guest_time"], *again.rounds["guest_time"]):
+        assert instructions <= seconds * 1e9 < 1.1 * instructions  # the rest is the kernel's, for the program
+    assert (pi.mips, pi.counts_instructions) == (1000, True)
