@@ -39,6 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has seen enough
         sys.stderr.close()
         return FAILED
+    except OSError as error:  # the disk is full, a file in a cluster's directory is damaged, and the like
+        print(f"pidoc: the system refuses something: {error}", file=sys.stderr)
+        return FAILED
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

@@ -177,7 +177,7 @@ class Cluster(Sequence[Node]):
             There is no such cluster.
         """
         directory = name if isinstance(name, Path) else runtime.root() / name
-        record = runtime.read(directory)
+        record = runtime.read_whole(directory)
         try:
             spec = ClusterSpec(**record["spec"])
             found = Provision.from_record(record["provision"])
@@ -193,7 +193,7 @@ class Cluster(Sequence[Node]):
                 nodes.append(
                     Node(launch, found.engine, endpoint, host_keys=keys, timings=timings, faults=faults, lan=lan)
                 )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError, IndexError) as error:
             raise PidocError(
                 f"{directory / runtime.RECORD} is of another version: {error!r}.", tip="pidoc down"
             ) from error

@@ -346,7 +346,6 @@ def console(options: argparse.Namespace, settings: Settings) -> int:
 
 def down(options: argparse.Namespace, settings: Settings) -> int:
     """End clusters."""
-    records = dict(_records())
     known = {directory.name: directory for directory in runtime.cluster_directories()}
     for name in options.names:
         if name not in known:
@@ -354,9 +353,7 @@ def down(options: argparse.Namespace, settings: Settings) -> int:
     if options.names:
         chosen = [known[name] for name in options.names]
     else:
-        chosen = [
-            path for path in known.values() if options.all or (records.get(path) or {"owner": 0})["owner"] is None
-        ]
+        chosen = [path for path in known.values() if options.all or _is_nobodys(path)]
     for directory in chosen:
         reaper.reap(directory)
         print(f"{directory.name} is down")
@@ -446,12 +443,23 @@ def _sizes(text: str | None) -> tuple[int, ...]:
         raise SettingsError(error.what.replace("--pidoc-nodes", "--sizes")) from None
 
 
+def _is_nobodys(directory: Path) -> bool:
+    """Tell whether a cluster was started by ``pidoc up``, or was left to whoever ends it."""
+    try:
+        return runtime.read(directory)["owner"] is None
+    except PidocError:  # it is just being made, or just ended
+        return False
+
+
 def _records() -> list[tuple[Path, dict[str, Any]]]:
-    """Return every cluster's directory and record, oldest first."""
+    """Return every cluster's directory and record, oldest first; say which records cannot be used."""
     found = []
     for directory in runtime.cluster_directories():
-        with contextlib.suppress(PidocError):  # it is just being made, or just ended
-            found.append((directory, runtime.read(directory)))
+        try:
+            found.append((directory, runtime.read_whole(directory)))
+        except PidocError as error:
+            if (directory / runtime.RECORD).exists():  # else it is just being made, or just ended
+                print(f"pidoc: {error}", file=sys.stderr)
     return found
 
 

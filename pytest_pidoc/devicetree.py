@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_pidoc import runtime
+from pytest_pidoc.checks import shown
 from pytest_pidoc.engines.engine import DEVICE_TREE
 from pytest_pidoc.errors import ImageError
 from pytest_pidoc.machines import MIB
@@ -77,11 +78,11 @@ def edited(path: Path, board: str) -> bytes:
     """
     try:
         blob = _parsed(path.read_bytes())
-    except Exception as error:  # the library raises what its parser stumbles over
-        raise ImageError(f"{path} is not a device tree that can be read: {error!r}.") from error
-    for change in _EDITS.get(board, ()):
-        change(blob)
-    return bytes(blob.to_dtb(version=17))
+        for change in _EDITS.get(board, ()):
+            change(blob)
+        return bytes(blob.to_dtb(version=17))
+    except Exception as error:  # the library raises what it stumbles over
+        raise ImageError(f"{path} is not a device tree that can be used: {shown(error)}.") from error
 
 
 def announcing(machine: Machine, own: bytes) -> bytes:
@@ -95,13 +96,16 @@ def announcing(machine: Machine, own: bytes) -> bytes:
     """
     import fdt
 
-    blob = _parsed(own)
-    before = blob.get_property("compatible", "/") if blob.exist_property("compatible", "/") else ()
-    blob.set_property("model", machine.board, "/")
-    blob.set_property("compatible", [*machine.compatible, *before], "/")
-    if not blob.exist_property("rng-seed", "/chosen"):
-        blob.add_item(fdt.PropBytes("rng-seed", *bytes(32)), "/chosen")
-    return bytes(blob.to_dtb(version=17))
+    try:
+        blob = _parsed(own)
+        before = blob.get_property("compatible", "/") if blob.exist_property("compatible", "/") else ()
+        blob.set_property("model", machine.board, "/")
+        blob.set_property("compatible", [*machine.compatible, *before], "/")
+        if not blob.exist_property("rng-seed", "/chosen"):
+            blob.add_item(fdt.PropBytes("rng-seed", *bytes(32)), "/chosen")
+        return bytes(blob.to_dtb(version=17))
+    except Exception as error:  # as above
+        raise ImageError(f"That board cannot be announced in the device tree: {shown(error)}.") from error
 
 
 _parsing = threading.Lock()

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from pytest_pidoc.checks import shown
 from pytest_pidoc.errors import MonitorError, PidocError, SettingsError
 from pytest_pidoc.waits import require_port
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from pytest_pidoc.node import Node
 
-__all__ = ["HOST", "Forward", "open_forward"]
+__all__ = ["HOST", "Forward", "check", "open_forward"]
 
 HOST = "127.0.0.1"
 #: The address of every guest in QEMU's user network, to which QEMU forwards.
@@ -71,11 +72,16 @@ class Forward:
         self.close()
 
 
+def check(port: int, protocol: str) -> None:
+    """Raise `SettingsError` if there is no such port or protocol."""
+    require_port(port)
+    if not isinstance(protocol, str) or protocol not in {"tcp", "udp"}:
+        raise SettingsError(f"{shown(protocol)} is no protocol that can be forwarded.", tip='"tcp" or "udp"')
+
+
 def open_forward(node: Node, port: int, protocol: str) -> Forward:
     """Open a forward to a node's port; see `Node.forward`."""
-    require_port(port)
-    if protocol not in {"tcp", "udp"}:
-        raise SettingsError(f"{protocol!r} is no protocol that can be forwarded.", tip='"tcp" or "udp"')
+    check(port, protocol)
     if node.endpoint.engine == "local":
         return _by_qemu(node, port, protocol)
     if protocol != "tcp":

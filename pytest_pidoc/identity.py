@@ -13,6 +13,7 @@ from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import Any
 
+from pytest_pidoc import documents
 from pytest_pidoc.errors import PidocError
 
 __all__ = ["FILE", "HOST_KEY", "SEED_SIZE", "Identity", "LanPlace"]
@@ -112,7 +113,7 @@ class Identity:
         """
         path = directory / FILE
         try:
-            told = json.loads(path.read_text(encoding="utf-8"))
+            told = documents.read(path)
             place = told.pop("lan")
             keys = {name: (private, public) for name, (private, public) in told.pop("host_keys").items()}
             return cls(**told, host_keys=keys, lan=None if place is None else LanPlace(**place))

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_pidoc import agent, forwards, readiness, runtime, speed, ssh, waits
+from pytest_pidoc import agent, documents, forwards, readiness, runtime, speed, ssh, waits
 from pytest_pidoc.engines.engine import (
     CONSOLE_SOCKET,
     OVERLAY,
@@ -40,7 +42,7 @@ from pytest_pidoc.qmp import Monitor
 from pytest_pidoc.serial import SerialLog
 from pytest_pidoc.shell import Output
 from pytest_pidoc.ssh import Login
-from pytest_pidoc.waiting import Deadline
+from pytest_pidoc.waiting import Deadline, deadline_of
 
 if TYPE_CHECKING:  # Fabric takes 0.2 s to import: only when a connection is made
     import fabric
@@ -184,9 +186,13 @@ class Node:
     def known_hosts(self) -> Path:
         """A file with the node's pinned host key, for OpenSSH and Fabric alike."""
         path = self.directory / KNOWN_HOSTS
-        lines = [f"[{self.host}]:{self.port} {key}\n" for key in self.host_keys]
-        path.write_text("".join(lines), encoding="ascii")
-        return path
+        content = "".join(f"[{self.host}]:{self.port} {key}\n" for key in self.host_keys).encode("ascii")
+        with contextlib.suppress(OSError, ValueError):  # there is none, or something else is in its place
+            if documents.content(path) == content:
+                return path
+        draft = path.with_name(f".{KNOWN_HOSTS}.{os.getpid()}.{threading.get_ident()}")
+        draft.write_bytes(content)
+        return draft.replace(path)  # whole, whoever reads it meanwhile
 
     @property
     def directory(self) -> Path:
@@ -403,6 +409,7 @@ class Node:
         MonitorError
             QEMU refused it.
         """
+        forwards.check(port, protocol)
         self.raise_if_dead(f"before its port {port} was forwarded")
         forward = forwards.open_forward(self, port, protocol)
         self._forwards.append(forward)
@@ -614,12 +621,13 @@ class Node:
         BootError
             The node did not become ready.
         """
+        deadline_of(timeout)
         began = time.monotonic()
         self.stop()
         (self.directory / OVERLAY).unlink(missing_ok=True)
         self.relaunch(booted=False)
         self._power.was_started()
-        self.come_up(began=began, deadline=Deadline(timeout), cancelled=lambda: False)
+        self.come_up(began=began, deadline=deadline_of(timeout), cancelled=lambda: False)
 
     @property
     def _identity(self) -> Identity:

@@ -35,6 +35,9 @@ _run = pytest.StashKey["Run"]()
 _clusters = pytest.StashKey[list["Cluster"]]()
 _failed = pytest.StashKey[bool]()
 _kept = pytest.StashKey[list[str]]()
+#: In its own tables in TOML, pytest 9 takes values as they are, and since 9.2 of more than one type.
+INI_TYPE: Any = str | int | float | bool if pytest.version_tuple >= (9, 2) else None
+
 _evidence = pytest.StashKey[list[str]]()
 
 
@@ -47,7 +50,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             group.addoption(option.option, dest=option.ini, default=None, metavar=option.metavar, help=described)
         else:
             group.addoption(option.option, dest=option.ini, default=None, action="store_true", help=described)
-        parser.addini(option.ini, option.help, default=None)
+        parser.addini(option.ini, option.help, type=INI_TYPE, default=None)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -58,7 +61,7 @@ def pytest_configure(config: pytest.Config) -> None:
             {option.name: config.getoption(option.ini) for option in OPTIONS},
             ini={option.name: config.getini(option.ini) for option in OPTIONS},
         )
-    except SettingsError as error:
+    except (SettingsError, TypeError) as error:  # a TypeError of getini, which is a UsageError since pytest 9.2
         raise pytest.UsageError(str(error)) from error
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pytest_pidoc import agent, ssh
 from pytest_pidoc.errors import BootError, BootTimeout, FaultError, MonitorError, NodeDied, WaitTimeout
 from pytest_pidoc.faults import Fault
-from pytest_pidoc.waiting import Deadline
+from pytest_pidoc.waiting import Deadline, deadline_of
 
 if TYPE_CHECKING:
     from pytest_pidoc.node import Node
@@ -23,6 +23,7 @@ SHUTDOWN_TIMEOUT = 120.0  # seconds: a service alone may take systemd's 90
 
 # The last words of a kernel. Not every board can end its own power: a real one then waits for its plug to be pulled.
 _LAST_WORDS = re.compile(rb"reboot: (Power down|System halted)")
+INTERVAL = 0.1  # seconds between two looks
 LAN_LOOKS = 100  # at the address of the card to the LAN, 0.2 s apart
 LAST_GASP = 2.0  # seconds from those words until QEMU has ended, if it does
 
@@ -82,9 +83,9 @@ class Power:
 
     def shut_down(self, timeout: float) -> Fault:
         """Let the guest end in order, and return when QEMU has; see ``Node.shutdown``."""
-        node = self._node
+        node, deadline = self._node, deadline_of(timeout, INTERVAL)
         self._require_moving("it cannot be shut down")
-        deadline, start = Deadline(timeout, interval=0.1), node.serial_log.size()
+        start = node.serial_log.size()
         self._ask_systemd("poweroff", deadline)
         node.disconnect()
         gasp: Deadline | None = None
@@ -231,7 +232,7 @@ class Power:
             raise FaultError(f"{node.name} refuses {command!r}.", evidence=result.stdout + result.stderr)
 
     def _deadline(self, timeout: float | None) -> Deadline:
-        return Deadline(self._node.boot_timeout() if timeout is None else timeout, interval=0.1)
+        return Deadline(self._node.boot_timeout(), INTERVAL) if timeout is None else deadline_of(timeout, INTERVAL)
 
 
 def _hold(host: str, port: int) -> socket.socket | None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["CLUSTER_VARIABLE", "children", "identify", "is_alive", "kill", "of_cluster", "pid", "wait"]
+__all__ = ["CLUSTER_VARIABLE", "children", "identify", "is_alive", "is_identity", "kill", "of_cluster", "pid", "wait"]
 
 #: Every process that belongs to a cluster carries its name in this environment variable, so that it can be
 #: found from the moment it is executed, even if its starter was killed before it could write anything down.
@@ -30,6 +31,11 @@ def identify(pid: int) -> str | None:
         return None
     boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     return f"{pid}:{fields[19]}:{boot}"
+
+
+def is_identity(value: object) -> bool:
+    """Tell whether that is something that `identify` may have returned: ``pid:start:boot``."""
+    return isinstance(value, str) and re.fullmatch(r"[1-9]\d{0,8}:\d{1,20}:\S{1,99}", value, re.ASCII) is not None
 
 
 def is_alive(identity: str) -> bool:

@@ -23,6 +23,7 @@ from pytest_pidoc.engines.engine import (
     Launch,
     QemuVersion,
 )
+from pytest_pidoc.errors import ImageError
 from pytest_pidoc.images.image import ImageFile
 from pytest_pidoc.machines import MIB, Machine
 
@@ -259,11 +260,14 @@ def empty_overlay(disk: Path) -> bytes:
     """
     cluster = 1 << 16
     with disk.open("rb") as stream:
-        (size,) = struct.unpack_from(">Q", stream.read(32), 24)
+        header = stream.read(32)
+    if len(header) < 32 or header[:4] != b"QFI\xfb":
+        raise ImageError(f"{disk} is no qcow2 disk.")
+    (size,) = struct.unpack_from(">Q", header, 24)
     # An entry of the L1 table stands for an L2 table of 8192 clusters.
     entries = -(-size // (cluster * cluster // 8))
     if entries > cluster // 8:
-        raise ValueError(f"{disk} is larger than one cluster of the L1 table can tell.")
+        raise ImageError(f"{disk} is larger than one cluster of the L1 table can tell.")
     header = struct.pack(">4sIQIIQIIQQIIQ", b"QFI\xfb", 3, 0, 0, 16, size, 0, entries, 3 * cluster, cluster, 1, 0, 0)
     header += struct.pack(">QQQII", 0, 0, 0, 4, 104)
     table = struct.pack(">Q", 2 * cluster)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import os
 import re
 import stat
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pytest_pidoc.checks import MOST_SECONDS, shown
 from pytest_pidoc.errors import SettingsError
 from pytest_pidoc.machines import DEFAULT_MODEL, MIB, MODELS
 
@@ -110,7 +112,7 @@ def _mips(value: object) -> float:
 
 
 def _seconds(value: object) -> float:
-    return _real(value, 0.001, 86400, "a number of seconds up to 86400")
+    return _real(value, 0.001, MOST_SECONDS, f"a number of seconds up to {MOST_SECONDS:.0f}")
 
 
 def _whole(value: object, least: int, most: int, wanted: str) -> int:
@@ -141,7 +143,7 @@ def _directory(value: object) -> Path:
         found = path.stat()
     except FileNotFoundError:
         return path  # it is made when it is needed
-    except (OSError, RuntimeError, UnicodeError) as error:
+    except (OSError, RuntimeError, UnicodeError, TypeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it cannot be made out"
         raise ValueError(f"a directory that can be used: {reason}") from error
     if not stat.S_ISDIR(found.st_mode):
@@ -354,7 +356,7 @@ class Settings:
         parsers = {option.name: option for option in OPTIONS}
         for name, value in (marker or {}).items():
             if name not in names:
-                raise SettingsError(f"{where} has no argument {name!r}.", tip=MARKER_SIGNATURE)
+                raise SettingsError(f"{where} has no argument {shown(name)}.", tip=MARKER_SIGNATURE)
             if value is not None:
                 try:
                     values[name] = _parse(parsers[name], value, f"{name} of {where}")
@@ -376,7 +378,9 @@ def _check_memory(spec: ClusterSpec) -> None:
 
 
 def _parse(option: Option, value: object, source: str) -> Any:
+    # No setting is of another type, whose ``==`` or ``str()`` may do anything.
+    usable = isinstance(value, (str, numbers.Real, os.PathLike))
     try:
-        return option.parse(value)
+        return option.parse(value if usable else object())
     except ValueError as error:
-        raise SettingsError(f"{source}: {value!r} is not {error}.") from None
+        raise SettingsError(f"{source}: {shown(value)} is not {error}.") from None

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from pytest_pidoc import documents
 from pytest_pidoc.errors import PidocError
 from pytest_pidoc.progress import Progress
 
@@ -58,6 +59,7 @@ def locked(path: Path, *, purpose: str, timeout: float, progress: Progress | Non
                 tip="wait until it is done, or end that process",
             ) from error
     try:
+        holder.unlink(missing_ok=True)  # a killed holder's, or what came in its place
         holder.write_text(f"process {os.getpid()} ({purpose})\n", encoding="utf-8")
         try:
             yield
@@ -81,6 +83,6 @@ def _require_locks(path: Path) -> None:
 def _read(holder: Path) -> str:
     # A killed holder leaves its name behind, and a new one may not have written its own yet: both are short.
     try:
-        return holder.read_text(encoding="utf-8").strip() or "another process"
-    except OSError:
+        return documents.content(holder).decode("utf-8", "replace").strip()[:200] or "another process"
+    except (OSError, ValueError):
         return "another process"

@@ -6,7 +6,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-__all__ = ["Deadline"]
+from pytest_pidoc.checks import MOST_SECONDS, is_seconds, shown
+from pytest_pidoc.errors import SettingsError
+
+__all__ = ["Deadline", "deadline_of"]
 
 
 @dataclass(frozen=True)
@@ -50,3 +53,19 @@ class Deadline:
     def pause(self) -> None:
         """Sleep for one interval, but not past the end."""
         self.sleep(min(self.interval, self.remaining))
+
+
+def deadline_of(timeout: object, interval: float = 0.02) -> Deadline:
+    """Return the deadline of a wait whose seconds the user gave.
+
+    Raises
+    ------
+    SettingsError
+        That is no time that can be waited.
+    """
+    if not is_seconds(timeout):
+        raise SettingsError(
+            f"{shown(timeout)} seconds cannot be waited.",
+            tip=f"timeout=60, a number above 0, {MOST_SECONDS:.0f} at most",
+        )
+    return Deadline(timeout, interval=interval)

@@ -6,14 +6,14 @@ command has a loop in it. It ends by itself, so that nothing goes on in a guest 
 
 from __future__ import annotations
 
-import math
 import re
 import shlex
 from typing import TYPE_CHECKING
 
 from pytest_pidoc import ssh
+from pytest_pidoc.checks import is_whole, shown
 from pytest_pidoc.errors import SettingsError, WaitError, WaitTimeout
-from pytest_pidoc.waiting import Deadline
+from pytest_pidoc.waiting import Deadline, deadline_of
 
 if TYPE_CHECKING:
     from invoke.runners import Result
@@ -31,7 +31,9 @@ FAILED = 3  # our own status of a unit that has failed
 
 def until_succeeds(node: Node, command: str, *, timeout: float) -> Result:
     """Run a command again and again until its status is 0; see `Node.wait_until_succeeds`."""
-    deadline, attempts, seen = _deadline(timeout), 0, ""
+    if not isinstance(command, str):
+        raise SettingsError(f"{shown(command)} is no command.", tip='a text for the shell, such as "ping -c 1 pi-2"')
+    deadline, attempts, seen = deadline_of(timeout, INTERVAL), 0, ""
     while not deadline.expired:
         attempts += 1
         try:
@@ -56,10 +58,12 @@ def until_succeeds(node: Node, command: str, *, timeout: float) -> Result:
 def wait_for_port(node: Node, port: int, *, host: str, timeout: float) -> None:
     """Wait until a connection to a TCP port can be made in the guest; see `Node.wait_for_port`."""
     require_port(port)
-    if not re.fullmatch(r"[0-9A-Za-z_.:%-]+", host):
-        raise SettingsError(f"{host!r} is no name or address of a host.", tip='"127.0.0.1", which is the node itself')
+    if not isinstance(host, str) or not re.fullmatch(r"[0-9A-Za-z_.:%-]+", host):
+        raise SettingsError(
+            f"{shown(host)} is no name or address of a host.", tip='"127.0.0.1", which is the node itself'
+        )
     connect = f"until (exec 3<>/dev/tcp/{host}/{port}) 2>/dev/null; do sleep {INTERVAL}; done"
-    deadline = _deadline(timeout)
+    deadline = deadline_of(timeout, INTERVAL)
     try:
         if _await(node, f"bash -c {shlex.quote(connect)}", deadline).ok:
             return
@@ -76,14 +80,14 @@ def wait_for_port(node: Node, port: int, *, host: str, timeout: float) -> None:
 
 def wait_for_unit(node: Node, name: str, *, timeout: float) -> None:
     """Wait until a unit of systemd is active; see `Node.wait_for_unit`."""
-    if not re.fullmatch(r"[0-9A-Za-z:_.\\@][0-9A-Za-z:_.\\@-]*", name):
-        raise SettingsError(f"{name!r} is no name of a unit.", tip='a name such as "mosquitto" or "ssh.socket"')
+    if not isinstance(name, str) or not re.fullmatch(r"[0-9A-Za-z:_.\\@][0-9A-Za-z:_.\\@-]*", name):
+        raise SettingsError(f"{shown(name)} is no name of a unit.", tip='a name such as "mosquitto" or "ssh.socket"')
     unit = shlex.quote(name)
     loop = (
         f"while :; do case $(systemctl show -p ActiveState {unit}) in *=active|*=reloading) exit 0;;"
         f" *=failed) exit {FAILED};; esac; sleep {INTERVAL}; done"
     )
-    deadline, failed = _deadline(timeout), False
+    deadline, failed = deadline_of(timeout, INTERVAL), False
     try:
         done = _await(node, f"sh -c {shlex.quote(loop)}", deadline)
         if done.ok:
@@ -105,18 +109,12 @@ def wait_for_unit(node: Node, name: str, *, timeout: float) -> None:
 
 def require_port(port: object) -> None:
     """Raise `SettingsError` if that is no number of a port."""
-    if isinstance(port, bool) or not isinstance(port, int) or not 1 <= port <= 65535:
-        raise SettingsError(f"{port!r} is no port.", tip="a whole number from 1 to 65535")
+    if not is_whole(port, 1, 65535):
+        raise SettingsError(f"{shown(port)} is no port.", tip="a whole number from 1 to 65535")
 
 
 class _Unanswered(Exception):
     """The guest does not answer on its connection, or has closed it."""
-
-
-def _deadline(timeout: object) -> Deadline:
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < math.inf:
-        raise SettingsError(f"{timeout!r} seconds cannot be waited.", tip="timeout=60, a number above 0")
-    return Deadline(timeout, interval=INTERVAL)
 
 
 def _await(node: Node, loop: str, deadline: Deadline) -> Result:

@@ -139,7 +139,7 @@ def test_nowhere_to_make_a_group(tmp_path: Path, node: Path, mounts: str, reason
 
 def test_removing_twice_is_no_error(tmp_path: Path, node: Path) -> None:
     """Also when somebody else has removed the group."""
-    (node / cgroups.RECORD).write_text(str(tmp_path / "gone"))
+    (node / cgroups.RECORD).write_text(str(tmp_path / "pidoc-gone"))
 
     cgroups.remove(node)
     cgroups.remove(node)

@@ -45,7 +45,7 @@ def test_partition_says_what_it_is(lan: Lan) -> None:
         ([["pi-1"], []], "group 2 of the partition: there is no node in it."),
         ([["pi-1", "pi-1"]], "group 1 of the partition: pi-1 is named twice."),
         ([["pi-1"], ["pi-2", "pi-1"]], "pi-1 is in the groups 1 and 2 of the partition."),
-        ([["pi-5"]], "group 1 of the partition: pi-5 is no node of this cluster."),
+        ([["pi-5"]], "group 1 of the partition: 'pi-5' is no node of this cluster."),
         ([[3]], "group 1 of the partition: 3 is no node of this cluster."),
     ],
 )
@@ -85,7 +85,7 @@ def test_degrading_says_what_it_is(lan: Lan, arguments: dict[str, Any], said: st
         ({"loss": 0.1, "between": ("pi-1", "pi-1")}, "pi-1 is on both sides of between."),
         ({"loss": 0.1, "between": ("pi-1",)}, "between is not two nodes, or two groups of nodes."),
         ({"loss": 0.1, "between": "pi-1"}, "between is not two nodes, or two groups of nodes."),
-        ({"loss": 0.1, "between": ("pi-1", "pi-9")}, "between: pi-9 is no node of this cluster."),
+        ({"loss": 0.1, "between": ("pi-1", "pi-9")}, "between: 'pi-9' is no node of this cluster."),
     ],
 )
 def test_degrading_that_cannot_be_meant(lan: Lan, arguments: dict[str, Any], message: str) -> None:

@@ -26,9 +26,10 @@ EMPTY = "true"  # the command that measures what a measurement itself costs
 GRACE = 30.0  # seconds on this machine for Python to start in the guest
 KILL_TIMEOUT = 30.0
 
-#: How much more processor time a command may have used than was counted: its process is made before it is counted,
-#: which takes 2 ms on a pi3-virt, and 10 ms on a pi1.
-PART, START = 1.5, 0.03
+#: How much more processor time a command may have used than was counted, as a factor and in millions of instructions:
+#: its process is made before it is counted, which takes two of them. An empty sudo takes fifteen.
+PART, START = 1.5, 5.0
+OWN_RATE = 125.0  # millions of instructions per second where nothing was asked for: that of pi0 and pi1
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,7 @@ def _raise_if_partial(node: Node, command: str, answers: list[dict[str, Any]]) -
     """Refuse figures of a part of the command: Linux stops counting a program that takes on another user's rights."""
     for answer in answers:
         counted, used = answer["guest_time"], answer["processor_time"]
-        if counted is not None and used > PART * counted + START:
+        if counted is not None and used > PART * counted + START / (node.mips or OWN_RATE):
             raise BenchmarkError(
                 f"Of {command!r} only a part was counted on {node.name}: {counted:.3f} s of {used:.3f} s.",
                 tip="no sudo in the command: Linux stops counting a program that takes on another user's rights",

@@ -12,6 +12,7 @@ import errno
 from dataclasses import dataclass
 from pathlib import Path
 
+from pytest_pidoc import documents
 from pytest_pidoc.waiting import Deadline
 
 __all__ = ["CgroupError", "cpus", "limit", "remove"]
@@ -109,9 +110,10 @@ def remove(directory: Path) -> None:
 
 def _recorded(directory: Path) -> Path | None:
     try:
-        return Path((directory / RECORD).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        group = Path(documents.content(directory / RECORD).decode("utf-8"))
+    except (OSError, ValueError):  # there is none, or it is damaged
         return None
+    return group if group.name.startswith(f"{PREFIX}-") and "\0" not in str(group) else None
 
 
 def _make(directory: Path, name: str, proc: Path) -> Path:

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pytest_pidoc.checks import listed
 from pytest_pidoc.errors import ImageError
 
 __all__ = ["CPUS", "TREES", "BootFiles", "choose", "unpack_kernel"]
@@ -93,7 +94,7 @@ def choose(config: str, names: Collection[str], cpu: str) -> BootFiles:
     there = {name.lower() for name in names}
     if kernel.lower() not in there:
         raise ImageError(
-            f"The boot partition has no {kernel}, which a {cpu} boots; it has {', '.join(sorted(names)) or 'nothing'}.",
+            f"The boot partition has no {kernel}, which a {cpu} boots; it has {listed(names) or 'nothing'}.",
             tip="an image for that board, or kernel=PATH",
         )
     initramfs = settings.get("initramfs", "")

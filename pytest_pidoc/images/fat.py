@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from pytest_pidoc.checks import listed
 from pytest_pidoc.errors import ImageError
 from pytest_pidoc.images.buildlog import BuildLog
 from pytest_pidoc.images.partitions import Partition
@@ -80,7 +81,7 @@ class Fat:
             It has no such file, or a larger one than there should be, or cannot be read.
         """
         if not self.has(name):
-            raise ImageError(f"The boot partition has no {name}; it has {', '.join(sorted(self.names()))}.")
+            raise ImageError(f"The boot partition has no {name}; it has {listed(self.names())}.")
         limited = ["prlimit", f"--fsize={LARGEST}"]
         self._output([*limited, "mcopy", "-n", "-i", self._image, f"::/{name}", target], f"reading {name}")
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pytest_pidoc import documents
+from pytest_pidoc.checks import is_whole, shown
 from pytest_pidoc.errors import ImageError
 
 __all__ = ["MANIFEST", "Image", "ImageFile", "Manifest", "Source"]
@@ -104,15 +106,48 @@ class Manifest:
             It is not JSON, of another format, or lacks a field.
         """
         try:
-            data: dict[str, Any] = json.loads(text)
+            return cls.from_data(documents.parse(text))
+        except ValueError as error:
+            raise ImageError(f"The manifest cannot be read: {error}.") from error
+
+    @classmethod
+    def from_data(cls, data: Any) -> Manifest:
+        """Read what a ``manifest.json`` says.
+
+        Raises
+        ------
+        ImageError
+            It is of another format, lacks a field, or one is not what it should be.
+        """
+        try:
+            data = dict(data)
             if data.pop("format") != FORMAT:
                 raise ImageError("The manifest is of a format that this version does not know.")
             data["files"] = {role: ImageFile(**entry) for role, entry in data["files"].items()}
             data["host_keys"] = tuple(data["host_keys"])
             data["sources"] = tuple(Source(**entry) for entry in data["sources"])
-            return cls(**data)
+            manifest = cls(**data)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ImageError(f"The manifest cannot be read: {error!r}.") from error
+            raise ImageError(f"The manifest cannot be read: {shown(error)}.") from error
+        manifest._check()
+        return manifest
+
+    def _check(self) -> None:
+        """Refuse fields of other types than they should have, and files that would lie elsewhere."""
+        texts = [self.recipe, self.architecture, self.key, self.user, self.append, self.password, self.created]
+        texts += [*self.host_keys, *(text for source in self.sources for text in dataclasses.astuple(source))]
+        texts += [*(text for file in self.files.values() for text in (file.name, file.sha256))]
+        if not isinstance(self.versions, dict) or not all(
+            isinstance(text, str) for text in [*texts, *self.versions.values()]
+        ):
+            raise ImageError("The manifest has something else where a text should be.")
+        if not is_whole(self.partition, 0, 128) or not isinstance(self.stock, bool):
+            raise ImageError("The manifest has something else where a partition's number, or yes or no, should be.")
+        for file in self.files.values():
+            if not is_whole(file.size, 0, 1 << 60) or file.name != Path(file.name).name or "\0" in file.name:
+                raise ImageError(
+                    f"The manifest has a file {shown(file.name)} of {shown(file.size)} bytes, which is none."
+                )
 
 
 @dataclass(frozen=True)
@@ -132,7 +167,7 @@ class Image:
             It has no usable manifest.
         """
         try:
-            return cls(path, Manifest.from_json((path / MANIFEST).read_text(encoding="utf-8")))
+            return cls(path, Manifest.from_data(documents.read(path / MANIFEST)))
         except (OSError, ValueError, ImageError) as error:
             raise ImageError(
                 f"The image in {path} has no usable manifest: {error}",

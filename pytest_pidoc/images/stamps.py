@@ -12,6 +12,8 @@ import json
 import os
 from pathlib import Path
 
+from pytest_pidoc import documents
+
 __all__ = ["look", "read", "write"]
 
 BLOCKS = 8  # of each file: the first, the last, and others evenly between
@@ -39,7 +41,7 @@ def look(path: Path) -> list[int | str] | None:
 def read(stamp: Path) -> object:
     """Return what was written to *stamp*; ``None`` if nothing was."""
     try:
-        return json.loads(stamp.read_text(encoding="utf-8"))
+        return documents.read(stamp)
     except (OSError, ValueError):
         return None
 

@@ -8,6 +8,7 @@ import gzip
 import lzma
 import os
 import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from pytest_pidoc.checks import listed, shown
 from pytest_pidoc.errors import ImageError
 
 __all__ = ["LIMITS", "Limits", "unpack"]
@@ -58,7 +60,11 @@ _OTHERS = {
     b"7z\xbc\xaf\x27\x1c": ("a 7z archive", "7z x IMAGE"),
     b"Rar!": ("a rar archive", "unrar x IMAGE"),
 }
-_FAULTS = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, gzip.BadGzipFile)
+# zipfile raises the last three, of names and sizes that are damaged.
+_FAULTS = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, gzip.BadGzipFile),
+    *(ValueError, RuntimeError, struct.error),
+)
 
 
 def unpack(source: Path, target: Path, *, member: str = "*.img", limits: Limits = LIMITS) -> None:
@@ -101,7 +107,8 @@ def unpack(source: Path, target: Path, *, member: str = "*.img", limits: Limits 
                 _write(chunks, target, most=most, limits=limits, source=source)
     except _FAULTS as error:
         raise ImageError(
-            f"{source} cannot be unpacked: {error or type(error).__name__}.", tip="is it whole? Download it again"
+            f"{source} cannot be unpacked: {str(error)[:200] or type(error).__name__}.",
+            tip="is it whole? Download it again",
         ) from error
     except OSError as error:
         raise ImageError(
@@ -117,14 +124,16 @@ def _zip(stack: contextlib.ExitStack, source: Path, packed: IO[bytes], pattern: 
     for info in archive.infolist():
         path = PurePosixPath(info.filename.replace("\\", "/"))
         kind = stat.S_IFMT(info.external_attr >> 16)
-        if path.is_absolute() or ".." in path.parts or path.parts[0].endswith(":"):
-            raise ImageError(f"{source} holds {info.filename!r}, which would lie outside of it: it is not unpacked.")
+        if path.is_absolute() or ".." in path.parts or not path.parts or path.parts[0].endswith(":"):
+            raise ImageError(
+                f"{source} holds {shown(info.filename)}, which would lie outside of it: it is not unpacked."
+            )
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-            raise ImageError(f"{source} holds {info.filename!r}, which is no file: it is not unpacked.")
+            raise ImageError(f"{source} holds {shown(info.filename)}, which is no file: it is not unpacked.")
         if not info.is_dir() and path.match(pattern):
             found.append(info)
     if len(found) != 1:
-        names = ", ".join(info.filename for info in found) or "none"
+        names = listed(info.filename for info in found) or "none"
         raise ImageError(f"{source} should hold exactly one file {pattern}, and holds {names}.")
     (info,) = found
     if info.flag_bits & 1:

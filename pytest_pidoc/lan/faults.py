@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import math
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from typing import TYPE_CHECKING
 
+from pytest_pidoc.checks import is_number, shown
 from pytest_pidoc.errors import FaultError
 from pytest_pidoc.faults import Fault, FaultLog
 from pytest_pidoc.lan.lan import Condition, Lan
@@ -56,7 +56,7 @@ def degrade(
     if between is None:
         pairs, where = list(itertools.permutations(names, 2)), "between all"
     else:
-        if isinstance(between, str) or len(between) != 2:
+        if not isinstance(between, (tuple, list)) or len(between) != 2:
             raise FaultError("between is not two nodes, or two groups of nodes.", tip="between=(pi_1, pi_2)")
         one, other = (_names(_group(side), names, "between") for side in between)
         if both := [name for name in one if name in other]:
@@ -93,16 +93,16 @@ def _hold(lan: Lan, pairs: Iterable[tuple[str, str]], condition: Condition) -> C
 
 
 def _group(side: Node | str | Sequence[Node | str]) -> Sequence[Node | str]:
-    return (side,) if isinstance(side, str) or hasattr(side, "name") else side  # type: ignore[return-value]
+    return side if isinstance(side, (Sequence, Set)) and not isinstance(side, str) else (side,)
 
 
 def _names(group: Sequence[Node | str], known: Sequence[str], where: str) -> list[str]:
     """Return the names of the nodes of a group, each of which must be one of the cluster's, once."""
     names: list[str] = []
     for node in _group(group):
-        name = node if isinstance(node, str) else getattr(node, "name", repr(node))
-        if name not in known:
-            raise FaultError(f"{where}: {name} is no node of this cluster.", tip=f"one of {', '.join(known)}")
+        name = node if isinstance(node, str) else getattr(node, "name", None)
+        if not isinstance(name, str) or name not in known:
+            raise FaultError(f"{where}: {shown(node)} is no node of this cluster.", tip=f"one of {', '.join(known)}")
         if name in names:
             raise FaultError(f"{where}: {name} is named twice.")
         names.append(name)
@@ -112,7 +112,5 @@ def _names(group: Sequence[Node | str], known: Sequence[str], where: str) -> lis
 
 
 def _check(name: str, value: object, least: float, most: float, wanted: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
-        raise FaultError(f"{name}={value!r} is not {wanted}.")
-    if not least <= value <= most:
-        raise FaultError(f"{name}={value:g} is not {wanted}.")
+    if not is_number(value, least, most):
+        raise FaultError(f"{name}={shown(value)} is not {wanted}.")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
+from pytest_pidoc.checks import is_number, shown
 from pytest_pidoc.errors import FaultError
 from pytest_pidoc.faults import Fault
 from pytest_pidoc.parts.guest import change, change_back, require_on
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Clock"]
 
+FARTHEST = 1e12  # seconds: far beyond what any clock can show, which the guest itself refuses
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
@@ -40,8 +41,8 @@ class Clock:
             It is not a number or is 0, the node is off, or the guest refuses such a time.
         """
         node = self._node
-        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not math.isfinite(seconds):
-            raise FaultError(f"A clock cannot jump by {seconds!r} seconds.", tip="a number such as 3600 or -3600")
+        if not is_number(seconds, -FARTHEST, FARTHEST):
+            raise FaultError(f"A clock cannot jump by {shown(seconds)} seconds.", tip="a number such as 3600 or -3600")
         if seconds == 0:
             raise FaultError("A jump by 0 seconds is none.", tip="a number such as 3600 or -3600")
         what = f"{node.name} clock jump {seconds:+g} s"

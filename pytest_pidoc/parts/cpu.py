@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
+from pytest_pidoc.checks import is_number, shown
 from pytest_pidoc.errors import FaultError
 from pytest_pidoc.faults import Fault
 from pytest_pidoc.parts.guest import require_on
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["Cpu"]
 
 LEAST = 0.01  # of a processor: a millisecond of each period is the least that the kernel takes
+MOST = 1024  # processors: more than any host has
 
 
 class Cpu:
@@ -39,8 +40,8 @@ class Cpu:
             It is not such a number, the node is off, or its QEMU cannot be limited here.
         """
         node, engine = self._node, self._engine
-        if isinstance(share, bool) or not isinstance(share, (int, float)) or not LEAST <= share < math.inf:
-            raise FaultError(f"A node cannot be limited to {share!r} of a processor.", tip=f"{LEAST} or more")
+        if not is_number(share, LEAST, MOST):
+            raise FaultError(f"A node cannot be limited to {shown(share)} of a processor.", tip=f"{LEAST} or more")
         what = f"{node.name} cpu limit {share:g}"
         require_on(node, what)
         before = engine.limit_cpus(node.endpoint, share)

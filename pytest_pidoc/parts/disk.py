@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING
 
+from pytest_pidoc.checks import is_whole, shown
 from pytest_pidoc.errors import FaultError
 from pytest_pidoc.faults import Fault
 from pytest_pidoc.parts.guest import change, change_back, require_on
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from pytest_pidoc.node import Node
 
 __all__ = ["Disk"]
+
+MOST = 2**62  # bytes: what a shell can count
 
 # Blocks that nobody has written to cost nothing on the host; the last few, which fallocate may not take, are written.
 # ext4 keeps some for itself that not even root can have, and counts them as free.
@@ -53,8 +56,8 @@ class Disk:
             It is not a number of bytes, less is free already, or the node is off.
         """
         node = self._node
-        if isinstance(leave, bool) or not isinstance(leave, int) or leave < 0:
-            raise FaultError(f"A disk cannot be filled but for {leave!r} bytes.", tip="0 or more")
+        if not is_whole(leave, 0, MOST):
+            raise FaultError(f"A disk cannot be filled but for {shown(leave)} bytes.", tip="0 or more")
         what = f"{node.name} disk full but for {leave} bytes"
         require_on(node, what)
         filler = f"/.pidoc-filler-{secrets.token_hex(4)}"

@@ -162,3 +162,26 @@ def test_settings_fixture_has_values_and_sources(pytester: pytest.Pytester) -> N
         """
     )
     pytester.runpytest("--pidoc-nodes=2").assert_outcomes(passed=1)
+
+
+@pytest.mark.skipif(pytest.version_tuple < (9, 2), reason="pytest knows of one type per ini value")
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [("pidoc_nodes = 3", "nodes 3"), ("pidoc_cpus = 0.5", "cpus 0.5"), ("pidoc_lan = false", "lan False")],
+)
+def test_native_values_of_toml(passing: pytest.Pytester, line: str, shown: str) -> None:
+    """In pytest's own table a number is a number, and need not be a text."""
+    passing.makepyprojecttoml(f"[tool.pytest]\n{line}\n")
+
+    assert f"{shown} (from pidoc_{shown.split()[0]} in the ini file)" in header(passing.runpytest())
+
+
+@pytest.mark.parametrize("value", ["[3]", "{ a = 3 }", "1979-05-27"])
+def test_bad_native_value_of_toml_is_a_usage_error(passing: pytest.Pytester, value: str) -> None:
+    """What no setting can be is named, and no traceback is shown."""
+    passing.makepyprojecttoml(f"[tool.pytest]\npidoc_nodes = {value}\n")
+    result = passing.runpytest()
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "pidoc_nodes" in result.stderr.str()
+    assert "Traceback" not in result.stderr.str()

@@ -1,0 +1,112 @@
+"""Bad arguments of every command of ``pidoc``: a status and a message, and nothing done that was not asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from typing import TYPE_CHECKING
+
+import hypothesis
+import pytest
+from bad_inputs import almost, judged, plain_text
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_pidoc import cli
+from pytest_pidoc.errors import PidocError
+
+if TYPE_CHECKING:
+    pass
+
+FAST = hypothesis.settings.get_profile("soak")
+
+COMMANDS = [
+    "demo",
+    "doctor",
+    "models",
+    "build",
+    "pull",
+    "images",
+    "prune",
+    "up",
+    "ps",
+    "ssh",
+    "console",
+    "down",
+    "bench",
+]
+OPTIONS = sorted(
+    {
+        word
+        for command in cli.make_parser()._subparsers._group_actions[0].choices.values()
+        for word in command._option_string_actions
+    }
+)
+#: No image or model that is downloaded from somewhere, and no directory but the one where this is run.
+VALUES = almost(
+    *(
+        "auto",
+        "local",
+        "docker",
+        "pi3-virt",
+        "pi1",
+        "debian:bookworm",
+        "docker://127.0.0.1:1/pidoc:1",
+        "none",
+        "3",
+        "250",
+    ),
+    *(
+        "512M",
+        "0.5",
+        "90",
+        "warm",
+        "cold",
+        "yes",
+        "no",
+        "quiet",
+        "pidoc",
+        "pidoc-vm",
+        "start",
+        "soak",
+        "lan",
+        "1,8",
+        "-1",
+    ),
+    *("pi-1", "c-1f2e3d4c", "c-1f2e3d4c/pi-1", "https://example.org/a.img", "https://example.org/a#sha256=0"),
+).filter(lambda value: "raspios" not in value and not value.strip().startswith(("/", "~", "..")))
+SHORT = plain_text.filter(lambda value: len(value) < 100)  # argparse repeats what it does not know, however long
+WORD = st.sampled_from(OPTIONS) | almost(*OPTIONS) | VALUES | SHORT | st.just("--")
+JOINED = st.builds("{}={}".format, st.sampled_from(OPTIONS), VALUES | SHORT)
+
+
+@pytest.mark.usefixtures("nothing_left")
+@pytest.mark.parametrize("command", COMMANDS)
+@FAST
+@given(words=st.lists(WORD | JOINED, max_size=4))
+def test_arguments_of_a_command(command: str, words: list[str]) -> None:
+    said = io.StringIO()
+    with judged(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
+        try:
+            status = cli.main([command, *words])
+        except SystemExit as end:  # argparse's
+            status = end.code
+        assert status in (0, 1, 2)
+        if status and command != "doctor":  # which says on stdout what is missing
+            raise PidocError(said.getvalue())
+
+
+@pytest.mark.usefixtures("nothing_left")
+@FAST
+@given(almost(*COMMANDS) | SHORT)
+def test_commands_that_there_are_not(command: str) -> None:
+    said = io.StringIO()
+    with judged(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
+        hypothesis.assume(command not in COMMANDS)
+        try:
+            status = cli.main([command])
+        except SystemExit as end:
+            status = end.code
+        assert status in (0, 2)
+        if status:
+            raise PidocError(said.getvalue())
