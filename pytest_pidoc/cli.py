@@ -101,6 +101,7 @@ def make_parser() -> argparse.ArgumentParser:
         "mips",
         "lan",
         "internet",
+        "host_access",
         "overcommit",
     )
     start = ("engine", *guest, *nodes)

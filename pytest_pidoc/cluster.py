@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -72,6 +73,7 @@ class Cluster(Sequence[Node]):
         mips: float | None = None,
         lan: bool | None = None,
         internet: bool | None = None,
+        host_access: bool | None = None,
         settings: Settings | None = None,
         progress: Progress | None = None,
         keep: bool = False,
@@ -87,6 +89,8 @@ class Cluster(Sequence[Node]):
             ``512M``, ``boot_timeout`` in seconds.
         lan, internet
             Whether the nodes reach each other, and whether they reach anything else; by default they do.
+        host_access
+            Whether they reach what listens on this machine's 127.0.0.1, too, which they see as 10.0.2.2.
         mips
             How many million instructions are a second of the guest's clock; by default it is this machine's clock.
         settings
@@ -127,6 +131,7 @@ class Cluster(Sequence[Node]):
             "mips": mips,
             "lan": lan,
             "internet": internet,
+            "host_access": host_access,
         }
         return cls.from_spec(settings.spec(asked, where="Cluster.up"), settings, progress=progress, keep=keep)
 
@@ -342,9 +347,9 @@ class Cluster(Sequence[Node]):
             f"  HostName {node.host}\n"
             f"  Port {node.port}\n"
             f"  User {node.user}\n"
-            f'  IdentityFile "{node.private_key}"\n'
+            f"  IdentityFile {ssh.quoted(node.private_key)}\n"
             f"  IdentitiesOnly yes\n"
-            f'  UserKnownHostsFile "{node.known_hosts}"\n'
+            f"  UserKnownHostsFile {ssh.quoted(node.known_hosts)}\n"
             f"  StrictHostKeyChecking yes\n"
             for node in self
         )
@@ -356,9 +361,10 @@ class Cluster(Sequence[Node]):
                 "ansible_host": node.host,
                 "ansible_port": node.port,
                 "ansible_user": node.user,
-                "ansible_ssh_private_key_file": str(node.private_key),
+                "ansible_ssh_private_key_file": ssh.unexpanded(node.private_key),
                 "ansible_ssh_common_args": (
-                    f"-F none -o IdentitiesOnly=yes -o 'UserKnownHostsFile=\"{node.known_hosts}\"'"
+                    "-F none -o IdentitiesOnly=yes"
+                    f" -o {shlex.quote(f'UserKnownHostsFile={ssh.quoted(node.known_hosts)}')}"
                 ),
                 "ansible_python_interpreter": "/usr/bin/python3",
             }

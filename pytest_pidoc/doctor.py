@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_pidoc import runtime, speed
+from pytest_pidoc import guard, runtime, speed
 from pytest_pidoc.engines.choose import INSTALL_DOCKER
 from pytest_pidoc.engines.local import LocalEngine
 from pytest_pidoc.errors import ChecksumMismatch, EngineUnavailable, PidocError
@@ -60,6 +60,7 @@ def examine(settings: Settings) -> list[Check]:
     checks: tuple[Callable[[Settings], Check], ...] = (
         _local,
         _docker,
+        _border,
         _build_tools,
         _raspios_tools,
         _speed,
@@ -162,6 +163,13 @@ def _docker(settings: Settings) -> Check:
             return Check("engine docker", True, f"Docker {client.version()['Version']}")
     except EngineUnavailable as error:
         return Check("engine docker", False, error.what, INSTALL_DOCKER)
+
+
+def _border(settings: Settings) -> Check:
+    name = "border"
+    if lacks := guard.missing():
+        return Check(name, False, f"none: {lacks}", "trust what you run on nodes, or --pidoc-internet=no")
+    return Check(name, True, "guests do not reach this machine's 127.0.0.1, or a cloud's metadata")
 
 
 def _build_tools(settings: Settings) -> Check:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import struct
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -91,6 +92,11 @@ class Monitor:
     def human(self, line: str) -> str:
         """Execute a command of the human monitor and return what it prints."""
         return str(self.execute("human-monitor-command", **{"command-line": line}))
+
+    def pid(self) -> int:
+        """Return the process id of QEMU: of whoever made the socket."""
+        credentials = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        return int(struct.unpack("3i", credentials)[0])
 
     def close(self) -> None:
         """Close the connection; it may be closed already."""

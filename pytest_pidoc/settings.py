@@ -20,8 +20,8 @@ __all__ = ["MARKER_SIGNATURE", "NO_FILE", "OPTIONS", "ClusterSpec", "Option", "S
 
 MARKER_SIGNATURE = (
     "pidoc(nodes=1, *, model=None, image=None, memory=None, cpus=None, engine=None, fresh=False, shared=False,"
-    " lan=True, internet=True, boot_timeout=None, start=None, kernel=None, initrd=None, dtb=None, append=None,"
-    " announce_board=None, mips=None)"
+    " lan=True, internet=True, host_access=False, boot_timeout=None, start=None, kernel=None, initrd=None, dtb=None,"
+    " append=None, announce_board=None, mips=None)"
 )
 NO_FILE = "none"  # for a part of an image that is to be left out
 MOST_NODES = 250
@@ -225,7 +225,8 @@ OPTIONS: tuple[Option, ...] = (
     Option("announce_board", _flag, "tell the guest of a -virt model that it is the board whose CPU it has"),
     Option("mips", _mips, "let the guest's clock count instructions: so many millions are a second", "MIPS"),
     Option("lan", _flag, "connect the nodes of a cluster with each other (default: yes)", "yes|no"),
-    Option("internet", _flag, "let the nodes reach the internet and this machine (default: yes)", "yes|no"),
+    Option("internet", _flag, "let the nodes reach the internet (default: yes)", "yes|no"),
+    Option("host_access", _flag, "let the nodes reach what listens on this machine's 127.0.0.1, as 10.0.2.2"),
     Option("workers", _workers, "workers of pytest-xdist share clusters, or each has its own", "shared|own"),
     Option("overcommit", _flag, "start nodes for which this machine has too little memory"),
     Option("cache_dir", _directory, "where images are kept (default: ~/.cache/pytest-pidoc)", "DIR"),
@@ -261,6 +262,7 @@ class ClusterSpec:
     mips: float | None = None
     lan: bool = True
     internet: bool = True
+    host_access: bool = False
 
 
 @dataclass(frozen=True)
@@ -286,6 +288,7 @@ class Settings:
     mips: float | None = None
     lan: bool = True
     internet: bool = True
+    host_access: bool = False
     workers: str = "shared"
     overcommit: bool = False
     cache_dir: Path = field(default_factory=_cache_home)

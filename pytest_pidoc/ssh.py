@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # Fabric takes 0.2 s to import: only when a connection is made
     import fabric
 
-__all__ = ["HostKeyRefused", "Login", "LoginRefused", "broke", "log_in", "pin"]
+__all__ = ["HostKeyRefused", "Login", "LoginRefused", "broke", "log_in", "pin", "quoted", "unexpanded"]
 
 
 class LoginRefused(Exception):
@@ -47,9 +47,12 @@ class Login:
 
     def arguments(self) -> list[str]:
         """Return the OpenSSH command that opens a session."""
+        # -i takes no path with "%": it looks for the file first, and expands its name afterwards.
+        plain = "%" not in str(self.private_key)
+        key = ("-i", str(self.private_key)) if plain else ("-o", f"IdentityFile={quoted(self.private_key)}")
         return [
-            *("ssh", "-F", "none", "-i", str(self.private_key), "-o", "IdentitiesOnly=yes"),
-            *("-o", f'UserKnownHostsFile="{self.known_hosts}"', "-o", "StrictHostKeyChecking=yes"),
+            *("ssh", "-F", "none", *key, "-o", "IdentitiesOnly=yes"),
+            *("-o", f"UserKnownHostsFile={quoted(self.known_hosts)}", "-o", "StrictHostKeyChecking=yes"),
             *("-p", str(self.port), f"{self.user}@{self.host}"),
         ]
 
@@ -85,6 +88,16 @@ class Login:
         connection.client.set_missing_host_key_policy(paramiko.RejectPolicy())
         pin(connection, self.known_hosts)
         return connection
+
+
+def unexpanded(path: Path) -> str:
+    """Return a path in which OpenSSH finds nothing to expand, as ``%h`` is."""
+    return str(path).replace("%", "%%")
+
+
+def quoted(path: Path) -> str:
+    """Return a path as one word of OpenSSH's configuration, whatever is in it."""
+    return '"{}"'.format(unexpanded(path).replace("\\", "\\\\").replace('"', '\\"'))
 
 
 def pin(connection: fabric.Connection, known_hosts: Path) -> None:

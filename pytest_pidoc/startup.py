@@ -159,6 +159,7 @@ def launch_of(spec: ClusterSpec, found: Provision, directory: Path, number: int)
         # Alone it needs none, and a board's second card on USB costs it two seconds.
         lan=address(number) if spec.lan and spec.nodes > 1 and model.lan else "",
         internet=spec.internet,
+        host_access=spec.host_access,
     )
 
 

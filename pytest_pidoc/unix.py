@@ -31,7 +31,7 @@ def connect(path: Path, timeout: float | None = None) -> socket.socket:
 
 
 def listen(path: Path) -> socket.socket:
-    """Return a stream socket that listens at *path*, where there must be nothing.
+    """Return a stream socket that listens at *path*, where there must be nothing, for this user alone.
 
     Raises
     ------
@@ -41,6 +41,7 @@ def listen(path: Path) -> socket.socket:
     directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
+        os.fchmod(listener.fileno(), 0o600)
         listener.bind(f"/proc/self/fd/{directory}/{path.name}")
         listener.listen(8)
     except BaseException:

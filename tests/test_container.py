@@ -37,10 +37,10 @@ def opened(pieces: Iterator[bytes]) -> tarfile.TarFile:
 
 
 def test_the_context_without_a_guest_is_the_recipe() -> None:
-    """For pidoc-vm the daemon gets the Dockerfile and its two scripts, executable whatever the installation did."""
+    """For pidoc-vm the daemon gets the Dockerfile and its scripts, executable whatever the installation did."""
     with opened(context(None)) as archive:
         modes = {member.name: member.mode for member in archive}
-    assert modes == {"Dockerfile": 0o644, "build-qemu": 0o755, "entrypoint": 0o755}
+    assert modes == {"Dockerfile": 0o644, "build-qemu": 0o755, "entrypoint": 0o755, "guard.py": 0o755}
 
 
 def test_the_context_holds_the_guest_whole(guest: Image) -> None:

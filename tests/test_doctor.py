@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_pidoc import doctor
+from pytest_pidoc import doctor, guard
 from pytest_pidoc.doctor import Check, examine
 from pytest_pidoc.errors import PidocError
 from pytest_pidoc.settings import Settings
@@ -96,6 +96,17 @@ def test_directory_of_clusters_that_cannot_be_trusted(clusters: Path) -> None:
 
     assert not found.ok
     assert found.remedy
+
+
+def test_a_border_that_cannot_be_had_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as where somebody watches already, here a guard around the guard; the remedies are named."""
+    alone = guard.command
+    monkeypatch.setattr(guard, "command", lambda program: alone(alone(program)))
+    found = doctor._border(Settings())
+
+    assert not found.ok
+    assert found.found.startswith("none: ")
+    assert "--pidoc-internet=no" in found.remedy
 
 
 @pytest.mark.usefixtures("nothing")

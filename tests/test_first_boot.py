@@ -1,6 +1,7 @@
 """The login on the serial console of somebody else's image: played by a thread, each way it can go."""
 
 import contextlib
+import itertools
 import re
 import socket
 import threading
@@ -13,6 +14,7 @@ from pytest_pidoc.errors import ImageError
 from pytest_pidoc.images import first_boot
 from pytest_pidoc.images.buildlog import BuildLog
 from pytest_pidoc.images.first_boot import Patience, Session
+from pytest_pidoc.machines import MODELS
 from pytest_pidoc.progress import Progress
 
 SOON = Patience(prompt=2, user=1, command=1, rest=1, off=2)
@@ -230,3 +232,18 @@ def test_the_known_password_is_the_one_that_userconf_gets():
     assert (
         subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == first_boot.PASSWORD_HASH
     )
+
+
+def test_the_machine_has_no_network(tmp_path):
+    """What somebody else's image does at its first boot, nobody outside hears of."""
+    command = first_boot._command(
+        MODELS["pi3-virt"],
+        disk=tmp_path / "disk",
+        partition=2,
+        kernel=tmp_path / "kernel",
+        initrd=tmp_path / "initrd",
+        log=tmp_path / "log",
+    )
+
+    networks = [value for option, value in itertools.pairwise(command) if option == "-netdev"]
+    assert networks == ["user,id=net0,restrict=on"]

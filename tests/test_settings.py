@@ -37,6 +37,7 @@ GOOD: dict[str, tuple[str, Any]] = {
     "internet": ("no", False),
     "workers": ("own", "own"),
     "overcommit": ("yes", True),
+    "host_access": ("yes", True),
     "keep": ("on-failure", "on-failure"),
     "cache_dir": ("/somewhere/cache", Path("/somewhere/cache")),
     "artifacts": ("/somewhere/evidence", Path("/somewhere/evidence")),
@@ -59,7 +60,7 @@ BAD: list[tuple[str, object]] = [
     *(("cache_dir", value) for value in (" ", "a\0b", 3, "~nobody-has-this-name/x", "/" + "x" * 300)),
     *(
         (name, value)
-        for name in ("announce_board", "lan", "internet", "overcommit", "require")
+        for name in ("announce_board", "lan", "internet", "overcommit", "host_access", "require")
         for value in ("maybe", 2)
     ),
 ]

@@ -175,7 +175,7 @@ def _measure(settings: Settings, port: int, *, runs: int, progress: Progress) ->
     """Return the version of a model's QEMU, and what was measured."""
     model, found = settings.model, []
     progress.step(f"starting two nodes of {model}")
-    node = replace(settings, engine="local", nodes=1, start="warm")
+    node = replace(settings, engine="local", nodes=1, start="warm", host_access=True)
     plain = replace(node, start="cold")
     with (
         Cluster.from_spec(node.spec(), node, progress=progress) as ours,

@@ -10,13 +10,16 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from pytest_pidoc import migration, processes, qemu
+from pytest_pidoc import guard, migration, processes, qemu
 from pytest_pidoc.dockerd import GUEST_LABEL, NODE_LABEL, SESSION_LABEL, daemon_errors
 from pytest_pidoc.engines.containers import remove
 from pytest_pidoc.engines.engine import (
+    BOOT_ELF,
+    OVERLAY,
     QEMU_COMMAND,
     QEMU_LOG,
     QMP_SOCKET,
+    RAM,
     STATE,
     Endpoint,
     Launch,
@@ -37,11 +40,13 @@ START_TIMEOUT = 30.0  # seconds until QEMU answers on its monitor; 0.7 s on an i
 DIRECTORY = PurePosixPath("/run/pidoc")  # the node's directory, in the container
 GUEST = PurePosixPath("/guest")
 TEMPLATE = PurePosixPath("/template")
+GUARD = "/usr/local/lib/pidoc/guard.py"
 SSH_PORT = 2222  # where QEMU forwards to the guest's SSH port, in the container
 # What a container may use beside the RAM: QEMU's cache of translated code, QEMU's own (70 to 90 MB were measured),
 # and the pages of files that it has open.
 QEMU_ALLOWANCE = (qemu.CODE_CACHE + 256) * MIB
 CPU_PERIOD = 100_000  # microseconds, the kernel's default
+NOBODY = 65534
 PIDS = 256  # QEMU has a thread per virtual CPU and up to 64 for its disks
 
 
@@ -89,8 +94,11 @@ class DockerEngine:
         try:
             with daemon_errors(f"start {launch.name}"):
                 container = self._create(launch, name)
+                self._hand_over(launch.directory)
                 self._api.start(container)
                 self._wait_for_qemu(launch, container)
+                if launch.guarded:
+                    guard.warn_if_open(launch.directory / QEMU_LOG)
                 if launch.forked:
                     version = self.qemu_version(launch.machine.binary)
                     migration.restore(launch, Path(TEMPLATE / STATE), version)
@@ -145,24 +153,23 @@ class DockerEngine:
         disk = GUEST / launch.image.manifest.files["disk"].name
         forward = f"tcp:0.0.0.0:{SSH_PORT}"
         memory = launch.memory + QEMU_ALLOWANCE
-        command = [
-            *qemu.overlay_command(Path(disk)),
-            "--",
-            *qemu.arguments(
-                launch,
-                guest=Path(GUEST),
-                forward=forward,
-                template=None if launch.template is None else Path(TEMPLATE),
-                read_only=launch.forked and qemu.maps_read_only_files(self.qemu_version(launch.machine.binary)),
-            ),
-        ]
+        arguments = qemu.arguments(
+            launch,
+            guest=Path(GUEST),
+            forward=forward,
+            template=None if launch.template is None else Path(TEMPLATE),
+            read_only=launch.forked and qemu.maps_read_only_files(self.qemu_version(launch.machine.binary)),
+        )
+        if launch.guarded:
+            arguments = guard.command(arguments, python="python3", script=GUARD)
+        command = [*qemu.overlay_command(Path(disk)), "--", *arguments]
         (launch.directory / QEMU_COMMAND).write_text(f"{shlex.join(command)}\n", encoding="utf-8")
         try:
             container = self._api.create_container(
                 self._reference,
                 name=name,
                 command=command,
-                user=self._user,
+                user=self._node_user,
                 labels={SESSION_LABEL: launch.cluster, NODE_LABEL: launch.name},
                 environment={processes.CLUSTER_VARIABLE: launch.cluster},
                 ports=[SSH_PORT],
@@ -171,7 +178,7 @@ class DockerEngine:
                     mounts=[
                         _bind(launch.directory, DIRECTORY),
                         *self._guest_mounts(launch, command),
-                        *([_bind(launch.template, TEMPLATE, read_only=True)] if launch.template else []),
+                        *self._template_mounts(launch),
                     ],
                     mem_limit=memory,
                     memswap_limit=memory,  # of memory and swap together: no swap
@@ -205,6 +212,20 @@ class DockerEngine:
                 )
             mounts.append(_bind(source, target, read_only=True))
         return mounts
+
+    def _template_mounts(self, launch: Launch) -> list[Any]:
+        """Return what mounts a template's files, since its directory is the calling user's alone."""
+        if launch.template is None:
+            return []
+        paths = [launch.template / name for name in (RAM, STATE, OVERLAY, BOOT_ELF)]
+        return [_bind(path, TEMPLATE / path.name, read_only=True) for path in paths if path.exists()]
+
+    def _hand_over(self, directory: Path) -> None:
+        """Let QEMU write to the node's directory where it runs as another user than the one who calls."""
+        if self._node_user == self._user:
+            return
+        for path in (directory, *directory.iterdir()):
+            os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
 
     def _wait_for_qemu(self, launch: Launch, container: str) -> None:
         """Wait until QEMU answers on its monitor, which it does when the machine is made."""
@@ -283,6 +304,11 @@ class DockerEngine:
     def _user(self) -> str:
         """The calling user, in the container. In rootless Docker that is who is called root there."""
         return "0:0" if "rootless" in self._security_options else f"{os.getuid()}:{os.getgid()}"
+
+    @property
+    def _node_user(self) -> str:
+        """Who QEMU runs as: the calling user, and nobody where that is root. No other can see the node's directory."""
+        return self._user if os.getuid() or "rootless" in self._security_options else f"{NOBODY}:{NOBODY}"
 
     @cached_property
     def _security_options(self) -> frozenset[str]:

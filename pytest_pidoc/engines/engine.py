@@ -81,6 +81,8 @@ class Launch:
         in none.
     internet
         Whether the guest reaches anything beyond this machine's forwarded ports.
+    host_access
+        Whether it also reaches what only this machine is to reach: see `pytest_pidoc.guard`.
     booted
         Boot all the same: with a template, from a disk that has changed since, to which its memory no longer fits.
     """
@@ -99,7 +101,13 @@ class Launch:
     mips: float | None = None
     lan: str = ""
     internet: bool = True
+    host_access: bool = False
     booted: bool = False
+
+    @property
+    def guarded(self) -> bool:
+        """Whether QEMU is to run within the border of `pytest_pidoc.guard`; without a network it needs none."""
+        return self.internet and not self.host_access
 
     @property
     def forked(self) -> bool:

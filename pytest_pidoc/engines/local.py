@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import threading
 from pathlib import Path
 from typing import ClassVar
 
-from pytest_pidoc import migration, processes, qemu
+from pytest_pidoc import guard, migration, processes, qemu
 from pytest_pidoc.engines import cgroups
 from pytest_pidoc.engines.engine import (
     OVERLAY,
@@ -75,31 +76,33 @@ class LocalEngine:
             _run(qemu.overlay_command(launch.image.file("disk")), timeout=START_TIMEOUT, cwd=directory)
         (directory / QMP_SOCKET).unlink(missing_ok=True)  # a former life's, after a power cut
         command = self.arguments(launch)
+        if shutil.which(command[0]) is None:
+            raise _missing(command[0])
         (directory / QEMU_COMMAND).write_text(f"{shlex.join(command)}\n", encoding="utf-8")
+        with (directory / QEMU_LOG).open("ab") as log:
+            child = subprocess.Popen(
+                guard.command(command) if launch.guarded else command,
+                cwd=directory,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                umask=0o177,  # also of the sockets through which the node is controlled
+                start_new_session=True,  # a Ctrl-C in the terminal is for pytest, which ends the node in order
+                env={**os.environ, processes.CLUSTER_VARIABLE: launch.cluster},
+            )
         try:
-            with (directory / QEMU_LOG).open("ab") as log:
-                child = subprocess.Popen(
-                    command,
-                    cwd=directory,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,  # a Ctrl-C in the terminal is for pytest, which ends the node in order
-                    env={**os.environ, processes.CLUSTER_VARIABLE: launch.cluster},
-                )
-        except FileNotFoundError as error:
-            raise _missing(command[0]) from error
-        try:
-            _limit_from_start(launch, child.pid)
-            port = self._forwarded_port(launch, child)
+            pid, port = self._answer(launch, child)
+            _limit_from_start(launch, pid)
+            if launch.guarded:
+                guard.warn_if_open(directory / QEMU_LOG)
             if launch.forked and launch.template is not None:
                 version = self.qemu_version(command[0])
                 migration.restore(launch, launch.template / STATE, version)
-            handle = processes.identify(child.pid)
+            handle = processes.identify(pid)
             if handle is None:
                 raise NodeDied(f"{launch.name} died at once.", look=str(directory / QEMU_LOG))
         except BaseException:
-            child.kill()
+            child.terminate() if launch.guarded else child.kill()  # what guards QEMU kills it then
             child.wait()
             cgroups.remove(directory)
             raise
@@ -136,8 +139,8 @@ class LocalEngine:
             raise FaultError(f"The processors of {directory.name} cannot be limited: {error}.", tip=DELEGATE) from error
         return before
 
-    def _forwarded_port(self, launch: Launch, child: subprocess.Popen[bytes]) -> int:
-        """Ask QEMU which port the OS gave to its forward."""
+    def _answer(self, launch: Launch, child: subprocess.Popen[bytes]) -> tuple[int, int]:
+        """Wait for QEMU, and return its process id and the port that the OS gave to its forward."""
         deadline = Deadline(START_TIMEOUT)
         path = launch.directory / QMP_SOCKET
         while True:
@@ -150,7 +153,7 @@ class LocalEngine:
             try:
                 # The socket of a QEMU that has died stays, so it must be looked at in between.
                 with Monitor.connect(path, timeout=max(0.1, deadline.remaining), patience=0.1) as monitor:
-                    return forwarded_port(monitor.human("info usernet"))
+                    return monitor.pid(), forwarded_port(monitor.human("info usernet"))
             except MonitorError:
                 if deadline.expired:
                     raise

@@ -127,8 +127,9 @@ def unpack_kernel(path: Path) -> None:
     ImageError
         It is damaged, or no kernel's size.
     """
-    if path.read_bytes()[:2] != b"\x1f\x8b":
-        return
+    with path.open("rb") as packed:
+        if packed.read(2) != b"\x1f\x8b":
+            return
     try:
         with gzip.open(path) as stream:
             kernel = stream.read(LARGEST_KERNEL + 1)

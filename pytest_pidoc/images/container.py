@@ -31,7 +31,7 @@ __all__ = ["BASE_IMAGE", "OWN_BASE", "build", "context", "key", "tag"]
 
 BASE_IMAGE = "debian:trixie-slim"
 OWN_BASE = "pytest-pidoc/base:trixie"  # what stands in for it where no registry can be reached
-SCRIPTS = ("build-qemu", "entrypoint")
+SCRIPTS = ("build-qemu", "entrypoint", "guard.py")
 LOCK_TIMEOUT = 1800.0  # seconds to wait for another process's build
 BLOCK = 512  # of a tar archive
 # What debian:trixie-slim leaves out, too. The options stay in the base, and so hold for QEMU's packages.
@@ -268,7 +268,8 @@ def _id(client: docker.DockerClient, reference: str) -> str | None:
 
 
 def _packaged(name: str) -> bytes:
-    return (resources.files("pytest_pidoc") / "container" / name).read_bytes()
+    package = resources.files("pytest_pidoc")
+    return (package / name if name == "guard.py" else package / "container" / name).read_bytes()
 
 
 def _header(name: str, size: int, *, mode: int) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ __all__ = ["TOOLS", "Ext4", "is_ext4"]
 #: Programs that this module runs, and the Debian packages that have them.
 TOOLS = {"debugfs": "e2fsprogs", "e2fsck": "e2fsprogs", "resize2fs": "e2fsprogs"}
 
+LARGEST = 64 * 1024**2  # bytes of a file that is read: one with holes may say that it has any number of them
 TIMEOUT = 900.0  # seconds, for whatever is done to some gigabytes
 _CORRECTED = (0, 1)  # statuses of e2fsck: nothing to do, and what was wrong is right
 
@@ -30,7 +32,7 @@ def is_ext4(disk: Path, offset: int = 0) -> bool:
 
 @dataclass(frozen=True)
 class Ext4:
-    """A file system that fills a file.
+    """A file system that fills a file, or begins at a byte of it and then can only be read.
 
     Attributes
     ----------
@@ -38,17 +40,24 @@ class Ext4:
         The file, in a directory that programs may work in.
     log
         Gets what the programs print.
+    offset
+        The byte.
     """
 
     path: Path
     log: BuildLog
+    offset: int = 0
 
     def exists(self, name: str) -> bool:
         """Tell whether there is a file, directory or link of that absolute name, which is not followed."""
         return "Inode:" in self._debugfs(f"stat {name}", f"looking for {name}")
 
     def read(self, name: str) -> bytes | None:
-        """Return the content of the regular file of that absolute name; ``None`` if there is none."""
+        """Return the content of the regular file of that absolute name; ``None`` if there is none, or a huge one."""
+        said = self._debugfs(f"stat {name}", f"looking for {name}")
+        size = re.search(r"Type: regular .*?\bSize: (\d+)", said, re.DOTALL)
+        if size is None or int(size[1]) > LARGEST:
+            return None
         with tempfile.TemporaryDirectory(dir=self.path.parent) as folder:
             copy = Path(folder, "copy")
             self._debugfs(f"dump {name} {copy.relative_to(self.path.parent)}", f"reading {name}")
@@ -131,7 +140,7 @@ class Ext4:
 
     def _debugfs(self, request: str, what: str) -> str:
         return self.log.output(
-            ["debugfs", "-R", request, self.path.name],
+            ["debugfs", "-R", request, f"{self.path.name}?offset={self.offset}" if self.offset else self.path.name],
             what=what,
             timeout=TIMEOUT,
             directory=self.path.parent,

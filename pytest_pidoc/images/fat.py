@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +15,13 @@ from pytest_pidoc.images.tools import search_path
 __all__ = ["TOOLS", "Fat"]
 
 #: Programs that this module runs, and the Debian packages that have them.
-TOOLS = {"mcopy": "mtools", "mdir": "mtools"}
+TOOLS = {"mcopy": "mtools", "mdir": "mtools", "prlimit": "util-linux"}
 
 TIMEOUT = 120.0  # seconds
+LARGEST = 256 * 1024**2  # bytes of a file: a directory may say of many that they have the same gigabytes
+LARGEST_TEXT = 1 << 20
+# mtools take "*" for any name and "/" for a directory, and so may a name on the disk that somebody has forged.
+_NAME = re.compile(r"[^\W_][^/\\*?\[\]\x00-\x1f]*")
 _ENVIRONMENT = {"MTOOLS_SKIP_CHECK": "1"}  # what some images say of cylinders and heads matters to nobody today
 
 
@@ -39,7 +44,7 @@ class Fat:
     log: BuildLog
 
     def names(self) -> list[str]:
-        """Return the names of the files in its root directory.
+        """Return the names of the files in its root directory; what is no name for a file is none.
 
         Raises
         ------
@@ -47,7 +52,8 @@ class Fat:
             It is no FAT file system.
         """
         said = self._output(["mdir", "-b", "-i", self._image, "::/"], "listing the boot partition")
-        return [line[3:].rstrip() for line in said.splitlines() if line.startswith("::/") and not line.endswith("/")]
+        names = [line.removeprefix("::/").rstrip() for line in said.split("\n") if line.startswith("::/")]
+        return [name for name in names if _NAME.fullmatch(name)]
 
     def has(self, name: str) -> bool:
         """Tell whether there is a file of that name; FAT knows no upper and lower case."""
@@ -60,6 +66,8 @@ class Fat:
         copy = work / "text"
         self.copy_out(name, copy)
         try:
+            if copy.stat().st_size > LARGEST_TEXT:
+                raise ImageError(f"{name} in the boot partition is larger than any such file.")
             return copy.read_bytes().decode("utf-8", "replace")
         finally:
             copy.unlink()
@@ -70,11 +78,12 @@ class Fat:
         Raises
         ------
         ImageError
-            It has no such file, or cannot be read.
+            It has no such file, or a larger one than there should be, or cannot be read.
         """
         if not self.has(name):
             raise ImageError(f"The boot partition has no {name}; it has {listed(self.names())}.")
-        self._output(["mcopy", "-n", "-i", self._image, f"::/{name}", target], f"reading {name}")
+        limited = ["prlimit", f"--fsize={LARGEST}"]
+        self._output([*limited, "mcopy", "-n", "-i", self._image, f"::/{name}", target], f"reading {name}")
 
     def copy_in(self, source: Path, name: str) -> None:
         """Copy a file into it, over one of the same name.

@@ -28,7 +28,7 @@ from pytest_pidoc.images.packages import VIRT
 from pytest_pidoc.images.partitions import Partition
 from pytest_pidoc.images.second_stage import FAST
 from pytest_pidoc.images.source import FileSource
-from pytest_pidoc.images.tools import require_tools, search_path
+from pytest_pidoc.images.tools import require_tools
 from pytest_pidoc.images.unpack import unpack
 from pytest_pidoc.machines import MIB, MODELS, Machine
 from pytest_pidoc.progress import Progress
@@ -68,6 +68,8 @@ PUBLISHED = {
         "a50237c2f718bd8d806b96df5b9d2174ce8b789eda1f03434ed2213bbca6c6ff",
     ),
 }
+
+LARGEST_TREE = 4 * MIB
 
 ROOT = "root.ext4"
 #: Two drivers take QEMU's network card on USB, and udev loads both: which is first decides whether it is eth0 or usb0.
@@ -414,8 +416,12 @@ class _Build:
             boot.copy_out(chosen.initramfs, self.directory / "initrd")
         for name in boot.names():
             stem = name.lower().removesuffix(".dtb")
-            if stem != name.lower():
-                boot.copy_out(name, self.directory / f"{boot_files.TREES.get(stem, stem)}.dtb")
+            if stem == name.lower():
+                continue
+            tree = self.directory / f"{boot_files.TREES.get(stem, stem)}.dtb"
+            boot.copy_out(name, tree)
+            if tree.stat().st_size > LARGEST_TREE:
+                raise ImageError(f"{name} in the boot partition is larger than any device tree.")
 
     def ask_for_user(self, boot: Partition | None) -> None:
         """Let the image make the user by itself, as its documentation says: two files in the boot partition."""
@@ -428,17 +434,10 @@ class _Build:
 
     def host_key(self, root: Partition | None) -> str:
         """Return the public SSH host key that the image has now."""
-        where = f"{self.disk.name}?offset={root.start}" if root else self.disk.name
+        root_fs = Ext4(self.disk, self.log, offset=root.start if root else 0)
         for kind in ("ed25519", "ecdsa", "rsa"):
-            copy = self.work / f"{kind}.pub"
-            self.log.run(
-                ["debugfs", "-R", f"dump /etc/ssh/ssh_host_{kind}_key.pub {copy.name}", where],
-                what="reading the host key",
-                timeout=60,
-                directory=self.work,
-                environment={"PATH": search_path()},
-            )
-            if copy.exists() and (words := copy.read_text("ascii").split()):
+            words = (root_fs.read(f"/etc/ssh/ssh_host_{kind}_key.pub") or b"").decode("ascii", "replace").split()
+            if words:
                 return " ".join(words[:2])
         raise self.log.error("The image has no SSH host key, though its server has started.")
 
@@ -448,7 +447,7 @@ class _Build:
             "utf-8", "replace"
         )
         names = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
-        return {"os": names.get("PRETTY_NAME", "").strip('"')}
+        return {"os": "".join(filter(str.isprintable, names.get("PRETTY_NAME", "").strip('"')))[:100]}
 
     def files(self) -> Iterator[tuple[str, ImageFile]]:
         """Yield the finished files by their roles."""

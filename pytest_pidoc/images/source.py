@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 import shutil
+import stat
 import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
@@ -188,7 +189,10 @@ def _hash(cache: Cache, path: Path) -> str:
     """Return a file's SHA-256, from a stamp if it looks as it did the last time."""
     stamp = cache.root / "stamps" / f"file-{hashlib.sha256(os.fsencode(path)).hexdigest()}.json"
     try:
-        look = [str(path), path.stat().st_ctime_ns, stamps.look(path)]
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # a device or a pipe might have no end
+            raise ImageError(f"{path} is no file.")
+        look = [str(path), status.st_ctime_ns, stamps.look(path)]
         known = stamps.read(stamp)
         if isinstance(known, dict) and known.get("look") == look:
             return str(known["sha256"])

@@ -97,6 +97,8 @@ def unpack(source: Path, target: Path, *, member: str = "*.img", limits: Limits 
             kind = next((kind for magic, kind in _KINDS.items() if start.startswith(magic)), "plain")
             with contextlib.ExitStack() as stack:
                 size = os.fstat(packed.fileno()).st_size
+                if kind == "plain" and size > limits.size:
+                    raise _too_large(source, limits.size)
                 if kind == "zip":
                     chunks, size = _zip(stack, source, packed, member)
                 else:
@@ -181,10 +183,7 @@ def _write(chunks: Iterator[bytes], target: Path, *, most: int, limits: Limits, 
     with target.open("xb") as stream:
         for chunk in chunks:
             if size + len(chunk) > most:
-                raise ImageError(
-                    f"{source} would unpack to more than {most / 1e6:.0f} MB, which no disk image does.",
-                    tip="is it what it should be? If so, unpack it yourself and give the file",
-                )
+                raise _too_large(source, most)
             for start in range(0, len(chunk), BLOCK):
                 block = chunk[start : start + BLOCK]
                 if block.count(0) == len(block):
@@ -197,6 +196,13 @@ def _write(chunks: Iterator[bytes], target: Path, *, most: int, limits: Limits, 
                     _require_room(stream, target, limits)
             size += len(chunk)
         stream.truncate(size)
+
+
+def _too_large(source: Path, most: int) -> ImageError:
+    return ImageError(
+        f"{source} would unpack to more than {most / 1e6:.0f} MB, which no disk image does.",
+        tip="is it what it should be? If so, unpack it yourself and give the file",
+    )
 
 
 def _require_room(stream: IO[bytes], target: Path, limits: Limits) -> None:

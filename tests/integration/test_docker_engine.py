@@ -18,7 +18,7 @@ from bare_metal import GREEDY, GREETING, make_image
 from pytest_pidoc import unix
 from pytest_pidoc.dockerd import NODE_LABEL, SESSION_LABEL, connect
 from pytest_pidoc.engines.containers import node_containers, remove_session
-from pytest_pidoc.engines.docker import PIDS, QEMU_ALLOWANCE, DockerEngine
+from pytest_pidoc.engines.docker import NOBODY, PIDS, QEMU_ALLOWANCE, DockerEngine
 from pytest_pidoc.engines.engine import CONSOLE_SOCKET, OVERLAY, QMP_SOCKET, SERIAL_LOG, Endpoint, Launch
 from pytest_pidoc.errors import EngineUnavailable, ImageError, NodeDied, SettingsError
 from pytest_pidoc.images.container import build
@@ -90,7 +90,7 @@ def test_a_node_starts_and_its_files_are_on_the_host(engine: DockerEngine, launc
     with Monitor.connect(launch.directory / QMP_SOCKET) as monitor:
         assert monitor.execute("query-status")["running"]
     unix.connect(launch.directory / CONSOLE_SOCKET).close()
-    assert (launch.directory / OVERLAY).stat().st_uid == os.getuid()
+    assert (launch.directory / OVERLAY).stat().st_uid == (os.getuid() or NOBODY)
 
 
 def test_a_node_is_locked_down(engine: DockerEngine, client: docker.DockerClient, launch: Launch) -> None:
@@ -108,7 +108,7 @@ def test_a_node_is_locked_down(engine: DockerEngine, client: docker.DockerClient
     assert host["PidsLimit"] == PIDS
     assert host["NetworkMode"] != "host"
     assert not host["PidMode"]
-    assert config["User"] == f"{os.getuid()}:{os.getgid()}"
+    assert config["User"] == (f"{os.getuid()}:{os.getgid()}" if os.getuid() else f"{NOBODY}:{NOBODY}")
     assert config["Labels"][SESSION_LABEL] == launch.cluster
     assert config["Labels"][NODE_LABEL] == "pi-1"
 
@@ -121,6 +121,18 @@ def test_the_kernel_agrees(engine: DockerEngine, client: docker.DockerClient, la
     assert {status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {"0" * 16}
     assert status["NoNewPrivs"] == "1"
     assert status["Seccomp"] == "2"
+
+
+def test_qemu_is_nobody_special(engine: DockerEngine, client: docker.DockerClient, launch: Launch) -> None:
+    """It is not root, and of all file systems of this machine's it may write to that of the node's directory alone."""
+    pid = qemu_process(client, engine.start(launch))
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+    status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+    mounts = [line.split() for line in Path(f"/proc/{pid}/mountinfo").read_text(encoding="utf-8").splitlines()]
+    memory = ("proc", "tmpfs", "devpts", "mqueue")  # file systems that are no disk's
+    writable = {each[4] for each in mounts if each[5].split(",")[0] == "rw" and each[each.index("-") + 1] not in memory}
+    assert "0" not in status["Uid"].split() + status["Gid"].split()
+    assert writable == {"/run/pidoc"}
 
 
 def test_the_port_is_on_loopback_only(engine: DockerEngine, client: docker.DockerClient, launch: Launch) -> None:

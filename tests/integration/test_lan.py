@@ -198,10 +198,10 @@ def test_node_that_was_reset_is_in_the_lan_again(cluster: Cluster) -> None:
 
 @pytest.mark.parametrize("internet", [True, False])
 def test_outside_is_reached_unless_it_is_not_to_be(settings: Settings, internet: bool) -> None:
-    """What stands for it is this machine, which a guest sees as 10.0.2.2. SSH works either way."""
+    """What stands for it is this machine, which a guest that may sees as 10.0.2.2. SSH works either way."""
     with (
         socket.create_server(("127.0.0.1", 0)) as server,
-        Cluster.up(nodes=1, engine="local", internet=internet, settings=settings) as cluster,
+        Cluster.up(nodes=1, engine="local", internet=internet, host_access=True, settings=settings) as cluster,
     ):
         connect = f"timeout 5 bash -c '</dev/tcp/10.0.2.2/{server.getsockname()[1]}'"
         assert cluster[0].run(connect, warn=True).ok is internet
