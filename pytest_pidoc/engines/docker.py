@@ -163,7 +163,8 @@ class DockerEngine:
         if launch.guarded:
             arguments = guard.command(arguments, python="python3", script=GUARD)
         command = [*qemu.overlay_command(Path(disk)), "--", *arguments]
-        (launch.directory / QEMU_COMMAND).write_text(f"{shlex.join(command)}\n", encoding="utf-8")
+        with contextlib.suppress(OSError):  # it is for the evidence only
+            (launch.directory / QEMU_COMMAND).write_text(f"{shlex.join(command)}\n", encoding="utf-8")
         try:
             container = self._api.create_container(
                 self._reference,

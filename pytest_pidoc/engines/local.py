@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -32,6 +33,7 @@ __all__ = ["LocalEngine"]
 
 INSTALL = "apt-get install qemu-system-arm qemu-utils"
 DELEGATE = "systemd-run --user --scope -p Delegate=yes pytest, or --pidoc-engine=docker"
+LAST_WORDS = 5.0  # seconds from QEMU's end until it is known how it ended
 START_TIMEOUT = 20.0  # seconds until QEMU answers on its monitor; 0.15 s on an idle machine
 
 
@@ -115,8 +117,11 @@ class LocalEngine:
         if child is None:
             return None if processes.is_alive(endpoint.handle) else "its QEMU process is gone"
         status = child.poll()
+        if status is None and not processes.is_alive(endpoint.handle):
+            with contextlib.suppress(subprocess.TimeoutExpired):  # what guards QEMU is about to end as it did
+                status = child.wait(LAST_WORDS)
         if status is None:
-            return None
+            return None if processes.is_alive(endpoint.handle) else "its QEMU process is gone"
         return f"QEMU was killed by signal {-status}" if status < 0 else f"QEMU ended with status {status}"
 
     def stop(self, endpoint: Endpoint) -> None:

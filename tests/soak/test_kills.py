@@ -65,7 +65,7 @@ def kill(what, cluster):
 @pytest.mark.parametrize("number", range(STARTS))
 @pytest.mark.pidoc(nodes=2, fresh=FRESH)
 def test_start(number, pi_cluster):
-    assert pi_cluster.run("true").ok
+    pi_cluster.run("true")
     if number == 1 and WHAT not in ("none", "pytest", "group"):
         time.sleep(random.random())
         pi = kill(WHAT, pi_cluster)
