@@ -25,6 +25,7 @@ __all__ = ["until_succeeds", "wait_for_port", "wait_for_unit"]
 INTERVAL = 0.5  # seconds between two looks
 GRACE = 5.0  # seconds until a command must have ended that ends itself in the guest
 LINES = 20  # of what was seen, in the error
+LISTENERS = 100  # lines, of which each may be the one that is looked for
 ENDED_IT = (124, 137)  # the statuses of timeout(1) when it has ended a command
 FAILED = 3  # our own status of a unit that has failed
 
@@ -67,7 +68,7 @@ def wait_for_port(node: Node, port: int, *, host: str, timeout: float) -> None:
     try:
         if _await(node, f"bash -c {shlex.quote(connect)}", deadline).ok:
             return
-        listening = _said(_run(node, "ss -Hltn || netstat -ltn || cat /proc/net/tcp", GRACE))
+        listening = _said(_run(node, "ss -Hltn || netstat -ltn || cat /proc/net/tcp", GRACE), LISTENERS)
         seen = f"what listens on {node.name}:\n{listening or 'nothing'}"
     except _Unanswered as error:
         seen = str(error)
@@ -154,5 +155,5 @@ def _run(node: Node, command: str, seconds: float) -> Result:
     return result
 
 
-def _said(result: Result) -> str:
-    return "\n".join(f"{result.stdout}{result.stderr}".rstrip().splitlines()[-LINES:])
+def _said(result: Result, most: int = LINES) -> str:
+    return "\n".join(f"{result.stdout}{result.stderr}".rstrip().splitlines()[-most:])
