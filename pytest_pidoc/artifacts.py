@@ -189,7 +189,7 @@ def of_this_run(base: Path) -> list[Path]:
 
 
 def _run() -> str:
-    return str(processes.identify(os.getpid()))
+    return processes.own()
 
 
 def _sources(clusters: Sequence[Path]) -> Iterator[tuple[str, Path]]:

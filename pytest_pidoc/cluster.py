@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shlex
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,9 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
 
-from pytest_pidoc import processes, reaper, runtime, ssh
+from pytest_pidoc import processes, reaper, room, runtime, ssh
 from pytest_pidoc.engines.engine import Endpoint, Engine
-from pytest_pidoc.errors import FaultError, KernelPanic, NoRoom, PidocError
+from pytest_pidoc.errors import FaultError, KernelPanic, PidocError
 from pytest_pidoc.faults import Fault, FaultLog
 from pytest_pidoc.lan import faults as lan_faults
 from pytest_pidoc.lan.lan import Lan
@@ -152,18 +151,14 @@ class Cluster(Sequence[Node]):
         progress = progress or Progress()
         reaper.sweep()
         patience = Deadline(ROOM_PATIENCE if ownership is None else 0.0, interval=ROOM_INTERVAL)
-        own = ownership or Ownership(None if keep else processes.identify(os.getpid()))
+        own = ownership or Ownership(None if keep else processes.own())
         with contextlib.ExitStack() as closing:
             found = closing.enter_context(provision(spec, settings, progress))
-            while True:
-                try:
-                    started = start_nodes(spec, settings, found, ownership=own, progress=progress)
-                    break
-                except NoRoom as error:
-                    if patience.expired or not error.others:
-                        raise
-                    progress.step(f"waiting for room, at most {patience.remaining:.0f} s: {error.what}")
-                    patience.pause()
+            started = room.awaited(
+                lambda: start_nodes(spec, settings, found, ownership=own, progress=progress),
+                patience=patience,
+                progress=progress,
+            )
             closing.pop_all()
         return cls(started, spec, found, owned=ownership is None and not keep)
 

@@ -7,7 +7,6 @@ was not given back in order: nobody knows what state its nodes are in.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import secrets
@@ -15,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 
 from pytest_pidoc import processes
+from pytest_pidoc.sharing import try_lock
 
 __all__ = ["Lease", "give_up", "users"]
 
@@ -55,7 +55,7 @@ class Lease:
                 lease.close()
                 return None
             draft = directory / f"draft-{lease._note.name}"
-            draft.write_text(json.dumps({"holder": processes.identify(os.getpid()), "user": user}), encoding="utf-8")
+            draft.write_text(json.dumps({"holder": processes.own(), "user": user}), encoding="utf-8")
             draft.replace(lease._note)  # whole or not at all, for those who read it meanwhile
         except OSError:  # the directory has just gone
             lease.close()
@@ -74,8 +74,11 @@ class Lease:
         except FileNotFoundError:
             return None
         try:
-            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            locked = try_lock(descriptor, shared=shared)
         except OSError:
+            os.close(descriptor)
+            raise
+        if not locked:
             os.close(descriptor)
             return None
         return cls(directory, descriptor, shared=shared)
@@ -87,12 +90,8 @@ class Lease:
 
     def share(self) -> bool:
         """Let others have one, too; tell whether this one still holds."""
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return False
-        self.shared = True
-        return True
+        self.shared = try_lock(self._descriptor, shared=True)
+        return self.shared
 
     @property
     def last(self) -> str:

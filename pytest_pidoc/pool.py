@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import secrets
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -19,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_pidoc import leases, processes, reaper, runtime
+from pytest_pidoc import leases, processes, reaper, room, runtime
 from pytest_pidoc.cluster import Cluster
-from pytest_pidoc.errors import NoRoom, PidocError
+from pytest_pidoc.errors import PidocError
 from pytest_pidoc.leases import Lease
 from pytest_pidoc.progress import Progress
 from pytest_pidoc.settings import ClusterSpec, Settings
@@ -54,12 +53,12 @@ class Run:
     @classmethod
     def new(cls) -> Run:
         """Return a run of this process's own."""
-        return cls(secrets.token_hex(8), processes.identify(os.getpid()) or "")
+        return cls(secrets.token_hex(8), processes.own())
 
     @property
     def is_own(self) -> bool:
         """Whether its clusters end with this process."""
-        return self.owner == processes.identify(os.getpid())
+        return self.owner == processes.own()
 
     def clusters(self) -> Iterator[tuple[Path, dict[str, Any]]]:
         """Yield directory and record of its clusters, the oldest first."""
@@ -144,7 +143,7 @@ class ClusterPool:
         """Start a cluster that is nobody else's; see `get` for what it raises."""
 
         def attempt() -> Cluster:
-            own = Ownership(processes.identify(os.getpid()))
+            own = Ownership(processes.own())
             return Cluster.from_spec(spec, self._settings, progress=progress, ownership=own)
 
         cluster = self._with_room(attempt, progress)
@@ -189,8 +188,9 @@ class ClusterPool:
             cluster.down()
         for lease in self._leases.values():
             lease.close()
+        own = {directory.name for directory, _ in self._run.clusters()} if self._run.is_own else set()
         for name, view in self._views.items():
-            if self._run.is_own and any(directory.name == name for directory, _ in self._run.clusters()):
+            if name in own:
                 view.cluster.down()
             else:
                 view.cluster.close()
@@ -262,19 +262,7 @@ class ClusterPool:
         """Try until there is room, which clusters make that nobody uses."""
         holding = bool(self._leases or self._private)
         patience = Deadline(HOLDING_PATIENCE if holding else PATIENCE, interval=LOOK_INTERVAL)
-        told = False
-        while True:
-            try:
-                return attempt()
-            except NoRoom as error:
-                if self._make_room():
-                    continue
-                if patience.expired or not error.others:
-                    raise
-                if not told:
-                    progress.step(f"waiting for room, at most {patience.timeout:.0f} s: {error.what}")
-                told = True
-            patience.pause()
+        return room.awaited(attempt, patience=patience, progress=progress, make_room=self._make_room)
 
     def _make_room(self) -> bool:
         """End the oldest cluster of the run that nobody uses; tell whether there was one."""

@@ -10,7 +10,18 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["CLUSTER_VARIABLE", "children", "identify", "is_alive", "is_identity", "kill", "of_cluster", "pid", "wait"]
+__all__ = [
+    "CLUSTER_VARIABLE",
+    "children",
+    "identify",
+    "is_alive",
+    "is_identity",
+    "kill",
+    "of_cluster",
+    "own",
+    "pid",
+    "wait",
+]
 
 #: Every process that belongs to a cluster carries its name in this environment variable, so that it can be
 #: found from the moment it is executed, even if its starter was killed before it could write anything down.
@@ -36,6 +47,11 @@ def identify(pid: int) -> str | None:
 def is_identity(value: object) -> bool:
     """Tell whether that is something that `identify` may have returned: ``pid:start:boot``."""
     return isinstance(value, str) and re.fullmatch(r"[1-9]\d{0,8}:\d{1,20}:\S{1,99}", value, re.ASCII) is not None
+
+
+def own() -> str:
+    """Return the identity of this process."""
+    return str(identify(os.getpid()))
 
 
 def is_alive(identity: str) -> bool:

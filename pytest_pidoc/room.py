@@ -7,20 +7,23 @@ forks share much of it is a reserve. Processors are shared: what counts is how m
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pytest_pidoc import processes, runtime
 from pytest_pidoc.errors import NoRoom, PidocError, SettingsError
 from pytest_pidoc.machines import MIB, machine
+from pytest_pidoc.progress import Progress
 from pytest_pidoc.settings import ClusterSpec
-from pytest_pidoc.sharing import locked
+from pytest_pidoc.sharing import locked, try_lock
+from pytest_pidoc.waiting import Deadline
 
-__all__ = ["booked", "memory", "needed", "slot"]
+__all__ = ["awaited", "booked", "memory", "needed", "slot"]
+
+T = TypeVar("T")
 
 QEMU = 100 * MIB  # of a QEMU's own; 70 to 90 MB were measured
 RESERVE = 0.1  # of the machine's memory, for everything else
@@ -90,7 +93,7 @@ def booked(spec: ClusterSpec, *, overcommit: bool) -> Iterator[int]:
         used = sum(int(record.get("memory") or 0) for record in running)
         if need + used > there and not overcommit:
             names = ", ".join(sorted(str(record.get("name")) for record in running))
-            own = processes.identify(os.getpid())
+            own = processes.own()
             raise NoRoom(
                 f"{what}, and of the {there // MIB} MiB that this machine has for nodes, {used // MIB} MiB are taken"
                 f" by {names}.",
@@ -107,6 +110,42 @@ def _running() -> Iterator[dict[str, Any]]:
             record = runtime.read(directory)
             if record["owner"] is None or processes.is_alive(record["owner"]):
                 yield record
+
+
+def awaited(
+    attempt: Callable[[], T], *, patience: Deadline, progress: Progress, make_room: Callable[[], bool] = lambda: False
+) -> T:
+    """Try to start something until there is room for it.
+
+    Parameters
+    ----------
+    attempt
+        Starts it.
+    patience
+        How long to wait, which is done only for the nodes of other processes.
+    progress
+        Hears of the wait.
+    make_room
+        Ends something that nobody uses; tells whether there was something.
+
+    Raises
+    ------
+    NoRoom
+        There has been none in that time.
+    """
+    told = False
+    while True:
+        try:
+            return attempt()
+        except NoRoom as error:
+            if make_room():
+                continue
+            if patience.expired or not error.others:
+                raise
+            if not told:
+                progress.step(f"waiting for room, at most {patience.timeout:.0f} s: {error.what}")
+            told = True
+        patience.pause()
 
 
 @contextlib.contextmanager
@@ -132,9 +171,10 @@ def _first_free(files: Iterable[Path]) -> int | None:
     for file in files:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if try_lock(descriptor, shared=False):
+                return descriptor
         except OSError:
             os.close(descriptor)
-        else:
-            return descriptor
+            raise
+        os.close(descriptor)
     return None

@@ -15,7 +15,7 @@ from pytest_pidoc import documents
 from pytest_pidoc.errors import PidocError
 from pytest_pidoc.progress import Progress
 
-__all__ = ["locked"]
+__all__ = ["locked", "try_lock"]
 
 
 @contextlib.contextmanager
@@ -70,14 +70,30 @@ def locked(path: Path, *, purpose: str, timeout: float, progress: Progress | Non
         lock.release()
 
 
+def try_lock(descriptor: int, *, shared: bool) -> bool:
+    """Lock an open file at once, alone or shared; tell whether that worked. The lock ends when the file is closed.
+
+    Raises
+    ------
+    OSError
+        The file system has no locks.
+    """
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return False
+        raise
+    return True
+
+
 def _require_locks(path: Path) -> None:
     """Raise ``OSError`` where files cannot be locked: older filelocks take that for a lock that is held."""
     with path.open("rb") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            try_lock(file.fileno(), shared=True)
         except OSError as error:
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                raise OSError(error.errno, error.strerror, str(path)) from error
+            raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _read(holder: Path) -> str:

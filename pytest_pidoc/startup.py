@@ -189,7 +189,7 @@ def _template(spec: ClusterSpec, settings: Settings, found: Provision, progress:
     def boot() -> Iterator[Node]:
         progress.step(f"booting {spec.model} once, to save it: nodes are then forked from it")
         one = replace(spec, nodes=1, cpus=None, boot_timeout=None, lan=False)
-        ownership = Ownership(processes.identify(os.getpid()))
+        ownership = Ownership(processes.own())
         started = _boot(one, settings, found, ownership=ownership, progress=progress, record=True)
         try:
             yield started.nodes[0]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hypothesis
+import paramiko
 import pytest
+from support import LAN_NAMES, SshServer, make_image
 
 from pytest_pidoc import runtime
+from pytest_pidoc.lan.lan import Lan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,3 +58,25 @@ def no_docker(monkeypatch: pytest.MonkeyPatch) -> str:
     address = "unix:///nowhere/docker.sock"
     monkeypatch.setenv("DOCKER_HOST", address)
     return address
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[SshServer]:
+    """Give an SSH server that the key of its ``image`` opens."""
+    image = make_image(tmp_path / "image")
+    key = paramiko.ECDSAKey.from_private_key_file(str(image.file("private_key")))
+    with contextlib.closing(SshServer(tmp_path / "home", client_key=key)) as running:
+        running.image = image
+        yield running
+
+
+@pytest.fixture(scope="module")
+def lan(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lan]:
+    """Give a real switch, on whose ports nobody is: one for each of ``LAN_NAMES``."""
+    directory: Path = tmp_path_factory.mktemp("c")
+    for name in LAN_NAMES:
+        (directory / name).mkdir()
+    lan, child = Lan.start(directory, LAN_NAMES)
+    yield lan
+    child.kill()
+    child.wait()

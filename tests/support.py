@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+LAN_NAMES = ("pi-1", "pi-2", "pi-3", "pi-4")
+
 
 def eventually(condition: Callable[[], object], *, timeout: float = 10) -> bool:
     """Tell whether *condition* came true within *timeout* seconds."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,20 +12,7 @@ from pytest_pidoc.faults import FaultLog
 from pytest_pidoc.lan.faults import degrade, isolate, partition
 from pytest_pidoc.lan.lan import Lan
 
-NAMES = ("pi-1", "pi-2", "pi-3", "pi-4")
 PERFECT: dict[str, Any] = {"delay": 0.0, "jitter": 0.0, "loss": 0.0, "rate": None, "between": None}
-
-
-@pytest.fixture(scope="module")
-def lan(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lan]:
-    """A real switch, on whose ports nobody is."""
-    directory: Path = tmp_path_factory.mktemp("c")
-    for name in NAMES:
-        (directory / name).mkdir()
-    lan, child = Lan.start(directory, NAMES)
-    yield lan
-    child.kill()
-    child.wait()
 
 
 def test_partition_says_what_it_is(lan: Lan) -> None:

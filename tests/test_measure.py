@@ -7,7 +7,6 @@ import dataclasses
 import hashlib
 from typing import TYPE_CHECKING
 
-import paramiko
 import pytest
 from support import SshServer, StandInEngine, eventually, make_image, make_launch
 
@@ -23,14 +22,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 WALL_TIME = METRICS["wall_time"]
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[SshServer]:
-    image = make_image(tmp_path / "image")
-    key = paramiko.ECDSAKey.from_private_key_file(str(image.file("private_key")))
-    with contextlib.closing(SshServer(tmp_path / "home", client_key=key)) as running:
-        yield running
 
 
 @pytest.fixture

@@ -7,9 +7,8 @@ import socket
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import paramiko
 import pytest
-from support import SshServer, StandInEngine, make_image, make_launch, qmp_peer, unix_server
+from support import SshServer, StandInEngine, make_launch, qmp_peer, unix_server
 
 from pytest_pidoc.bench.power_cuts import CutReport, PowerCut, lost
 from pytest_pidoc.cluster import Cluster
@@ -51,15 +50,6 @@ class Engine(StandInEngine):
 @pytest.fixture
 def engine() -> Engine:
     return Engine()
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[SshServer]:
-    image = make_image(tmp_path / "image")
-    key = paramiko.ECDSAKey.from_private_key_file(str(image.file("private_key")))
-    with contextlib.closing(SshServer(tmp_path / "home", client_key=key)) as running:
-        running.image = image
-        yield running
 
 
 @pytest.fixture

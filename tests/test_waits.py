@@ -8,7 +8,6 @@ import math
 import time
 from typing import TYPE_CHECKING
 
-import paramiko
 import pytest
 from support import SshServer, StandInEngine, make_image, make_launch, tcp_server
 
@@ -24,14 +23,6 @@ if TYPE_CHECKING:
 @pytest.fixture
 def engine() -> StandInEngine:
     return StandInEngine()
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[SshServer]:
-    image = make_image(tmp_path / "image")
-    key = paramiko.ECDSAKey.from_private_key_file(str(image.file("private_key")))
-    with contextlib.closing(SshServer(tmp_path / "home", client_key=key)) as running:
-        yield running
 
 
 @pytest.fixture

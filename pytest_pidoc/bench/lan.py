@@ -6,7 +6,6 @@ the other, ``-netdev socket``, of nodes that are the same in everything else.
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import socket
@@ -227,7 +226,7 @@ def _transfers(settings: Settings, runs: int, progress: Progress) -> tuple[tuple
 
 def _up(settings: Settings, found: Provision) -> Cluster:
     spec = settings.spec()
-    ownership = startup.Ownership(processes.identify(os.getpid()))
+    ownership = startup.Ownership(processes.own())
     started = startup.start(spec, settings, found, ownership=ownership, progress=Progress())
     return Cluster(started, spec, found)
 

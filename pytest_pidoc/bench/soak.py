@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import statistics
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -169,7 +168,7 @@ def _foreign_clusters() -> set[str]:
     names = set()
     for directory in runtime.cluster_directories():
         with contextlib.suppress(PidocError):  # without a record: just being made, or a leftover
-            if runtime.read(directory)["owner"] != processes.identify(os.getpid()):
+            if runtime.read(directory)["owner"] != processes.own():
                 names.add(directory.name)
     return names
 

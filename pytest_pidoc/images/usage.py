@@ -11,7 +11,6 @@ What removes or replaces an image takes the first one exclusively, and looks for
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import stat
@@ -20,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pytest_pidoc.errors import ImageError, ImageInUse
+from pytest_pidoc.sharing import try_lock
 from pytest_pidoc.waiting import Deadline
 
 __all__ = ["claimed", "hold", "last_used"]
@@ -50,7 +50,7 @@ def hold(root: Path, image: Path) -> int | None:
     deadline = Deadline(PATIENCE)
     try:
         descriptor = _open(root, image)
-        while not _lock(descriptor, fcntl.LOCK_SH) and not deadline.expired:
+        while not try_lock(descriptor, shared=True) and not deadline.expired:
             deadline.pause()
         os.utime(descriptor)  # see last_used()
     except OSError:  # a cache that others fill, or a full disk: the nodes may run all the same
@@ -76,7 +76,7 @@ def claimed(root: Path, image: Path) -> Iterator[None]:
     descriptor = _open(root, image)
     try:
         try:
-            free = _lock(descriptor, fcntl.LOCK_EX)
+            free = try_lock(descriptor, shared=False)
         except OSError as error:
             raise ImageInUse(
                 f"Whether {image} is in use cannot be told: {error.strerror}.",
@@ -112,17 +112,6 @@ def _open(root: Path, image: Path) -> int:
         return os.open(path, os.O_RDWR)
     os.utime(descriptor, (0, 0))  # to ask whether an image is in use is no use of it
     return descriptor
-
-
-def _lock(descriptor: int, kind: int) -> bool:
-    """Take a lock if nobody has one that is against it; tell whether that worked."""
-    try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            return False
-        raise
-    return True
 
 
 def _files(image: Path) -> Iterator[Path]:

@@ -9,7 +9,7 @@ import pytest
 from bad_inputs import almost, anything, judged
 from hypothesis import given
 from hypothesis import strategies as st
-from support import StandInEngine, make_image, make_launch
+from support import LAN_NAMES, StandInEngine, make_image, make_launch
 
 from pytest_pidoc.checks import is_seconds
 from pytest_pidoc.cluster import Cluster
@@ -91,22 +91,7 @@ def test_arguments_of_a_node(node: Node, call: str, data: st.DataObject) -> None
         pytest.fail(f"a node that is off has done it: {call}")
 
 
-NAMES = ("pi-1", "pi-2", "pi-3", "pi-4")
-
-
-@pytest.fixture(scope="module")
-def lan(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lan]:
-    """A real switch, on whose ports nobody is."""
-    directory: Path = tmp_path_factory.mktemp("c")
-    for name in NAMES:
-        (directory / name).mkdir()
-    lan, child = Lan.start(directory, NAMES)
-    yield lan
-    child.kill()
-    child.wait()
-
-
-SOME = st.sampled_from(NAMES) | almost(*NAMES) | anything
+SOME = st.sampled_from(LAN_NAMES) | almost(*LAN_NAMES) | anything
 GROUP = st.lists(SOME, max_size=3) | SOME
 WORSE = {
     "delay": NUMBERS,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
@@ -15,33 +14,11 @@ from hypothesis import strategies as st
 from pytest_pidoc import cli
 from pytest_pidoc.errors import PidocError
 
-if TYPE_CHECKING:
-    pass
-
 FAST = hypothesis.settings.get_profile("soak")
 
-COMMANDS = [
-    "demo",
-    "doctor",
-    "models",
-    "build",
-    "pull",
-    "images",
-    "prune",
-    "up",
-    "ps",
-    "ssh",
-    "console",
-    "down",
-    "bench",
-]
-OPTIONS = sorted(
-    {
-        word
-        for command in cli.make_parser()._subparsers._group_actions[0].choices.values()
-        for word in command._option_string_actions
-    }
-)
+PARSERS = cli.make_parser()._subparsers._group_actions[0].choices
+COMMANDS = list(PARSERS)
+OPTIONS = sorted({word for command in PARSERS.values() for word in command._option_string_actions})
 #: No image or model that is downloaded from somewhere, and no directory but the one where this is run.
 VALUES = almost(
     *(
