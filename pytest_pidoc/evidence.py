@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["describe", "of_test"]
 
 SERIAL_LINES = 30  # of each node, in the report of a failed test
+UP = "up"  # the state of a node that runs
 
 
 def of_test(test: str, when: str, clusters: Sequence[Cluster], base: Path) -> list[tuple[str, str]]:
@@ -38,14 +39,17 @@ def of_test(test: str, when: str, clusters: Sequence[Cluster], base: Path) -> li
     Titles and texts.
     """
     target = base / artifacts.folder_name(test)
-    report = {"test": test, "failed": when, "clusters": [describe(cluster) for cluster in clusters]}
+    known = [describe(cluster) for cluster in clusters]
+    report = {"test": test, "failed": when, "clusters": known}
     try:
         artifacts.keep([cluster.directory for cluster in clusters], target, report)
         place = f"The rest is in {target}"
     except OSError as error:
         place = f"The rest could not be kept in {target}: {error.strerror}"
     sections = []
-    for cluster in clusters:
+    for cluster, facts in zip(clusters, known, strict=True):
+        if down := [f"{node['name']}: {node['state']}" for node in facts["nodes"] if node["state"] != UP]:
+            sections.append((f"nodes of {cluster.name} that are not up", "\n".join(down)))
         if cluster.switch_is_gone:
             sections.append((f"LAN of {cluster.name}", "The switch is gone: no node reaches another."))
         if faults := cluster.faults.all():
@@ -80,6 +84,6 @@ def describe(cluster: Cluster) -> dict[str, Any]:
 
 def _state(node: Node) -> str:
     try:
-        return node.death() or "up"
+        return node.death() or UP
     except PidocError as error:  # the daemon does not answer: the other evidence is wanted all the same
         return f"unknown: {error.what}"

@@ -162,6 +162,22 @@ def test_a_killed_switch_does_not_spoil_the_next_test(run) -> None:  # type: ign
     result.stdout.fnmatch_lines(["*LAN of c-*", "The switch is gone: no node reaches another."])
 
 
+def test_a_death_is_named_that_another_node_suffers_from(run) -> None:  # type: ignore[no-untyped-def]
+    """What fails is a command on a node that is well; the report says which one is not, and why."""
+    result = run("""
+        import pytest
+        from pytest_pidoc import processes
+
+        @pytest.mark.pidoc(nodes=2)
+        def test_fails(pi_cluster):
+            processes.kill(pi_cluster[1].endpoint.handle)
+            pi_cluster[0].run("ping -c 1 -W 1 pi-2")
+        """)
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*nodes of c-* that are not up*", "pi-2: QEMU was killed by signal 9"])
+
+
 @pytest.mark.parametrize("workers", [(), ("-n1",)], ids=["alone", "with a worker"])
 def test_nodes_of_a_failed_test_are_kept(  # type: ignore[no-untyped-def]
     pytester: pytest.Pytester, settings: Settings, image: Image, monkeypatch: pytest.MonkeyPatch, workers

@@ -104,6 +104,12 @@ def containers_of(clusters: set[str]) -> list[str]:
         return [f"container {each.id[:12]}" for each in node_containers(client) if each.cluster in clusters]
 
 
+def errors_in(output: Path) -> str:
+    """Return what pytest's report says of its errors, without the logs."""
+    lines = output.read_text(errors="replace").splitlines()
+    return "\n".join(line for line in lines if line.startswith(("E  ", "FAILED", "ERROR", "INTERNALERROR")))[-6000:]
+
+
 @contextlib.contextmanager
 def running(folder: Path, arguments: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     """Run pytest in a process group of its own, which is gone at the end."""
@@ -192,7 +198,7 @@ def test_nothing_is_left_of_what_was_killed(
         tally.kills[what] = tally.kills.get(what, 0) + 1
         if wrong:
             tally.wrong.append(f"run {number}, {what}: {'; '.join(wrong)}")
-            tally.wrong.append((short_path / str(number) / "output").read_text(errors="replace")[-3000:])
+            tally.wrong.append(errors_in(short_path / str(number) / "output"))
     with capsys.disabled():
         print(f"\n{engine}: {tally} (seed {seed})")
     assert not tally.wrong, "\n".join(tally.wrong)
