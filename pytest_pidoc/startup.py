@@ -98,7 +98,9 @@ class Started:
 def start(
     spec: ClusterSpec, settings: Settings, found: Provision, *, ownership: Ownership, progress: Progress
 ) -> Started:
-    """Start what *spec* asks for: forked from a template, which is made anew once if it does not work, or booted.
+    """Start what *spec* asks for: forked from a template, or booted if that fails twice.
+
+    In between the template is made anew, unless others' nodes run from it: then it is not the template that is broken.
 
     Parameters
     ----------
@@ -130,13 +132,16 @@ def _start_nodes(
     failure: PidocError | None = None
     for rebuild in (False, True):
         try:
-            template = _template(spec, settings, found, progress, rebuild=rebuild)
+            try:
+                template = _template(spec, settings, found, progress, rebuild=rebuild)
+            except ImageInUse:
+                template = _template(spec, settings, found, progress, rebuild=False)
             # No boot, so no probe: what makes forks slow is their number.
             timeout = spec.boot_timeout or speed.LEAST + speed.FORK * spec.nodes
             progress.step(f"starting {_describe(spec, found)}, {timeout:.0f} s at most")
             with _Start(spec, settings, found, ownership=ownership, template=template) as attempt:
                 return attempt.run(timeout=timeout, progress=progress)
-        except (RestoreFailed, ChecksumMismatch, ImageInUse) as error:  # in use: others' nodes run from it
+        except (RestoreFailed, ChecksumMismatch) as error:
             progress.step(f"the saved machine cannot be used: {error.what}")
             failure = error
     warnings.warn(f"Nodes are booted, which takes longer than a warm start: {failure}", RuntimeWarning, stacklevel=5)
