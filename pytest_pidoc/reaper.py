@@ -1,7 +1,8 @@
 """Ends clusters whose owner is gone: a process that waits for the owner's end, and a sweep for what it missed.
 
 Run as ``python -m pytest_pidoc.reaper CLUSTER-DIRECTORY``: one process per cluster, in a session of its own, so
-that neither a Ctrl-C nor the death of the owner's process group reaches it.
+that neither a Ctrl-C nor the death of the owner's process group reaches it. As ``python -m pytest_pidoc.reaper
+--containers SESSION OWNER`` it does the same for containers that are no nodes, and so have no directory.
 """
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from pytest_pidoc import processes, runtime
 from pytest_pidoc.engines import cgroups
 from pytest_pidoc.errors import EngineUnavailable, PidocError
 
-__all__ = ["end_nodes", "reap", "reap_run", "start", "sweep"]
+__all__ = ["end_nodes", "reap", "reap_run", "start", "sweep", "watched"]
 
 LOOK_INTERVAL = 1.0  # seconds between two looks whether the cluster still exists
 DAEMON_PATIENCE = 60.0  # seconds to try again when the Docker daemon does not answer
@@ -27,16 +28,18 @@ YOUNG = 60.0  # seconds that a directory without a record may be one that is jus
 
 def start(directory: Path, *, holding: Sequence[int] = ()) -> subprocess.Popen[bytes]:
     """Start the reaper of the cluster in *directory*; it keeps the descriptors *holding* open as long as it lives."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "pytest_pidoc.reaper", str(directory)],
-        cwd="/",
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        pass_fds=holding,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
+    return _start([str(directory)], holding)
+
+
+@contextlib.contextmanager
+def watched(session: str) -> Iterator[None]:
+    """Have containers removed, those with that session in their label, if this process is killed within the block."""
+    process = _start(["--containers", session, processes.own()])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
 
 
 def end_nodes(directory: Path) -> None:
@@ -58,11 +61,7 @@ def end_nodes(directory: Path) -> None:
         with contextlib.suppress(OSError):  # a group of which something is left stays, as that does
             cgroups.remove(node)
     if _may_have_containers(directory):
-        from pytest_pidoc import dockerd
-        from pytest_pidoc.engines.containers import remove_session
-
-        with contextlib.closing(dockerd.connect()) as client:
-            remove_session(name, client)
+        _remove_containers(name)
 
 
 def reap(directory: Path) -> None:
@@ -114,6 +113,19 @@ def sweep() -> list[str]:
     return swept
 
 
+def _start(arguments: list[str], holding: Sequence[int] = ()) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "pytest_pidoc.reaper", *arguments],
+        cwd="/",
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        pass_fds=holding,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+
+
 def _is_orphan(directory: Path) -> bool:
     try:
         owner = runtime.read(directory)["owner"]
@@ -135,6 +147,14 @@ def _may_have_containers(directory: Path) -> bool:
         return True
 
 
+def _remove_containers(session: str) -> None:
+    from pytest_pidoc import dockerd
+    from pytest_pidoc.engines.containers import remove_session
+
+    with contextlib.closing(dockerd.connect()) as client:
+        remove_session(session, client)
+
+
 def _folders(directory: Path) -> list[Path]:
     try:
         return [entry for entry in directory.iterdir() if entry.is_dir()]
@@ -142,7 +162,7 @@ def _folders(directory: Path) -> list[Path]:
         return []
 
 
-def _main(directory: Path) -> None:
+def _watch_cluster(directory: Path) -> None:
     """Wait until the owner is gone or the cluster is, and end what is left."""
     try:
         owner: str | None = runtime.read(directory)["owner"]
@@ -160,10 +180,21 @@ def _main(directory: Path) -> None:
         with contextlib.suppress(PidocError):
             now = runtime.read(directory)["owner"]
             owner, ended = now, ended and now == owner
+    _persist(lambda: reap(directory))
+
+
+def _watch_containers(session: str, owner: str) -> None:
+    """Wait until the owner is gone, and remove the session's containers."""
+    processes.wait(owner, timeout=None)
+    _persist(lambda: _remove_containers(session))
+
+
+def _persist(task: Callable[[], object]) -> None:
+    """Do what takes the Docker daemon's help, again and again while that does not answer."""
     give_up = time.monotonic() + DAEMON_PATIENCE
     while True:
         try:
-            reap(directory)
+            task()
         except EngineUnavailable:
             if time.monotonic() > give_up:
                 return
@@ -173,4 +204,7 @@ def _main(directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    _main(Path(sys.argv[1]))
+    if sys.argv[1] == "--containers":
+        _watch_containers(*sys.argv[2:])
+    else:
+        _watch_cluster(Path(sys.argv[1]))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shlex
 import threading
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from pytest_pidoc import guard, migration, processes, qemu
+from pytest_pidoc import guard, migration, processes, qemu, reaper
 from pytest_pidoc.dockerd import GUEST_LABEL, NODE_LABEL, SESSION_LABEL, daemon_errors
 from pytest_pidoc.engines.containers import remove
 from pytest_pidoc.engines.engine import (
@@ -257,13 +258,14 @@ class DockerEngine:
         """Run a program to its end in a container of its own and return what it prints."""
         import requests
 
-        with daemon_errors(f"run {command[0]}"):
+        session = f"run-{os.getpid()}-{secrets.token_hex(4)}"
+        with reaper.watched(session), daemon_errors(f"run {command[0]}"):
             container = self._api.create_container(
                 self._reference,
                 entrypoint=command[:1],
                 command=command[1:],
                 user=self._user,
-                labels={SESSION_LABEL: f"run-{os.getpid()}"},
+                labels={SESSION_LABEL: session},
                 working_dir=None if directory is None else str(DIRECTORY),
                 host_config=self._host_config(
                     network_mode="none",

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from bare_metal import GREEDY, GREETING, make_image
+from support import child
 
 from pytest_pidoc import unix
 from pytest_pidoc.dockerd import NODE_LABEL, SESSION_LABEL, connect
@@ -32,6 +34,14 @@ if TYPE_CHECKING:
     import docker
 
 pytestmark = pytest.mark.docker
+
+FOREVER = """
+import sys
+from pytest_pidoc.dockerd import connect
+from pytest_pidoc.engines.docker import DockerEngine
+
+DockerEngine(connect(), sys.argv[1]).run_qemu("qemu-system-aarch64", ["-M", "none", "-display", "none"], timeout=600)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +79,11 @@ def until(condition: Callable[[], Any], timeout: float = 10) -> Any:
         assert time.monotonic() < end, "it never became true"
         time.sleep(0.02)
     return value
+
+
+def runs(client: docker.DockerClient, pid: int) -> list[str]:
+    """Return what a process runs in containers that are no nodes."""
+    return [each.id for each in node_containers(client) if each.cluster.startswith(f"run-{pid}-")]
 
 
 def inspect(client: docker.DockerClient, endpoint: Endpoint) -> dict[str, Any]:
@@ -304,14 +319,22 @@ def test_a_program_that_is_not_there(engine: DockerEngine, client: docker.Docker
     """A QEMU that the container image lacks is told by name, and leaves no container."""
     with pytest.raises(EngineUnavailable, match="qemu-system-vax"):
         engine.qemu_version("qemu-system-vax")
-    assert not node_containers(client, f"run-{os.getpid()}")
+    assert not runs(client, os.getpid())
 
 
 def test_a_qemu_that_does_not_end(engine: DockerEngine, client: docker.DockerClient) -> None:
     """A run is bounded, and what ran too long is removed."""
     with pytest.raises(EngineUnavailable, match=r"has not ended after 0\.5 s"):
         engine.run_qemu("qemu-system-aarch64", ["-M", "none", "-display", "none"], timeout=0.5)
-    assert not node_containers(client, f"run-{os.getpid()}")
+    assert not runs(client, os.getpid())
+
+
+def test_a_run_ends_with_who_asked_for_it(client: docker.DockerClient, reference: str) -> None:
+    """After a SIGKILL in the middle of a run its container is removed, too."""
+    with child(sys.executable, "-c", FOREVER, reference) as process:
+        assert until(lambda: runs(client, process.pid))
+        process.kill()
+        assert until(lambda: not runs(client, process.pid))
 
 
 def test_a_session_is_removed_whole(engine: DockerEngine, client: docker.DockerClient, launch: Launch) -> None:

@@ -35,6 +35,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if bad_inputs.outcomes:
         said = ", ".join(f"{number} {outcome}" for outcome, number in sorted(bad_inputs.outcomes.items()))
         terminalreporter.write_line(f"bad inputs: {bad_inputs.outcomes.total()} tried, {said}")
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for name, text in getattr(report, "user_properties", ()):  # also of a test that a worker ran
+                if name == "kills" and report.when == "call":
+                    terminalreporter.write_line(f"kills: {text}")
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -100,8 +100,14 @@ def of_run(temporary: Path) -> list[str]:
 
 
 def containers_of(clusters: set[str]) -> list[str]:
+    """Return the containers of these clusters, and those that any process has run that is gone."""
     with contextlib.closing(dockerd.connect()) as client:
-        return [f"container {each.id[:12]}" for each in node_containers(client) if each.cluster in clusters]
+        return [
+            f"container {each.id[:12]} of {each.cluster}"
+            for each in node_containers(client)
+            if each.cluster in clusters
+            or (each.cluster.startswith("run-") and not Path("/proc", each.cluster.split("-")[1]).exists())
+        ]
 
 
 def errors_in(output: Path) -> str:
@@ -175,7 +181,7 @@ def test_nothing_is_left_of_what_was_killed(
     engine: str,
     short_path: Path,
     pytestconfig: pytest.Config,
-    capsys: pytest.CaptureFixture[str],
+    record_property: Callable[[str, object], None],
 ) -> None:
     """Not within ten seconds; nothing hangs, and the report of each failure names its cause."""
     settings = Settings.load()
@@ -199,6 +205,5 @@ def test_nothing_is_left_of_what_was_killed(
         if wrong:
             tally.wrong.append(f"run {number}, {what}: {'; '.join(wrong)}")
             tally.wrong.append(errors_in(short_path / str(number) / "output"))
-    with capsys.disabled():
-        print(f"\n{engine}: {tally} (seed {seed})")
+    record_property("kills", f"{engine}, {tally} (seed {seed})")
     assert not tally.wrong, "\n".join(tally.wrong)
