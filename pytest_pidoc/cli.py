@@ -156,7 +156,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     bench.add_argument(
         "subject",
-        choices=("boot", "start", "soak", "models", "lan", "power-cuts", "rates", "counting", "guest"),
+        choices=("boot", "start", "soak", "models", "lan", "power-cuts", "rates", "counting", "guest", "workers"),
         help="boot: cold boots, against an untuned Debian and of three nodes; start: warm starts against cold ones; "
         "soak: warm starts one after the other, which fails if one of them does or something is left behind; "
         "models: what each model says that it is, and its starts, one cold and the others warm; "
@@ -164,7 +164,8 @@ def make_parser() -> argparse.ArgumentParser:
         "power-cuts: pulls the plug amid synced writes, and fails if something of them is lost; "
         "rates: disk and network of each model against the same QEMU without what is added; "
         "counting: how counts repeat on a busy machine, and whether 1 %% more work is seen; fails if not; "
-        "guest: how fast a guest computes, stores and sends, with a whole CPU and with half of one",
+        "guest: how fast a guest computes, stores and sends, with a whole CPU and with half of one; "
+        "workers: tests that wait, one after the other and with workers of pytest-xdist, and whether two had one node",
     )
     bench.add_argument("--runs", type=int, default=3, metavar="N", help="starts per row; of a soak, all (default: 3)")
     bench.add_argument(

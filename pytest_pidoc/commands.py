@@ -371,7 +371,7 @@ class Report(Protocol):
 
 def bench(options: argparse.Namespace, settings: Settings) -> int:
     """Measure; fail if a soak or a power cut found something, or a model could not be measured."""
-    from pytest_pidoc.bench import boot, counting, guest, lan, models, plot, power_cuts, rates, soak, start
+    from pytest_pidoc.bench import boot, counting, guest, lan, models, plot, power_cuts, rates, soak, start, workers
     from pytest_pidoc.bench.published import EVENTS
 
     if options.runs < 1:
@@ -405,6 +405,7 @@ def bench(options: argparse.Namespace, settings: Settings) -> int:
         "counting": partial(counting.counting, unchanged=_unchanged(options.unchanged)),
         "rates": partial(rates.rates, names=names),
         "guest": partial(guest.guest, names=names, events=options.events or EVENTS, estimated=options.estimate),
+        "workers": workers.workers,
     }
     report = subjects[options.subject](settings, runs=options.runs, progress=_progress())
     status = _report(report, options)

@@ -1,0 +1,166 @@
+"""``pidoc bench workers``: tests that wait, alone and with workers of pytest-xdist; and who had which node when."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from pytest_pidoc.bench import host, spread
+from pytest_pidoc.errors import PidocError, SettingsError
+from pytest_pidoc.progress import Progress
+from pytest_pidoc.settings import Settings
+from pytest_pidoc.tables import table
+
+__all__ = ["Use", "WorkersReport", "overlaps", "workers"]
+
+TESTS = 40
+WORKERS = 4
+WAIT = 2.0  # seconds that each test waits
+
+#: How the tests ask for nodes, by the name of that in the report.
+MARKERS = {"a node each": "nodes=1", "one cluster of 4, shared": "nodes=4, shared=True"}
+
+_TEST_FILE = """
+import json, os, pathlib, time
+import pytest
+
+@pytest.mark.parametrize("number", range({tests}))
+@pytest.mark.pidoc({marker})
+def test_waits(number, pi_cluster):
+    pi, began = pi_cluster[number % len(pi_cluster)], time.monotonic()
+    pi.run("sleep {wait}")
+    use = [pi_cluster.name, pi.name, began, time.monotonic()]
+    pathlib.Path(os.environ["USES"], str(number)).write_text(json.dumps(use))
+"""
+
+
+@dataclass(frozen=True)
+class Use:
+    """One test's use of a node: from when until when, on one clock, in seconds."""
+
+    cluster: str
+    node: str
+    began: float
+    ended: float
+
+
+@dataclass(frozen=True)
+class WorkersRow:
+    """Runs of one kind.
+
+    Attributes
+    ----------
+    marker
+        How the tests ask for nodes.
+    alone, shared_out
+        Seconds of each run of pytest, from its start to its end: without workers, and with them.
+    overlaps
+        Pairs of tests that had the same node at the same time, of the runs with workers.
+    """
+
+    marker: str
+    alone: tuple[float, ...]
+    shared_out: tuple[float, ...]
+    overlaps: int
+
+    @property
+    def ratio(self) -> float:
+        """How long it takes with workers, in multiples of without: the ratio of the medians."""
+        return statistics.median(self.shared_out) / statistics.median(self.alone)
+
+
+@dataclass(frozen=True)
+class WorkersReport:
+    """What ``pidoc bench workers`` measured."""
+
+    host: str
+    engine: str
+    model: str
+    rows: tuple[WorkersRow, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain data."""
+        return {**asdict(self), "ratios": [row.ratio for row in self.rows]}
+
+    def __str__(self) -> str:
+        head = ("nodes", "-n 0 s", f"-n {WORKERS} s", "ratio", "two tests on one node")
+        rows = [
+            (row.marker, spread(row.alone), spread(row.shared_out), f"{row.ratio:.2f}", row.overlaps)
+            for row in self.rows
+        ]
+        return "\n".join(
+            [
+                table(head, rows),
+                f"{self.host}; engine {self.engine}, {self.model}; {TESTS} tests that wait {WAIT:g} s each",
+                "medians, and in brackets the least and the most; the seconds are those of whole runs of pytest",
+            ]
+        )
+
+
+def workers(settings: Settings, *, runs: int, progress: Progress) -> WorkersReport:
+    """Run tests that only wait, without workers and with them.
+
+    Raises
+    ------
+    SettingsError
+        pytest-xdist is not installed.
+    PidocError
+        A run of pytest failed.
+    """
+    if importlib.util.find_spec("xdist") is None:
+        raise SettingsError("pidoc bench workers needs pytest-xdist.", tip="pip install pytest-xdist")
+    rows = []
+    for name, marker in MARKERS.items():
+        alone, shared_out, found = [], [], 0
+        for number in range(1, runs + 1):
+            progress.step(f"{name}: run {number} of {runs}")
+            alone.append(_run(settings, marker, 0)[0])
+            seconds, uses = _run(settings, marker, WORKERS)
+            shared_out.append(seconds)
+            found += overlaps(uses)
+        rows.append(WorkersRow(name, tuple(alone), tuple(shared_out), found))
+    return WorkersReport(host(), settings.engine, settings.model, tuple(rows))
+
+
+def overlaps(uses: Sequence[Use]) -> int:
+    """Return how many pairs of *uses* are of one node at the same time."""
+    return sum(
+        (one.cluster, one.node) == (other.cluster, other.node) and one.began < other.ended and other.began < one.ended
+        for one, other in combinations(uses, 2)
+    )
+
+
+def _run(settings: Settings, marker: str, number: int) -> tuple[float, list[Use]]:
+    """Run the tests with that many workers; return the seconds that it took, and who had which node."""
+    with tempfile.TemporaryDirectory(prefix="pidoc-bench-") as folder:
+        uses = Path(folder, "uses")
+        uses.mkdir()
+        Path(folder, "test_waits.py").write_text(
+            _TEST_FILE.format(tests=TESTS, marker=marker, wait=WAIT), encoding="utf-8"
+        )
+        arguments = ["-q", "-p", "no:cacheprovider", "--rootdir", folder, "-n", str(number)]
+        options = ["--pidoc-engine", settings.engine, "--pidoc-model", settings.model]
+        began = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", *arguments, *options],
+            cwd=folder,
+            env={**os.environ, "USES": str(uses), "PIDOC_CACHE_DIR": str(settings.cache_dir), "PIDOC_REQUIRE": "yes"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        seconds = time.monotonic() - began
+        if done.returncode:
+            raise PidocError("The tests failed that should only wait.", evidence=done.stdout[-2000:])
+        return seconds, [Use(*json.loads(path.read_text(encoding="utf-8"))) for path in uses.iterdir()]
