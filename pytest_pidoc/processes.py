@@ -10,6 +10,8 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+from pytest_pidoc.waiting import Deadline
+
 __all__ = [
     "CLUSTER_VARIABLE",
     "children",
@@ -26,6 +28,8 @@ __all__ = [
 #: Every process that belongs to a cluster carries its name in this environment variable, so that it can be
 #: found from the moment it is executed, even if its starter was killed before it could write anything down.
 CLUSTER_VARIABLE = "PIDOC_CLUSTER"
+
+EXECUTING = 2.0  # seconds that the execution of a program may take; milliseconds even on a busy machine
 
 
 def identify(pid: int) -> str | None:
@@ -84,8 +88,8 @@ def of_cluster(cluster: str) -> Iterator[str]:
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         try:
-            environment = Path(entry.path, "environ").read_bytes()
-        except OSError:  # gone, or another user's
+            environment = _environment(Path(entry.path))
+        except OSError:  # gone, or another user's; or a thread of the kernel, which executes nothing
             continue
         if wanted in environment.split(b"\0") and (identity := identify(int(entry.name))):
             yield identity
@@ -108,6 +112,22 @@ def children() -> Iterator[str]:
 def pid(identity: str) -> int:
     """Return the process id in an identity."""
     return int(identity.partition(":")[0])
+
+
+def _environment(process: Path) -> bytes:
+    """Return the environment of a process in /proc; wait for it if the process is just being executed.
+
+    ``execve`` sets it last, together with the arguments: some time after it has let the parent go on.
+    """
+    deadline = Deadline(EXECUTING, interval=0.001)
+    has_arguments = False
+    while not (environment := (process / "environ").read_bytes()):
+        if has_arguments or deadline.expired:  # it has none
+            break
+        has_arguments = bool((process / "cmdline").read_bytes())
+        (process / "exe").readlink()
+        deadline.pause()
+    return environment
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ __all__ = ["end_nodes", "reap", "reap_run", "start", "sweep", "watched"]
 
 LOOK_INTERVAL = 1.0  # seconds between two looks whether the cluster still exists
 DAEMON_PATIENCE = 60.0  # seconds to try again when the Docker daemon does not answer
+STARTING = 0.3  # seconds from a starter's death until what it has just forked carries the cluster's name
 YOUNG = 60.0  # seconds that a directory without a record may be one that is just being made
 
 
@@ -180,6 +181,7 @@ def _watch_cluster(directory: Path) -> None:
         with contextlib.suppress(PidocError):
             now = runtime.read(directory)["owner"]
             owner, ended = now, ended and now == owner
+    time.sleep(STARTING)
     _persist(lambda: reap(directory))
 
 

@@ -7,7 +7,9 @@ import os
 import shutil
 import signal
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -249,3 +251,22 @@ def test_a_grandchild_is_no_child() -> None:
         assert grandchild not in found
         os.kill(int(grandchild), signal.SIGKILL)
         parent.wait(10)
+
+
+def test_a_process_is_found_from_its_first_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its starter can go on before the kernel has given it its environment, and may be killed then."""
+    for _ in range(100):
+        with child(**{processes.CLUSTER_VARIABLE: CLUSTER}) as process, monkeypatch.context() as patch:
+            first = SimpleNamespace(name=str(process.pid), path=f"/proc/{process.pid}")
+            patch.setattr(os, "scandir", lambda _, first=first: [first])  # no time goes by with other processes
+            assert list(processes.of_cluster(CLUSTER)) == [processes.identify(process.pid)]
+
+
+def test_a_process_without_an_environment_is_waited_for_no_longer_than_others() -> None:
+    """There are such, and each look at all processes meets them."""
+    with child("env", "-i", "sleep", "600") as process:
+        here = Path("/proc", str(process.pid), "cmdline")
+        assert eventually(lambda: here.read_bytes().startswith(b"sleep"))
+        began = time.monotonic()
+        assert list(processes.of_cluster(CLUSTER)) == []
+        assert time.monotonic() - began < processes.EXECUTING
