@@ -117,7 +117,10 @@ def test_pytest_benchmark_gets_the_figures(run: Run, pytester: pytest.Pytester) 
 
 
 def test_clock_counts_in_a_node(settings: Settings, image: Image) -> None:
-    """A nanosecond of the guest's is an instruction, and both repeat, after a new fork, too."""
+    """A nanosecond of the guest's is an instruction, and both repeat, after a new fork, too.
+
+    Some hundred instructions may be more when an interrupt comes at another place: 333 of 299 million were seen.
+    """
     loop = "python3 -c 'sum(range(2000000))'"
     with Cluster.up(nodes=1, engine="local", mips=1000, settings=settings) as cluster:
         pi = cluster[0]
@@ -125,7 +128,9 @@ def test_clock_counts_in_a_node(settings: Settings, image: Image) -> None:
         pi.reset()
         again = measure(pi, loop, wanted=METRICS["instructions"], rounds=3)
 
-    (instructions,) = {*found.rounds["instructions"], *again.rounds["instructions"]}
+    counted = (*found.rounds["instructions"], *again.rounds["instructions"])
+    instructions = min(counted)
+    assert max(counted) - instructions < 1e-5 * instructions
     for seconds in (*found.rounds["guest_time"], *again.rounds["guest_time"]):
         assert instructions <= seconds * 1e9 < 1.1 * instructions  # the rest is the kernel's, for the program
     assert (pi.mips, pi.counts_instructions) == (1000, True)
