@@ -8,7 +8,7 @@ import json
 import pytest
 
 from pytest_pidoc.bench.lan import LanReport
-from pytest_pidoc.bench.rates import ENOUGH, MOST, Rate, RatesReport, size_for
+from pytest_pidoc.bench.rates import ENOUGH, Rate, RatesReport, size_for
 from pytest_pidoc.bench.stopwatch import Lap
 
 LAN = LanReport(
@@ -27,7 +27,7 @@ LAN = LanReport(
 
 PLAIN = (Lap(2.0, 1.0), Lap(4.0, 1.0), Lap(8.0, 2.0))
 NODE = (Lap(4.0, 1.0), Lap(4.0, 2.0), Lap(2.0, 2.0))
-RATES = RatesReport("2 CPUs", "QEMU 10.0.2", (Rate("pi3", "disk read", 8, PLAIN, NODE),))
+RATES = RatesReport("2 CPUs", "QEMU 10.0.2", (Rate("pi3", "disk read", 0.25, PLAIN, NODE),))
 
 
 def test_lan_report_shows_what_was_asked_for_and_what_came() -> None:
@@ -46,7 +46,7 @@ def test_rates_report_compares_neighbours() -> None:
     *_, row, host, _ = str(RATES).splitlines()
 
     assert " ".join(row.split()) == (
-        "pi3 disk read 8 2.10 (1.05 to 4.19) 2.10 (2.10 to 4.19) 1.00 (0.50 to 4.00) 1.00 (1.00 to 2.00)"
+        "pi3 disk read 0.25 0.07 (0.03 to 0.13) 0.07 (0.07 to 0.13) 1.00 (0.50 to 4.00) 1.00 (1.00 to 2.00)"
     )
     assert host == "2 CPUs; engine local, QEMU 10.0.2"
 
@@ -69,7 +69,7 @@ def test_a_size_is_one_that_takes_long_enough(rate: float) -> None:
         moved.append(size)
         return size / rate
 
-    size = size_for(measure)
+    size = size_for(measure, 512)
 
     assert ENOUGH <= size / rate <= max(2 * ENOUGH, 1 / rate)
     assert size == moved[-1]
@@ -79,12 +79,12 @@ def test_one_slow_measurement_does_not_make_a_size() -> None:
     """The first may have had to wait for something."""
     slow = iter([60.0])
 
-    assert size_for(lambda size: next(slow, size / 20)) >= 20 * ENOUGH
+    assert size_for(lambda size: next(slow, size / 20), 512) >= 20 * ENOUGH
 
 
 def test_a_size_has_an_end() -> None:
     """However fast it is, it must lie on a disk."""
-    assert size_for(lambda size: size / 1e6) == MOST
+    assert size_for(lambda size: size / 1e6, 512) == 512
 
 
 @pytest.mark.parametrize("report", [LAN, RATES], ids=["lan", "rates"])

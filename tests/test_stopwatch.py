@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import time
-from pathlib import Path
 
 import pytest
 
@@ -61,10 +61,27 @@ def test_without_both_marks_there_is_no_lap(said: str) -> None:
 
 def test_processor_time_is_that_of_a_process_alone() -> None:
     """A process that works uses it; one that waits does not, however long."""
-    own = Path("/proc", str(os.getpid()))
+    own = os.getpid()
     before, began = processor_time(own), time.process_time()
     while time.process_time() - began < 0.1:
         pass
     worked = processor_time(own) - before
 
     assert 0.05 <= worked <= 0.5
+
+
+def test_processor_time_is_finer_than_a_tick() -> None:
+    """To move one MiB may take less than the 10 ms in which ``/proc`` counts."""
+    began = processor_time(os.getpid())
+    while (worked := processor_time(os.getpid()) - began) == 0:
+        pass
+
+    assert worked < 0.005
+
+
+def test_processor_time_of_no_process() -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+
+    with pytest.raises(OSError, match="Invalid argument"):
+        processor_time(ended.pid)

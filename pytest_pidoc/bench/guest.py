@@ -86,7 +86,7 @@ _MEMORY = "sysbench memory --memory-block-size=1M --memory-total-size=SIZEM --ti
 _TASKS = (
     _Task("bash loop", marked(_LOOP), "1000/s", 1, most=100_000),
     _Task("memory write", marked(_MEMORY), "MB/s", MIB / 1e6, most=1 << 20),
-    *(_Task(way, WAYS[way], "MB/s", MIB / 1e6) for way in ("disk write", "disk read")),
+    *(_Task(way, WAYS[way].command, "MB/s", WAYS[way].unit / 1e6) for way in ("disk write", "disk read")),
     _Task("network", f"python3 -c {shlex.quote(_SEND)} SIZE", "MB/s", MIB / 1e6, needs_lan=True),
 )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pytest_pidoc.bench.guest import SHARES, GuestReport
 from pytest_pidoc.bench.published import EMULATED, EVENTS, MAX_PRIME, PHYSICAL
+from pytest_pidoc.checks import shown
 from pytest_pidoc.errors import PidocError, SettingsError
 
 __all__ = ["KINDS", "plot", "require"]
@@ -27,9 +28,9 @@ def require(path: Path) -> None:
         matplotlib is not installed.
     """
     if path.suffix not in KINDS:
-        raise SettingsError(f"--plot: {str(path)!r} does not end in {' or '.join(KINDS)}.")
+        raise SettingsError(f"--plot: {shown(str(path))} does not end in {' or '.join(KINDS)}.")
     if not path.parent.is_dir():
-        raise SettingsError(f"--plot: there is no folder {str(path.parent)!r}.")
+        raise SettingsError(f"--plot: there is no folder {shown(str(path.parent))}.")
     if find_spec("matplotlib") is None:
         raise PidocError("A plot needs matplotlib.", tip="pip install 'pytest-pidoc[plot]'")
 

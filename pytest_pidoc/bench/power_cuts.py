@@ -19,11 +19,12 @@ from pytest_pidoc.settings import Settings
 from pytest_pidoc.tables import table
 from pytest_pidoc.waiting import Deadline
 
-__all__ = ["CutReport", "PowerCut", "lost", "power_cuts"]
+__all__ = ["FIRST", "CutReport", "PowerCut", "lost", "power_cuts"]
 
-LONGEST = 2.0  # seconds from the first report until the plug is pulled, at most
+FIRST = 16  # records that are reported before the plug may be pulled: without any, nothing could be lost
+LONGEST = 2.0  # seconds from then until the plug is pulled, at most
 RECORD = 16  # bytes
-WRITER_TIMEOUT = 60.0  # seconds until the writer has reported its first record
+WRITER_TIMEOUT = 60.0  # seconds until the writer has reported those
 
 # Appends numbered records, every 16th a file of its own too, amid writes that it does not sync, and reports each on the
 # serial port when `fsync` has returned: what is in the serial log has been promised.
@@ -61,7 +62,7 @@ class PowerCut:
     Attributes
     ----------
     after
-        Seconds from the first report to the cut.
+        Seconds from the report of the first records to the cut.
     reported
         How many records had been reported as synced.
     lost
@@ -166,9 +167,12 @@ def _cut(node: Node, folder: str) -> PowerCut:
     port = f"/dev/{node.machine.console}"
     node.run(f"sudo -n setsid --fork python3 writer {port} {folder} </dev/null >writer.log 2>&1")
     deadline = Deadline(WRITER_TIMEOUT)
-    while not _REPORTED.search(node.serial_log.read(start=start)):
+    while len(seen := _REPORTED.findall(node.serial_log.read(start=start))) < FIRST:
         if deadline.expired:
-            raise PidocError(f"The writer on {node.name} writes nothing.", evidence=node.run("cat writer.log").stdout)
+            raise PidocError(
+                f"The writer on {node.name} has written {len(seen)} records in {WRITER_TIMEOUT:.0f} s.",
+                evidence=node.run("cat writer.log").stdout,
+            )
         deadline.pause()
     began = time.monotonic()
     time.sleep(random.uniform(0, LONGEST))  # noqa: S311 # no secret

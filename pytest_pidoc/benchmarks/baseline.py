@@ -8,12 +8,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pytest_pidoc import documents
 from pytest_pidoc.benchmarks.metrics import METRICS
+from pytest_pidoc.checks import is_number, shown
 from pytest_pidoc.errors import BenchmarkError, BenchmarkSlower
 
 __all__ = ["DEFAULT_FILE", "Conditions", "Entry", "change", "compare", "find", "read", "update"]
@@ -71,9 +74,14 @@ class Entry:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Entry:
         """Return the entry that ``dataclasses.asdict`` has made plain; a field that is wrong raises."""
-        metrics = {str(name): float(value) for name, value in data["metrics"].items()}
-        program = None if data["program"] is None else str(data["program"])
-        return cls(str(data["name"]), Conditions(**data["conditions"]), str(data["command"]), program, metrics)
+        conditions, metrics = Conditions(**data["conditions"]), dict(data["metrics"])
+        texts = (data["name"], conditions.model, conditions.qemu, conditions.image, data["command"])
+        if not all(isinstance(text, str) for text in (*texts, data["program"] or "")):
+            raise TypeError("a text is none")
+        numbers = (*metrics.values(), 0 if conditions.mips is None else conditions.mips)
+        if not all(is_number(number, 0, sys.float_info.max) for number in numbers):
+            raise TypeError("a number is none, or is negative")
+        return cls(data["name"], conditions, data["command"], data["program"], metrics)
 
 
 def read(path: Path) -> tuple[Entry, ...]:
@@ -85,7 +93,7 @@ def read(path: Path) -> tuple[Entry, ...]:
         It cannot be read, or is not what this version writes.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = documents.read(path)
         if data["format"] != FORMAT:
             raise BenchmarkError(f"The baseline {path} is of a format that this version does not know.")
         return tuple(Entry.from_dict(each) for each in data["benchmarks"])
@@ -210,7 +218,7 @@ def _causes(old: Entry, new: Entry) -> list[str]:
     """Say what else has changed."""
     said = []
     if old.command != new.command:
-        said.append(f"The command was {old.command!r} and is {new.command!r}.")
+        said.append(f"The command was {shown(old.command)} and is {shown(new.command)}.")
     if old.program and new.program:
         same = old.program == new.program
         said.append("The program is the same file." if same else "The program is another file.")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_pidoc.benchmarks import meter
 from pytest_pidoc.benchmarks.baseline import Conditions
 from pytest_pidoc.benchmarks.metrics import METRICS, Metric
+from pytest_pidoc.checks import shown
 from pytest_pidoc.errors import BenchmarkError
 
 if TYPE_CHECKING:
@@ -119,14 +120,14 @@ def measure(
         if told.process:
             node.run(f"kill -KILL -{told.process}", warn=True, timeout=KILL_TIMEOUT)
         raise BenchmarkError(
-            f"{command!r} has not ended on {node.name}: {rounds} rounds of {timeout:g} s.",
+            f"{shown(command)} has not ended on {node.name}: {rounds} rounds of {timeout:g} s.",
             tip="timeout=, in seconds of this machine's clock, if it only takes longer",
         ) from error
     for answer in told.answers:
         _raise_if_failed(node, command if answer["step"] == "command" else str(setup), answer)
     if not done.ok or len(told.answers) < rounds:
         raise BenchmarkError(
-            f"{command!r} could not be measured on {node.name}.",
+            f"{shown(command)} could not be measured on {node.name}.",
             evidence=done.stderr,
             tip="python3 must be in the guest",
         )
@@ -172,7 +173,7 @@ def _raise_if_failed(node: Node, command: str, answer: Mapping[str, Any]) -> Non
     if status:
         how = f"was ended by signal {-status}" if status < 0 else f"failed with status {status}"
         raise BenchmarkError(
-            f"The {answer['step']} {command!r} {how} on {node.name}.",
+            f"The {answer['step']} {shown(command)} {how} on {node.name}.",
             evidence=answer["output"] or "(it printed nothing)",
         )
 
@@ -194,6 +195,6 @@ def _raise_if_partial(node: Node, command: str, answers: list[dict[str, Any]]) -
         counted, used = answer["guest_time"], answer["processor_time"]
         if counted is not None and used > PART * counted + START / (node.mips or OWN_RATE):
             raise BenchmarkError(
-                f"Of {command!r} only a part was counted on {node.name}: {counted:.3f} s of {used:.3f} s.",
+                f"Of {shown(command)} only a part was counted on {node.name}: {counted:.3f} s of {used:.3f} s.",
                 tip="no sudo in the command: Linux stops counting a program that takes on another user's rights",
             )

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from pytest_pidoc.checks import shown
 from pytest_pidoc.errors import SettingsError
 from pytest_pidoc.machines import MODELS
 from pytest_pidoc.settings import ClusterSpec
@@ -64,7 +65,7 @@ def metric(name: object) -> Metric:
         There is no such metric.
     """
     if not isinstance(name, str) or name not in METRICS:
-        raise SettingsError(f"There is no metric {name!r}.", tip=f"one of {', '.join(METRICS)}")
+        raise SettingsError(f"There is no metric {shown(name)}.", tip=f"one of {', '.join(METRICS)}")
     return METRICS[name]
 
 
@@ -100,7 +101,7 @@ def limits(text: str) -> Mapping[str, float]:
     for part in filter(None, (each.strip() for each in text.split(","))):
         read = re.fullmatch(r"([a-z_]+)\s*:\s*(\d{1,4}(?:\.\d{1,6})?)\s*%", part)
         if read is None:
-            raise SettingsError(f"{part!r} is no limit.", tip="METRIC:N%, such as instructions:2%")
+            raise SettingsError(f"{shown(part)} is no limit.", tip="METRIC:N%, such as instructions:2%")
         found[metric(read[1]).name] = float(read[2]) / 100
     if not found:
         raise SettingsError("There is no limit in an empty text.", tip="METRIC:N%, such as instructions:2%")
