@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from pytest_pidoc import __version__, processes, runtime
+from pytest_pidoc import __version__, documents, processes, runtime
 from pytest_pidoc.engines.engine import QEMU_COMMAND, QEMU_LOG, SERIAL_LOG
 from pytest_pidoc.lan.lan import SWITCH_LOG
 
-__all__ = ["LIMITS", "REPORT", "Folder", "Limits", "folder_name", "folders", "keep", "of_this_run"]
+__all__ = ["LIMITS", "REPORT", "Folder", "Limits", "folder_name", "folders", "keep", "of_run"]
 
 REPORT = "report.json"
 OF_CLUSTER = (runtime.RECORD, SWITCH_LOG)
@@ -79,11 +79,11 @@ class Folder:
     def read(cls, path: Path) -> Folder | None:
         """Return the evidence in a folder; ``None`` if it is not ours."""
         try:
-            report = json.loads((path / REPORT).read_text(encoding="utf-8"))
+            report = documents.read(path / REPORT)
             if report["tool"] != _TOOL or not all(map(_leads_inside, report["files"])):
                 return None
             return cls(path, float(report["kept"]), str(report["run"]), tuple(report["files"]))
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
             return None
 
     @property
@@ -139,7 +139,7 @@ def keep(clusters: Sequence[Path], target: Path, report: Mapping[str, Any], *, l
     OSError
         It cannot be written.
     """
-    run = _run()
+    run = processes.own()
     former = Folder.read(target)
     if former is not None and former.run != run:
         former.remove()
@@ -183,13 +183,17 @@ def folders(base: Path) -> list[Folder]:
     return sorted(found, key=lambda folder: folder.kept)
 
 
-def of_this_run(base: Path) -> list[Path]:
-    """Return the folders in *base* that this process has written and that are still there, oldest first."""
-    return [folder.path for folder in folders(base) if folder.run == _run()]
+def of_run(base: Path, run: str) -> list[Path]:
+    """Return the folders in *base* that a process has written and that are still there, oldest first.
 
-
-def _run() -> str:
-    return processes.own()
+    Parameters
+    ----------
+    base
+        Where they are.
+    run
+        The identity of the process.
+    """
+    return [folder.path for folder in folders(base) if folder.run == run]
 
 
 def _sources(clusters: Sequence[Path]) -> Iterator[tuple[str, Path]]:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_pidoc import artifacts
+from pytest_pidoc import artifacts, leases
 from pytest_pidoc.errors import PidocError
 
 if TYPE_CHECKING:
     from pytest_pidoc.cluster import Cluster
     from pytest_pidoc.node import Node
 
-__all__ = ["describe", "of_test"]
+__all__ = ["describe", "of_crash", "of_test"]
 
 SERIAL_LINES = 30  # of each node, in the report of a failed test
 UP = "up"  # the state of a node that runs
@@ -58,6 +59,31 @@ def of_test(test: str, when: str, clusters: Sequence[Cluster], base: Path) -> li
             tail = node.serial_log.tail(SERIAL_LINES) or "(nothing)"
             sections.append((f"{node.name} serial log, last lines", f"{tail}\n\n{place}"))
     return sections
+
+
+def of_crash(error: object, clusters: Iterable[Path], base: Path) -> None:
+    """Keep the evidence of tests whose process ended while they had clusters, each in its folder in *base*.
+
+    Parameters
+    ----------
+    error
+        How that process ended.
+    clusters
+        Directories of all that it may have had.
+    base
+        Where evidence is kept.
+    """
+    for directory in clusters:
+        for test in leases.abandoned_by(directory):
+            target = base / artifacts.folder_name(test)
+            try:
+                artifacts.keep([directory], target, {"test": test, "failed": "call", "error": str(error)})
+            except OSError as failure:
+                warnings.warn(
+                    f"The evidence of {test} could not be kept in {target}: {failure.strerror}",
+                    ResourceWarning,
+                    stacklevel=2,
+                )
 
 
 def describe(cluster: Cluster) -> dict[str, Any]:

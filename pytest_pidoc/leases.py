@@ -13,10 +13,10 @@ import secrets
 from pathlib import Path
 from types import TracebackType
 
-from pytest_pidoc import processes
+from pytest_pidoc import documents, processes
 from pytest_pidoc.sharing import try_lock
 
-__all__ = ["Lease", "give_up", "users"]
+__all__ = ["Lease", "abandoned_by", "give_up", "users"]
 
 LOCK = "lease.lock"
 NOTES = "lease."  # and 8 hex digits: the note of one holder
@@ -86,7 +86,7 @@ class Lease:
     @property
     def is_torn(self) -> bool:
         """Whether somebody who had one has ended without giving it back."""
-        return any(not alive for _, alive in _notes(self.directory))
+        return bool(abandoned_by(self.directory))
 
     def share(self) -> bool:
         """Let others have one, too; tell whether this one still holds."""
@@ -126,6 +126,11 @@ def users(directory: Path) -> list[str]:
     return [user for user, alive in _notes(directory) if alive]
 
 
+def abandoned_by(directory: Path) -> list[str]:
+    """Return who has ended without giving back the cluster in *directory*: names of tests."""
+    return [user for user, alive in _notes(directory) if not alive]
+
+
 def give_up(directory: Path) -> None:
     """Let nobody get a lease on that cluster any more; it is no error when it is gone."""
     try:
@@ -141,7 +146,7 @@ def _notes(directory: Path) -> list[tuple[str, bool]]:
         if path.name == LOCK:
             continue
         try:
-            note = json.loads(path.read_text(encoding="utf-8"))
+            note = documents.read(path)
             found.append((str(note["user"]), processes.is_alive(note["holder"])))
         except FileNotFoundError:  # given back meanwhile
             continue

@@ -6,13 +6,16 @@ It imports nothing heavy: a test run that uses no Pi must not notice it.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
 from pytest_pidoc.benchmark_plugin import prepare
+from pytest_pidoc.checks import shown
 from pytest_pidoc.errors import EngineUnavailable, SettingsError
 from pytest_pidoc.settings import MARKER_SIGNATURE, OPTIONS, ClusterSpec, Settings
 
@@ -38,7 +41,8 @@ _kept = pytest.StashKey[list[str]]()
 #: In its own tables in TOML, pytest 9 takes values as they are, and since 9.2 of more than one type.
 INI_TYPE: Any = str | int | float | bool if pytest.version_tuple >= (9, 2) else None
 
-_evidence = pytest.StashKey[list[str]]()
+#: Where evidence may be, and the identity of the process that wrote it.
+_evidence = pytest.StashKey[list[tuple[str, str]]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -69,19 +73,15 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Let the clusters outlive the run that are to, and tell a controlling process of pytest-xdist of them."""
     config, keep_all = session.config, session.config.stash[_settings].keep == "always"
-    kept, folders = config.stash.setdefault(_kept, []), config.stash.setdefault(_evidence, [])
+    kept = config.stash.setdefault(_kept, [])
     if _run in config.stash and keep_all:
         kept += config.stash[_run].keep()
     if _pool in config.stash:
-        from pytest_pidoc import artifacts
-
         if keep_all:
             config.stash[_pool].keep_all()
         kept += config.stash[_pool].kept
-        folders += map(str, artifacts.of_this_run(config.stash[_pool].artifacts))
     if hasattr(config, "workeroutput"):
         config.workeroutput["pidoc_kept"] = kept
-        config.workeroutput["pidoc_evidence"] = folders
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -97,26 +97,39 @@ def pytest_configure_node(node: Any) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any, error: object) -> None:
-    """Hear from a worker of pytest-xdist what stays up and what evidence there is; end what a crashed one was using."""
+    """Hear from a worker of pytest-xdist what stays up; keep what a crashed one's nodes have said, and end them."""
+    from pytest_pidoc import evidence, processes, runtime
     from pytest_pidoc.pool import end_torn
 
     config, output = node.config, getattr(node, "workeroutput", {})
     config.stash.setdefault(_kept, []).extend(output.get("pidoc_kept", []))
-    config.stash.setdefault(_evidence, []).extend(output.get("pidoc_evidence", []))
     if error:
-        end_torn(config.stash[_run])
+        run, base = config.stash[_run], config.stash[_settings].artifacts or runtime.failed_directory()
+        evidence.of_crash(error, [directory for directory, _ in run.clusters()], base)
+        config.stash.setdefault(_evidence, []).append((str(base), processes.own()))
+        end_torn(run)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Say where the evidence is, how to reach the nodes that stay up, and how to end them."""
-    if folders := config.stash.get(_evidence, []):
+    reports = itertools.chain.from_iterable(terminalreporter.stats.values())
+    places = [tuple(report.pidoc_evidence) for report in reports if hasattr(report, "pidoc_evidence")]
+    if folders := _folders([*places, *config.stash.get(_evidence, [])]):
         terminalreporter.section("evidence of what failed")
         for folder in folders:
-            terminalreporter.write_line(folder)
+            terminalreporter.write_line(str(folder))
     if kept := config.stash.get(_kept, []):
         terminalreporter.section("nodes that stay up")
         for line in dict.fromkeys(kept):
             terminalreporter.write_line(line)
+
+
+def _folders(places: list[tuple[str, str]]) -> list[Path]:
+    if not places:
+        return []
+    from pytest_pidoc import artifacts
+
+    return [folder for base, run in dict.fromkeys(places) for folder in artifacts.of_run(Path(base), run)]
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -149,12 +162,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item], config: pytest.Confi
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Add the end of every node's serial log to the report of a failure, and keep the logs."""
     report = yield
+    if _pool not in item.config.stash:
+        return report
+    from pytest_pidoc import evidence, processes
+
+    base = item.config.stash[_pool].artifacts
+    # Also of a test that passes: a start may have failed in it. A report reaches the one who sums up, whatever happens
+    # to the process that made it.
+    report.pidoc_evidence = (str(base), processes.own())  # type: ignore[attr-defined] # pytest hands on what it has
     clusters = item.stash.get(_clusters, [])
     if report.failed and clusters:
         item.stash[_failed] = True
-        from pytest_pidoc import evidence
-
-        base = item.config.stash[_pool].artifacts
         report.sections += evidence.of_test(report.nodeid, report.when, clusters, base)
     return report
 
@@ -277,7 +295,7 @@ def _read_marker(item: pytest.Item, settings: Settings) -> _Asked:
         for name, value in flags.items():
             if not isinstance(value, bool):
                 raise SettingsError(
-                    f"{name} of the marker pidoc: {value!r} is not True or False.", tip=MARKER_SIGNATURE
+                    f"{name} of the marker pidoc: {shown(value)} is not True or False.", tip=MARKER_SIGNATURE
                 )
         if all(flags.values()):
             raise SettingsError("The marker pidoc cannot be fresh and shared at once.", tip=MARKER_SIGNATURE)

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_pidoc.artifacts import REPORT, Folder, Limits, folder_name, folders, keep, of_this_run
+from pytest_pidoc import processes
+from pytest_pidoc.artifacts import REPORT, Folder, Limits, folder_name, folders, keep, of_run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -101,11 +102,11 @@ def test_evidence_of_an_earlier_run_does_not_mix_with_this_ones(tmp_path: Path) 
     target = tmp_path / "kept"
     subprocess.run([*program, make_cluster(tmp_path / "old", 3, serial="old"), target], check=True)
     (target / "pi-3" / "notes").write_text("mine")
-    assert of_this_run(tmp_path) == []
+    assert of_run(tmp_path, processes.own()) == []
     keep([make_cluster(tmp_path / "c", 2, serial="new")], target, {})
 
     assert files(target) == ["pi-1/serial.log", "pi-2/serial.log", "pi-3/notes", "report.json"]
-    assert of_this_run(tmp_path) == [target]
+    assert of_run(tmp_path, processes.own()) == [target]
 
 
 def test_returns_where_it_is(tmp_path: Path) -> None:
@@ -152,7 +153,7 @@ def test_the_oldest_evidence_goes_first(tmp_path: Path) -> None:
         keep([cluster], tmp_path / "base" / f"test-{number}", {}, limits=Limits(total=4000))
 
     assert [folder.path.name for folder in folders(tmp_path / "base")] == ["test-2", "test-3", "test-4"]
-    assert [path.name for path in of_this_run(tmp_path / "base")] == ["test-2", "test-3", "test-4"]
+    assert [path.name for path in of_run(tmp_path / "base", processes.own())] == ["test-2", "test-3", "test-4"]
     keep([cluster], tmp_path / "base" / "last", {}, limits=Limits(total=10))
     assert sorted(path.name for path in (tmp_path / "base").iterdir()) == ["last"]
 

@@ -81,6 +81,7 @@ def test_who_dies_leaves_a_torn_lease(tmp_path: Path) -> None:
     assert lease is not None
     assert lease.is_torn
     assert leases.users(tmp_path) == ["test_b"]
+    assert leases.abandoned_by(tmp_path) == ["test_a"]
 
 
 def test_who_gives_back_leaves_a_whole_one(tmp_path: Path) -> None:

@@ -122,11 +122,18 @@ def test_each_worker_has_its_own(run, pytester: pytest.Pytester) -> None:  # typ
 
 
 @pytest.mark.parametrize("end", ["os._exit(3)", "os.kill(os.getpid(), 11)"])
-def test_nodes_of_a_crashed_worker_are_nobodys(run, end: str) -> None:  # type: ignore[no-untyped-def]
-    """They are ended at once, since nobody knows their state, and the others go on."""
+def test_nodes_of_a_crashed_worker_are_nobodys(
+    run,  # type: ignore[no-untyped-def]
+    end: str,
+    pytester: pytest.Pytester,
+) -> None:
+    """They are ended at once, since nobody knows their state, and the others go on. What they said is kept."""
     result = run(
         f"""
         import os, time, pytest
+
+        def test_fails(pi):
+            assert pi.run("false", warn=True).ok
 
         def test_crashes(pi):
             pi.run("touch spoilt")
@@ -138,10 +145,15 @@ def test_nodes_of_a_crashed_worker_are_nobodys(run, end: str) -> None:  # type: 
             time.sleep(0.2)
         """,
         "-n2",
+        "--pidoc-artifacts=evidence",
     )
 
-    result.assert_outcomes(failed=1, passed=4)
+    result.assert_outcomes(failed=2, passed=4)
     result.stdout.fnmatch_lines(["*worker 'gw*' crashed while running*test_crashes*"])
+    folders = sorted((pytester.path / "evidence").iterdir())
+    assert [folder.name.split("-")[1] for folder in folders] == ["test_crashes", "test_fails"]
+    assert [(folder / "pi-1" / "serial.log").exists() for folder in folders] == [True, True]
+    result.stdout.fnmatch_lines_random(["*= evidence of what failed =*", *map(str, folders)])
 
 
 @pytest.mark.parametrize(
