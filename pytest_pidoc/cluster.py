@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
 
 from pytest_pidoc import processes, reaper, room, runtime, ssh
+from pytest_pidoc.checks import shown
 from pytest_pidoc.engines.engine import Endpoint, Engine
 from pytest_pidoc.errors import FaultError, KernelPanic, PidocError
 from pytest_pidoc.faults import Fault, FaultLog
@@ -250,7 +251,7 @@ class Cluster(Sequence[Node]):
             if isinstance(outcome, KernelPanic):
                 raise outcome from cause
             if ssh.broke(outcome):  # with warn=True, too
-                node.await_death(f"while it ran {command!r}", cause=cause)
+                node.await_death(f"while it ran {shown(command)}", cause=cause)
         if cause is not None:
             raise cause
         return results

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_pidoc import processes, reaper, runtime
+from pytest_pidoc.checks import shown
 from pytest_pidoc.errors import EngineUnavailable, PidocError, SettingsError
 from pytest_pidoc.machines import MIB, MODELS
 from pytest_pidoc.progress import TerminalProgress
@@ -227,7 +228,7 @@ def prune(options: argparse.Namespace, settings: Settings) -> int:
     try:
         limit = None if options.size is None else parse_size(options.size)
     except ValueError as error:
-        raise SettingsError(f"--size: {options.size!r} is not {error}.") from None
+        raise SettingsError(f"--size: {shown(options.size)} is not {error}.") from None
     if not options.dry_run:
         reaper.sweep()
     used = {path for _, record in _records() for path in (record["provision"]["image"], record["template"]) if path}
@@ -345,21 +346,27 @@ def console(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def down(options: argparse.Namespace, settings: Settings) -> int:
-    """End clusters."""
+    """End clusters; fail if one cannot be ended, when the others are."""
     known = {directory.name: directory for directory in runtime.cluster_directories()}
     for name in options.names:
         if name not in known:
-            raise SettingsError(f"There is no cluster {name!r}.", tip="pidoc ps")
+            raise SettingsError(f"There is no cluster {shown(name)}.", tip="pidoc ps")
     if options.names:
         chosen = [known[name] for name in options.names]
     else:
         chosen = [path for path in known.values() if options.all or _is_nobodys(path)]
+    failed = False
     for directory in chosen:
-        reaper.reap(directory)
-        print(f"{directory.name} is down")
+        try:
+            reaper.reap(directory)
+        except PidocError as error:  # its daemon does not answer
+            failed = True
+            print(f"pidoc: {directory.name}: {error}", file=sys.stderr)
+        else:
+            print(f"{directory.name} is down")
     for name in reaper.sweep():
         print(f"{name} is down: its owner was gone")
-    return 0
+    return int(failed)
 
 
 class Report(Protocol):
@@ -475,10 +482,10 @@ def _node(name: str) -> Node:
         if wanted in ("", directory.name) and node_name in [node["name"] for node in record["nodes"]]
     ]
     if not candidates:
-        raise SettingsError(f"There is no node {name!r}.", tip="pidoc ps; pidoc up starts one")
+        raise SettingsError(f"There is no node {shown(name)}.", tip="pidoc ps; pidoc up starts one")
     if len(candidates) > 1:
         names = ", ".join(f"{directory.name}/{node_name}" for directory in candidates)
-        raise SettingsError(f"There are several nodes {name!r}.", tip=f"one of {names}")
+        raise SettingsError(f"There are several nodes {shown(name)}.", tip=f"one of {names}")
     return next(node for node in Cluster.attach(candidates[0]) if node.name == node_name)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
+from pytest_pidoc.checks import shown
 from pytest_pidoc.errors import SettingsError
 
 __all__ = ["DEFAULT_MODEL", "MIB", "MODELS", "KernelArchive", "Machine", "machine"]
@@ -339,4 +340,4 @@ def machine(name: str) -> Machine:
     try:
         return MODELS[name]
     except KeyError:
-        raise SettingsError(f"There is no model {name!r}.", tip=f"one of {', '.join(MODELS)}") from None
+        raise SettingsError(f"There is no model {shown(name)}.", tip=f"one of {', '.join(MODELS)}") from None

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_pidoc import agent, documents, forwards, readiness, runtime, speed, ssh, waits
+from pytest_pidoc.checks import shown
 from pytest_pidoc.engines.engine import (
     CONSOLE_SOCKET,
     OVERLAY,
@@ -281,7 +282,7 @@ class Node:
         invoke.UnexpectedExit
             The command failed, unless ``warn=True``.
         """
-        when = f"while it ran {command!r}"
+        when = f"while it ran {shown(command)}"
         with self._naming_death(when):
             result: Result = self.connection.run(command, **kwargs)
         if ssh.broke(result):  # with warn=True
@@ -290,7 +291,7 @@ class Node:
 
     def sudo(self, command: str, **kwargs: Any) -> Result:
         """Run a command as root, or as ``user=``; everything else is as for `run`."""
-        when = f"while it ran {command!r}"
+        when = f"while it ran {shown(command)}"
         with self._naming_death(when):
             result: Result = self.connection.sudo(command, **kwargs)
         if ssh.broke(result):

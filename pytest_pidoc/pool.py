@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_pidoc import leases, processes, reaper, room, runtime
+from pytest_pidoc import evidence, leases, processes, reaper, room, runtime
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.errors import PidocError
 from pytest_pidoc.leases import Lease
@@ -274,6 +274,7 @@ class ClusterPool:
         if lease is None:
             return False
         with lease:
+            evidence.of_crash("its process ended", [directory], self.artifacts)
             view = self._views.pop(directory.name, None)
             if view is not None:
                 view.cluster.down()

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from pytest_pidoc import unix
+from pytest_pidoc import documents, unix
 from pytest_pidoc.errors import MonitorError
 from pytest_pidoc.waiting import Deadline
 
@@ -116,7 +116,7 @@ class Monitor:
             self._buffer += data
         line, _, self._buffer = self._buffer.partition(b"\n")
         try:
-            message: object = json.loads(line)
+            message: object = documents.parse(line)
         except ValueError as error:
             raise MonitorError(f"{self._name} sent something that is not JSON: {line[:80]!r}.") from error
         if not isinstance(message, dict):

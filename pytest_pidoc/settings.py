@@ -70,23 +70,15 @@ def _one_of(value: object, choices: tuple[str, ...]) -> str:
 
 
 def _image(value: object) -> str:
-    value = os.fspath(value) if isinstance(value, os.PathLike) else value
-    if not isinstance(value, str) or not value.strip() or not value.isprintable():
-        raise ValueError("an image such as debian:bookworm, raspios, a path, URL#sha256=HEX or docker://host/name:tag")
-    return value.strip()
+    return _line(value, "an image such as debian:bookworm, raspios, a path, URL#sha256=HEX or docker://host/name:tag")
 
 
 def _file(value: object) -> str:
-    text = os.fspath(value) if isinstance(value, os.PathLike) else value
-    if not isinstance(text, str) or not text.strip() or not text.isprintable():
-        raise ValueError("a path or URL#sha256=<64 hex digits>")
-    return text.strip()
+    return _line(value, "a path or URL#sha256=<64 hex digits>")
 
 
 def _append(value: object) -> str:
-    if not isinstance(value, str) or not value.isprintable():
-        raise ValueError("kernel arguments such as 'quiet maxcpus=1'")
-    return value.strip()
+    return _line(value, "kernel arguments such as 'quiet maxcpus=1'", least=0)
 
 
 def _nodes(value: object) -> int:
@@ -115,6 +107,12 @@ def _seconds(value: object) -> float:
     return _real(value, 0.001, MOST_SECONDS, f"a number of seconds up to {MOST_SECONDS:.0f}")
 
 
+def _line(value: object, wanted: str, *, least: int = 1) -> str:
+    if not isinstance(value, str) or len(value.strip()) < least or not value.isprintable():
+        raise ValueError(wanted)
+    return value.strip()
+
+
 def _whole(value: object, least: int, most: int, wanted: str) -> int:
     if not (
         isinstance(value, int) or (isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d{1,20}\s*", value, re.ASCII))
@@ -136,7 +134,7 @@ def _real(value: object, least: float, most: float, wanted: str) -> float:
 
 
 def _directory(value: object) -> Path:
-    if not isinstance(value, (str, os.PathLike)) or not str(value).strip() or "\0" in str(value):
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
         raise ValueError("a directory")
     try:
         path = Path(value).expanduser().absolute()
@@ -332,7 +330,7 @@ class Settings:
                 (option.variable, environment.get(option.variable)),
                 (f"{option.ini} in the ini file", (ini or {}).get(option.name)),
             ):
-                if value is not None and value != "":
+                if value is not None and not (isinstance(value, str) and not value):
                     values[option.name] = _parse(option, value, source)
                     sources[option.name] = source
                     break
@@ -378,9 +376,19 @@ def _check_memory(spec: ClusterSpec) -> None:
 
 
 def _parse(option: Option, value: object, source: str) -> Any:
-    # No setting is of another type, whose ``==`` or ``str()`` may do anything.
-    usable = isinstance(value, (str, numbers.Real, os.PathLike))
     try:
-        return option.parse(value if usable else object())
+        return option.parse(_plain(value))
     except ValueError as error:
         raise SettingsError(f"{source}: {shown(value)} is not {error}.") from None
+
+
+def _plain(value: object) -> object:
+    """Return a text or a number; of a path its text, and of what is neither an object that no setting can be.
+
+    No setting is of another type, whose ``==``, ``str()`` or ``__fspath__()`` may do anything.
+    """
+    try:
+        text = os.fspath(value) if isinstance(value, os.PathLike) else value
+    except Exception:  # noqa: BLE001 # a class of the user's own
+        return object()
+    return text if isinstance(text, (str, numbers.Real)) else object()

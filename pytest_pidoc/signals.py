@@ -7,6 +7,7 @@ that message.
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -34,6 +35,7 @@ class SignalledRemote(Remote):  # type: ignore[misc] # Fabric has no types
         super().__init__(*arguments, **keywords)
         self._check = check
         self._checked = 0.0
+        self._late = False
 
     @property
     def process_is_finished(self) -> bool:
@@ -46,6 +48,17 @@ class SignalledRemote(Remote):  # type: ignore[misc] # Fabric has no types
                 self.kill()  # or the threads that read its output wait for ever
                 raise
         return bool(super().process_is_finished)
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether the command was ended since its time was up."""
+        return self._late
+
+    def kill(self) -> None:
+        """End the command; what waits for it may go on before this returns, so invoke's timer seems to run still."""
+        if threading.current_thread() is self._timer:
+            self._late = True
+        super().kill()
 
     def start(self, *arguments: Any, **keywords: Any) -> None:
         """Start a command, and hear how it ends."""

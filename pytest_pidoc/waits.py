@@ -50,7 +50,7 @@ def until_succeeds(node: Node, command: str, *, timeout: float) -> Result:
                 seen = f"the last time: {ended}\n{_said(result)}"
         deadline.pause()
     raise WaitTimeout(
-        f"{command!r} has not succeeded on {node.name} within {timeout:g} s, tried {attempts} times.",
+        f"{shown(command)} has not succeeded on {node.name} within {timeout:g} s, tried {attempts} times.",
         evidence=seen,
         tip=f"timeout={timeout * 2:g} if it only takes longer",
     )
@@ -59,7 +59,7 @@ def until_succeeds(node: Node, command: str, *, timeout: float) -> Result:
 def wait_for_port(node: Node, port: int, *, host: str, timeout: float) -> None:
     """Wait until a connection to a TCP port can be made in the guest; see `Node.wait_for_port`."""
     require_port(port)
-    if not isinstance(host, str) or not re.fullmatch(r"[0-9A-Za-z_.:%-]+", host):
+    if not isinstance(host, str) or not re.fullmatch(r"[0-9A-Za-z_.:%-]{1,255}", host):
         raise SettingsError(
             f"{shown(host)} is no name or address of a host.", tip='"127.0.0.1", which is the node itself'
         )
@@ -81,7 +81,7 @@ def wait_for_port(node: Node, port: int, *, host: str, timeout: float) -> None:
 
 def wait_for_unit(node: Node, name: str, *, timeout: float) -> None:
     """Wait until a unit of systemd is active; see `Node.wait_for_unit`."""
-    if not isinstance(name, str) or not re.fullmatch(r"[0-9A-Za-z:_.\\@][0-9A-Za-z:_.\\@-]*", name):
+    if not isinstance(name, str) or not re.fullmatch(r"[0-9A-Za-z:_.\\@][0-9A-Za-z:_.\\@-]{0,254}", name):
         raise SettingsError(f"{shown(name)} is no name of a unit.", tip='a name such as "mosquitto" or "ssh.socket"')
     unit = shlex.quote(name)
     loop = (

@@ -307,6 +307,22 @@ def test_another_users_cache_is_named_as_such(short_path, opened):
         os.seteuid(0)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+@pytest.mark.parametrize("look", [Cache.images, Cache.unreadable, Cache.leftovers])
+def test_another_users_cache_does_not_look_empty(short_path, look):
+    """`pidoc images` and `pidoc prune` would list nothing, and free nothing of nothing."""
+    short_path.chmod(0o755)
+    cache = Cache(short_path / "cache")
+    assert look(cache) == []  # there is none yet
+    cache.build(KEY, make, what="an image")
+    os.seteuid(65534)
+    try:
+        with pytest.raises(ImageError, match=r"belongs to root, and this is \w+"):
+            look(cache)
+    finally:
+        os.seteuid(0)
+
+
 def test_a_file_system_without_locks_is_said(cache, monkeypatch):
     """An NFS without its lock service: an error at once, not a wait for nobody."""
 

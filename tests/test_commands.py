@@ -333,6 +333,22 @@ def test_down_sweeps_orphans(pidoc: Any, make_cluster: Any) -> None:
     assert pidoc("down") == f"{directory.name} is down: its owner was gone\n"
 
 
+def test_down_ends_the_others_of_one_that_cannot_be_ended(
+    make_cluster: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a daemon its containers stay, and so does the cluster; that is told."""
+    first, second = make_cluster(), make_cluster()
+    runtime.write(first, {**runtime.read(first), "engine": "docker"})
+
+    assert cli.main(["down", first.name, second.name]) == 1
+    said = capsys.readouterr()
+    assert said.out == f"{second.name} is down\n"
+    assert said.err.startswith(f"pidoc: {first.name}: ")
+    assert "No Docker daemon listens" in said.err
+    assert first.exists()
+    assert not second.exists()
+
+
 def test_down_where_nothing_runs(pidoc: Any) -> None:
     """It is no error when there is nothing to end."""
     assert pidoc("down") == ""

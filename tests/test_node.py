@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import paramiko
 import pytest
-from invoke.exceptions import UnexpectedExit
+from fabric.runners import Remote
+from invoke.exceptions import CommandTimedOut, UnexpectedExit
 from support import SshServer, StandInEngine, make_image, make_launch, qmp_peer, tcp_server, unix_server
 
 from pytest_pidoc.engines.engine import CONSOLE_SOCKET, QMP_SOCKET, SERIAL_LOG, Endpoint
@@ -258,12 +259,27 @@ def test_death_in_the_middle_of_a_command_that_may_fail(node: Node, engine: Stan
         node.run("die", warn=True)
 
 
+def test_command_whose_time_is_up(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is said also where who waits for it goes on before the timer has come to its end."""
+
+    def kill(runner: Remote) -> None:
+        runner.channel.close()
+        time.sleep(0.5)
+
+    monkeypatch.setattr(Remote, "kill", kill)
+    with pytest.raises(CommandTimedOut):
+        node.run("sleep 600", timeout=0.3)
+
+
 def test_death_before_a_command(node: Node, engine: StandInEngine, server: SshServer) -> None:
     """A command for a node that died meanwhile says that it died."""
     server.close()
     engine.reason = "QEMU was killed by signal 9"
     with pytest.raises(NodeDied, match="pi-1 died while it ran 'true'"):
         node.run("true")
+    with pytest.raises(NodeDied, match="pi-1 died while it ran 'true; true; ") as caught:
+        node.run("true; " * 1000)
+    assert len(caught.value.what) < 1000  # not the whole of a script
 
 
 def test_death_during_a_copy(node: Node, engine: StandInEngine, server: SshServer, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
@@ -411,3 +411,25 @@ def test_signature_has_every_argument() -> None:
 def test_files_are_given_as_paths_or_texts(name: str) -> None:
     """A test has a ``Path`` more often than a text."""
     assert getattr(Settings().spec({name: Path("/a/file")}), name) == "/a/file"
+
+
+class Broken:
+    """A path that cannot tell which one."""
+
+    def __fspath__(self) -> str:
+        raise RuntimeError("not yet known")
+
+    def __eq__(self, other: object) -> bool:
+        raise RuntimeError("nor whether it is another")
+
+    __hash__ = None
+
+
+@pytest.mark.parametrize("value", [Broken(), PurePosixPath("a\nb"), b"/a/file"], ids=["broken", "two lines", "bytes"])
+@pytest.mark.parametrize("name", ["image", "kernel", "initrd", "dtb"])
+def test_no_file(name: str, value: object) -> None:
+    """What is no path is refused like any other bad value, whatever happens when it is asked."""
+    with pytest.raises(SettingsError, match=f"{name} of the marker pidoc: .* is not a"):
+        Settings().spec({name: value})
+    with pytest.raises(SettingsError, match=f"pidoc_{name} in the ini file: .* is not a"):
+        Settings.load(ini={name: value})

@@ -178,11 +178,14 @@ def test_conditions_add_up(lan: Lan, cards: list[Card]) -> None:
     assert time.monotonic() - began >= 0.2
 
     lan.clear("one")
-    began = time.monotonic()
-    cards[0].send(mac(2), b"late")
-    assert cards[1].receive()
+    took = []
+    for _ in range(5):
+        began = time.monotonic()
+        cards[0].send(mac(2), b"late")
+        assert cards[1].receive()
+        took.append(time.monotonic() - began)
 
-    assert 0.1 <= time.monotonic() - began < 0.2
+    assert 0.1 <= min(took) < 0.2  # this machine's other work may make some of them later
 
 
 def test_frame_under_way_does_not_cross_a_cut(lan: Lan, cards: list[Card]) -> None:

@@ -183,7 +183,7 @@ def test_no_host(node: Node, host: str) -> None:
         node.wait_for_port(80, host=host)
 
 
-@pytest.mark.parametrize("name", ["", "--all", "a b", "x;true"])
+@pytest.mark.parametrize("name", ["", "--all", "a b", "x;true", "x" * 256])
 def test_no_unit(node: Node, name: str) -> None:
     """Nor does what is no unit."""
     with pytest.raises(SettingsError, match="is no name of a unit"):

@@ -67,7 +67,13 @@ class Cache:
         return f"<Cache {self.root}>"
 
     def images(self) -> list[Image]:
-        """Return all finished images, oldest first, without checking their files; `unreadable` has the others."""
+        """Return all finished images, oldest first, without checking their files; `unreadable` has the others.
+
+        Raises
+        ------
+        ImageError
+            The directory cannot be read: another user's, for one.
+        """
         found = []
         for path in self._directories():
             with contextlib.suppress(ImageError):
@@ -201,7 +207,7 @@ class Cache:
 
     def leftovers(self) -> list[Path]:
         """Return what builders have begun that were killed, and what live ones are at."""
-        return sorted((self.root / "images").glob(".*-*"))
+        return [path for path in self._entries() if path.match(".*-*")]
 
     def remove_leftover(self, path: Path, *, dry_run: bool = False) -> None:
         """Remove what a killed builder left, or only see whether that can be.
@@ -216,7 +222,12 @@ class Cache:
                 _remove(path)
 
     def _directories(self) -> list[Path]:
-        return sorted(path for path in (self.root / "images").glob("[!.]*") if path.is_dir())
+        return [path for path in self._entries() if not path.name.startswith(".") and path.is_dir()]
+
+    def _entries(self) -> list[Path]:
+        with faults_named(self.root), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            return sorted((self.root / "images").iterdir())
+        return []
 
     def _make(self, key: str, make: Maker) -> Image:
         new, final = self.root / "images" / (_NEW + key), self.root / "images" / key

@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pytest_pidoc.checks import shown
 from pytest_pidoc.errors import ImageError, SettingsError
 from pytest_pidoc.images import disks, second_stage
 from pytest_pidoc.images.buildlog import BuildLog
@@ -78,7 +79,7 @@ def recipe(text: str) -> Recipe:
     parsed = Recipe(release or RELEASES[0], variant)
     if family != "debian" or parsed.release not in RELEASES or parsed.variant not in VARIANTS:
         known = ", ".join(f"debian:{release}" for release in RELEASES)
-        raise SettingsError(f"There is no recipe {text!r}.", tip=f"one of debian, {known}")
+        raise SettingsError(f"There is no recipe {shown(text)}.", tip=f"one of debian, {known}")
     return parsed
 
 
@@ -138,7 +139,7 @@ def _architecture(name: str) -> Architecture:
         return ARCHITECTURES[name]
     except KeyError:
         raise SettingsError(
-            f"The recipe debian does not know the architecture {name!r}.",
+            f"The recipe debian does not know the architecture {shown(name)}.",
             tip=f"one of {', '.join(ARCHITECTURES)}",
         ) from None
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_pidoc import documents
 from pytest_pidoc.errors import ChecksumMismatch, DownloadError, ImageError
 from pytest_pidoc.images import stamps
 from pytest_pidoc.images.cache import image_file
@@ -354,7 +355,7 @@ class _Download:
 
     def validator(self) -> str:
         try:
-            notes = json.loads(self.notes.read_text(encoding="utf-8"))
+            notes = documents.read(self.notes)
             return str(notes["validator"]) if notes["url"] == shown(self.url) else ""
         except (OSError, ValueError, KeyError, TypeError):
             return ""

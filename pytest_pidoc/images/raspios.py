@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pytest_pidoc.checks import shown
 from pytest_pidoc.errors import ImageError, SettingsError
 from pytest_pidoc.images import boot_files, debian, disks, elf, ext4, fat, partitions, source
 from pytest_pidoc.images.buildlog import BuildLog
@@ -111,7 +112,9 @@ def recipe(text: str, model: str) -> Recipe:
     family, _, rest = text.partition(":")
     if family != "raspios":
         if not source.is_location(text):
-            raise SettingsError(f"There is no recipe {text!r}.", tip="raspios, a path, or URL#sha256=<64 hex digits>")
+            raise SettingsError(
+                f"There is no recipe {shown(text)}.", tip="raspios, a path, or URL#sha256=<64 hex digits>"
+            )
         found = source.parse(text, what="image")
         return Recipe(str(found), found)
     if source.is_location(rest):
@@ -120,7 +123,7 @@ def recipe(text: str, model: str) -> Recipe:
     name = rest or _default(model)
     if name not in PUBLISHED:
         known = ", ".join(f"raspios:{each}" for each in PUBLISHED)
-        raise SettingsError(f"There is no image {text!r}.", tip=f"one of raspios, {known}, raspios:URL#sha256=HEX")
+        raise SettingsError(f"There is no image {shown(text)}.", tip=f"one of raspios, {known}, raspios:URL#sha256=HEX")
     return Recipe(f"raspios:{name}", PUBLISHED[name])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pytest_pidoc.checks import shown
 from pytest_pidoc.errors import ImageError, SettingsError
 from pytest_pidoc.images import debian, derived, raspios, registry, source
 from pytest_pidoc.images.cache import Cache
@@ -52,7 +53,7 @@ def _base(cache: Cache, spec: ClusterSpec, progress: Progress, rebuild: bool) ->
     if family == "debian":
         return debian.build(cache, debian.recipe(spec.image), model.architecture, progress=progress, rebuild=rebuild)
     raise SettingsError(
-        f"There is no image {spec.image!r}.",
+        f"There is no image {shown(spec.image)}.",
         tip="debian, debian:bookworm, raspios, a path, URL#sha256=HEX, or docker://NAME:TAG on the engine docker",
     )
 

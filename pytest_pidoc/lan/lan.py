@@ -13,7 +13,7 @@ from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
-from pytest_pidoc import processes, unix
+from pytest_pidoc import documents, processes, unix
 from pytest_pidoc.engines.engine import LAN_SOCKET
 from pytest_pidoc.errors import FaultError
 
@@ -171,7 +171,7 @@ class Lan:
         try:
             with unix.connect(self._directory / CONTROL_SOCKET, timeout=PATIENCE) as connection:
                 connection.sendall(json.dumps(order).encode() + b"\n")
-                answer: Mapping[str, Any] = json.loads(unix.read_line(connection))
+                answer: Mapping[str, Any] = documents.parse(unix.read_line(connection))
         except (OSError, ValueError) as error:
             if self.alive:
                 raise FaultError(f"The switch of {self._directory.name} does not answer: {error}.") from error

@@ -6,6 +6,7 @@ import gc
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import bad_inputs
 import hypothesis
@@ -29,6 +30,16 @@ def pytest_configure(config: pytest.Config) -> None:
             database=None,
             suppress_health_check=list(hypothesis.HealthCheck),
         )
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):  # a worker of pytest-xdist, which hands it to the one who reports
+        session.config.workeroutput["bad_inputs"] = dict(bad_inputs.outcomes)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    bad_inputs.outcomes.update(getattr(node, "workeroutput", {}).get("bad_inputs", {}))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -60,8 +60,9 @@ JOINED = st.builds("{}={}".format, st.sampled_from(OPTIONS), VALUES | SHORT)
 @pytest.mark.usefixtures("nothing_left")
 @pytest.mark.parametrize("command", COMMANDS)
 @FAST
-@given(words=st.lists(WORD | JOINED, max_size=4))
+@given(words=st.lists((WORD | JOINED).filter(lambda word: not word.startswith("--ca")), max_size=4))
 def test_arguments_of_a_command(command: str, words: list[str]) -> None:
+    """Whatever ``--cache-dir`` names becomes a cache and stays: that is left out."""
     said = io.StringIO()
     with judged(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
         try:
