@@ -60,7 +60,7 @@ def test_building_again_reads_little(image: Image, cache_dir: Path) -> None:
 
 
 def test_the_disk_is_small_and_holds_a_clean_file_system(image: Image, tmp_path: Path) -> None:
-    """4 GiB for the guest, less than 500 MB on the host, and nothing for fsck to do."""
+    """4 GiB for the guest, less than 500 MB on the host, nothing for fsck to do, and a journal that may be torn."""
     assert image.file("disk").stat().st_size < 500_000_000
     raw = tmp_path / "disk.raw"
     subprocess.run(["qemu-img", "convert", "-O", "raw", image.file("disk"), raw], check=True)
@@ -68,6 +68,11 @@ def test_the_disk_is_small_and_holds_a_clean_file_system(image: Image, tmp_path:
     assert raw.stat().st_size == debian.DISK_SIZE
     environment = {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
     subprocess.run(["e2fsck", "-f", "-n", raw], check=True, env=environment, stdout=subprocess.DEVNULL)
+    listed = subprocess.run(
+        ["debugfs", "-R", "features", raw], check=True, env=environment, capture_output=True, text=True
+    ).stdout.split()
+    assert "has_journal" in listed
+    assert "metadata_csum" not in listed
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
