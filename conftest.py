@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,9 @@ pytest_plugins = ["pytester"]
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "qemu: boots emulated machines with this host's QEMU")
     config.addinivalue_line("markers", "docker: needs a Docker daemon")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # As a shell starts what is in the background. The tests send this signal to what they start themselves.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 #: Integration tests that wait longest for what .ci/guests builds meanwhile.

@@ -17,7 +17,7 @@ def test_each_way_is_measured_in_a_fork_and_in_a_plain_node(
     settings: Settings, image: Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """How fast they are, this machine's other work decides."""
-    monkeypatch.setattr(rates, "ENOUGH", 0.0)
+    monkeypatch.setattr(rates, "ENOUGH", 0.5)  # less, and both of a lap's marks may arrive at once
 
     report = rates.rates(settings, runs=1, progress=Progress(), names=("pi3-virt",))
 
