@@ -2,7 +2,7 @@
 
 A board's is Debian's or Raspberry Pi's, less what QEMU's board lacks. A driver that touches a device which QEMU does
 not emulate gets an external abort, and the kernel panics. The edits are those with which Linux 6.1 boots on QEMU 7.2 to
-10.0; what a tree does not have is left alone.
+10.0, and some for the trees of the Pi's own kernels; what a tree does not have is left alone.
 
 A virtual machine's is QEMU's own. If it is to announce a board, QEMU writes that tree to a file first, and in it the
 names of the board take the place of QEMU's.
@@ -208,6 +208,11 @@ def _memory(address: int, size: int) -> _Edit:
     return edit
 
 
+# Linux numbers the ports by these names. Debian's trees call the second UART serial1 on each board, the Pi's call it
+# serial0 on those with Bluetooth, and the Pi's kernel has only one port for it. Without them each of the two is the
+# first of its kind with any kernel: ttyAMA0 and ttyS0.
+_PORTS = (_drop("/aliases", "serial0"), _drop("/aliases", "serial1"))
+
 # A Bluetooth chip at the end of the first UART keeps Linux from making that a terminal, which is the agent's port.
 _UART = _remove("/soc/serial@7e201000/bluetooth")
 
@@ -215,11 +220,16 @@ _UART = _remove("/soc/serial@7e201000/bluetooth")
 _SECOND_UART = _set("/soc/serial@7e215040", "status", "okay")
 
 _EDITS: dict[str, tuple[_Edit, ...]] = {
-    "raspi1ap": (_SECOND_UART,),
-    "raspi0": (_SECOND_UART, _set("/soc/usb@7e980000", "dr_mode", "host")),  # otg: there is no pin that tells which
-    "raspi2b": (_SECOND_UART,),
-    "raspi3b": (_UART,),
+    "raspi1ap": (*_PORTS, _SECOND_UART),
+    "raspi0": (
+        *_PORTS,
+        _SECOND_UART,
+        _set("/soc/usb@7e980000", "dr_mode", "host"),
+    ),  # otg: there is no pin that tells which
+    "raspi2b": (*_PORTS, _SECOND_UART),
+    "raspi3b": (*_PORTS, _UART),
     "raspi4b": (
+        *_PORTS,
         _UART,
         # What QEMU lacks: the second level interrupt controller of HDMI, its clocks and I2C busses, and HDMI itself.
         *(
@@ -233,8 +243,11 @@ _EDITS: dict[str, tuple[_Edit, ...]] = {
                 "hdmi@7ef05700",
             )
         ),
-        # QEMU's card is in the slot of the older controller, where the board has its Wi-Fi.
+        # QEMU's card is in the slot of the older controller, where the board has its Wi-Fi. In the Pi's trees that
+        # controller is there twice, and the newer one was called emmc2 at first.
         _set("/emmc2bus/mmc@7e340000", "status", "disabled"),
+        _set("/emmc2bus/emmc2@7e340000", "status", "disabled"),
+        _set("/soc/mmcnr@7e300000", "status", "disabled"),
         _drop("/soc/mmc@7e300000", "non-removable"),
         _drop("/soc/mmc@7e300000", "mmc-pwrseq"),
         _remove("/soc/mmc@7e300000/wifi@1"),

@@ -1,6 +1,6 @@
 """Disk images of the structure of Raspberry Pi OS, made of Debian's packages: MBR, FAT with the boot files, ext4.
 
-Their root is that of the image ``debian:bookworm`` with all that was tuned put back to how Debian has it: logins on the
+Their root is that of an image ``debian:bookworm`` with all that was tuned put back to how Debian has it: logins on the
 serial console with a password, no key, SSH off, an address by DHCP, the boot partition in fstab by its PARTUUID.
 """
 
@@ -20,13 +20,36 @@ from pytest_pidoc.images.first_boot import PASSWORD_HASH
 from pytest_pidoc.images.image import Image
 from pytest_pidoc.images.packages import BOARD
 
-__all__ = ["Style", "make"]
+__all__ = ["BOOTED", "Booted", "Style", "make"]
 
 MIB = 1 << 20
 BOOT_START, BOOT_SIZE = 4 * MIB, 96 * MIB
 ROOT_SIZE = 1100 * MIB
 DISK_ID = 0x9730496B
 ENVIRONMENT = {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin", "MTOOLS_SKIP_CHECK": "1"}
+
+
+@dataclass(frozen=True)
+class Booted:
+    """What the firmware boots on the boards of an architecture, as it is called in the boot partition.
+
+    Attributes
+    ----------
+    donors_tree
+        The tree's role in the image ``debian:bookworm``.
+    """
+
+    kernel: str
+    initramfs: str
+    tree: str
+    donors_tree: str
+
+
+BOOTED = {
+    "arm64": Booted("kernel8.img", "initramfs8", "bcm2710-rpi-3-b.dtb", "dtb/bcm2837-rpi-3-b"),
+    "armhf": Booted("kernel7.img", "initramfs7", "bcm2709-rpi-2-b.dtb", "dtb/bcm2836-rpi-2-b"),
+    "armel": Booted("kernel.img", "initramfs", "bcm2708-rpi-b-plus.dtb", "dtb/bcm2835-rpi-a-plus"),
+}
 
 
 @dataclass(frozen=True)
@@ -53,6 +76,7 @@ class Style:
 def make(donor: Image, directory: Path, style: Style) -> Path:
     """Make ``directory/disk.img`` from the image ``debian:bookworm``; return its path."""
     directory.mkdir()
+    booted = BOOTED[donor.manifest.architecture]
     root, boot, disk = directory / "root", directory / "boot", directory / "disk.img"
     _run("qemu-img", "convert", "-O", "raw", donor.file("disk"), root)
     initramfs = _initramfs(root, directory)
@@ -66,9 +90,10 @@ def make(donor: Image, directory: Path, style: Style) -> Path:
     with boot.open("wb") as stream:
         stream.truncate(BOOT_SIZE)
     _run("mkfs.vfat", "-F", "32", "-n", "bootfs", boot)
-    (directory / "kernel8.img").write_bytes(gzip.compress(donor.file("kernel").read_bytes(), 1))
-    (directory / "initramfs8").write_bytes(donor.file("initrd/board").read_bytes() + initramfs)
-    shutil.copyfile(donor.file("dtb/bcm2837-rpi-3-b"), directory / "bcm2710-rpi-3-b.dtb")
+    kernel = donor.file("kernel").read_bytes()
+    (directory / booted.kernel).write_bytes(gzip.compress(kernel, 1) if booted.kernel == "kernel8.img" else kernel)
+    (directory / booted.initramfs).write_bytes(donor.file("initrd/board").read_bytes() + initramfs)
+    shutil.copyfile(donor.file(booted.donors_tree), directory / booted.tree)
     (directory / "config.txt").write_text(
         "# For more options see the documentation\nauto_initramfs=1\n[pi4]\narm_boost=1\n"
     )
@@ -76,7 +101,7 @@ def make(donor: Image, directory: Path, style: Style) -> Path:
         f"console=serial0,115200 console=tty1 root=PARTUUID={DISK_ID:08x}-02 rootfstype=ext4 fsck.repair=yes rootwait "
         "quiet init=/usr/lib/raspberrypi-sys-mods/firstboot\n"
     )
-    for name in ("kernel8.img", "initramfs8", "bcm2710-rpi-3-b.dtb", "config.txt", "cmdline.txt"):
+    for name in (booted.kernel, booted.initramfs, booted.tree, "config.txt", "cmdline.txt"):
         _run("mcopy", "-i", boot, directory / name, f"::/{name}")
         (directory / name).unlink()
 
@@ -144,6 +169,8 @@ def _edits(root: Path, directory: Path, style: Style) -> Iterator[str]:
         yield "mkdir /usr/lib/modules"
         yield "mkdir /usr/lib/modules/4.19.75+"
     yield "mkdir /boot/firmware"
+    for folder in ("/etc/NetworkManager", "/etc/NetworkManager/conf.d"):
+        yield f"mkdir {folder}"
 
     shadow = _read(root, "/etc/shadow")
     password = "*" if style.user_at_first_boot else style.password
@@ -158,6 +185,7 @@ def _edits(root: Path, directory: Path, style: Style) -> Iterator[str]:
             f"PARTUUID={DISK_ID:08x}-02 / ext4 defaults,noatime 0 1\n",
             0o644,
         ),
+        "/etc/dhcpcd.conf": ("hostname\n", 0o644),
         "/etc/systemd/network/eth0.network": ("[Match]\nName=eth0\n[Network]\nDHCP=ipv4\n", 0o644),
     }
     links = {

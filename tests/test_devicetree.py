@@ -79,6 +79,37 @@ def test_pi_of_the_first_generation_has_its_second_uart(tmp_path: Path, board: s
     assert edited.get_property("dr_mode", "/soc/usb@7e980000").value == mode
 
 
+def test_ports_are_the_first_of_their_kinds(blob: Path) -> None:
+    """Trees number them in two ways, and the Pi's kernel has only one port like the second."""
+    named = fdt.parse_dtb(blob.read_bytes())
+    named.add_item(fdt.Node("aliases"), "/")
+    for name, path in (("serial0", "/soc/serial@7e215040"), ("serial1", "/soc/serial@7e201000"), ("mmc0", "/soc/mmc")):
+        named.set_property(name, path, "/aliases")
+    blob.write_bytes(named.to_dtb(version=17))
+
+    edited = fdt.parse_dtb(devicetree.edited(blob, "raspi4b"))
+
+    assert [each.name for each in edited.get_node("/aliases").props] == ["mmc0"]
+
+
+def test_the_pis_own_tree_has_the_card_where_qemu_has_it(tmp_path: Path) -> None:
+    """Its kernel has a driver of its own for the Wi-Fi at the older controller, which must leave that alone."""
+    blob = board()
+    blob.add_item(fdt.Node("emmc2bus"), "/")
+    blob.add_item(fdt.Node("emmc2@7e340000"), "/emmc2bus")
+    blob.add_item(fdt.Node("mmcnr@7e300000"), "/soc")
+    (tmp_path / "pi.dtb").write_bytes(blob.to_dtb(version=17))
+
+    edited = fdt.parse_dtb(devicetree.edited(tmp_path / "pi.dtb", "raspi4b"))
+
+    for path, status in (
+        ("/soc/mmc@7e300000", "okay"),
+        ("/soc/mmcnr@7e300000", "disabled"),
+        ("/emmc2bus/emmc2@7e340000", "disabled"),
+    ):
+        assert edited.get_property("status", path).value == status
+
+
 def test_tree_of_another_board_is_left_as_it_is(blob: Path) -> None:
     """Nothing is added to a tree whose board needs nothing."""
     assert devicetree.edited(blob, "raspi9") == blob.read_bytes()

@@ -95,14 +95,14 @@ def test_the_steps_are_those_that_the_documentation_names(session, tmp_path):
     one.switch_off()
 
     text = "\n".join(guest.commands)
-    assert len(guest.commands) == 8
+    assert len(guest.commands) == 9
     assert "echo 'ssh-ed25519 AAAA pidoc' >> ~/.ssh/authorized_keys" in text
     assert "PasswordAuthentication no" in text
     assert "sudo systemctl enable ssh" in text
     steps = re.findall("^# (.*)", (tmp_path / "log").read_text(), re.MULTILINE)
     assert steps[0] == "waiting for the login on the serial console"
     assert steps[-1] == "switching the machine off"
-    assert len(steps) == 10
+    assert len(steps) == 11
 
 
 @pytest.mark.parametrize(

@@ -45,9 +45,10 @@ CPUS = {
 }
 
 
-#: Raspberry Pi's names of device trees, and Linux's of the same boards.
+#: Raspberry Pi's names of device trees, and Linux's of the boards that the firmware boots with them: the A+, which QEMU
+#: has, has none of its own.
 TREES = {
-    "bcm2708-rpi-b-plus": "bcm2835-rpi-b-plus",
+    "bcm2708-rpi-b-plus": "bcm2835-rpi-a-plus",
     "bcm2708-rpi-zero": "bcm2835-rpi-zero",
     "bcm2709-rpi-2-b": "bcm2836-rpi-2-b",
     "bcm2710-rpi-3-b": "bcm2837-rpi-3-b",

@@ -59,6 +59,15 @@ class Patience:
 PATIENCE = Patience()
 
 
+#: No DHCP server is in the LAN of a cluster, and NetworkManager takes the addresses away from a card for which it finds
+#: none. dhcpcd, which Raspberry Pi OS had until 2023, gives it another one.
+_LEAVE_LAN = (
+    "cd /etc/NetworkManager/conf.d 2>/dev/null &&"
+    r' printf "[device-pidoc]\nmatch-device=interface-name:eth1\nmanaged=0\n" > pidoc.conf;'
+    " [ ! -f /etc/dhcpcd.conf ] || echo denyinterfaces eth1 >> /etc/dhcpcd.conf"
+)
+
+
 def first_boot(
     machine: Machine,
     *,
@@ -132,6 +141,7 @@ def _make_reachable(session: Session, public_key: str) -> None:
         "closing SSH to passwords, since everybody knows this one",
         "sudo sed -i '1i PasswordAuthentication no\\nChallengeResponseAuthentication no' /etc/ssh/sshd_config",
     )
+    session.run("leaving the cluster's network to us", f"sudo sh -c '{_LEAVE_LAN}'")
     # What the image's own first boot does for its SSH server has to be done before a key of ours is there.
     session.run(
         "waiting until nothing is being started any more", "systemctl is-system-running --wait; true", rest=True

@@ -113,6 +113,19 @@ def test_the_address_is_the_images_own_business(old: Cluster) -> None:
         assert "dynamic" in pi.run("ip -4 address show eth0").stdout
 
 
+def test_what_asks_for_addresses_leaves_the_lan_alone(old: Cluster) -> None:
+    """Nobody would answer there."""
+    pi = old[0]
+
+    assert pi.run("cat /etc/NetworkManager/conf.d/pidoc.conf").stdout.splitlines() == [
+        "[device-pidoc]",
+        "match-device=interface-name:eth1",
+        "managed=0",
+    ]
+    assert pi.run("cat /etc/dhcpcd.conf").stdout.splitlines() == ["hostname", "denyinterfaces eth1"]
+    pi.run("ping -c 1 -W 5 pi-2")
+
+
 def test_a_fork_is_as_quiet_as_the_image(old: Cluster) -> None:
     """No unit has failed on a machine with other devices than a Pi's."""
     assert old[0].run("systemctl is-system-running --wait", warn=True).stdout.strip() == "running"
@@ -144,6 +157,47 @@ def test_a_new_image_makes_its_user_and_its_ssh_server_by_itself(of_2022: str, s
         ]
         assert pi.run("ls /etc/ssh/ssh_host_*_key | wc -l").stdout.strip() == "2"
         assert pi.run("systemctl is-enabled ssh userconfig", warn=True).stdout.split() == ["enabled", "disabled"]
+
+
+@pytest.fixture(scope="module")
+def of_2019_in_32_bits(server: FileServer, settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Serve an image as Raspbian Buster Lite is one, for ARMv6, with a kernel for the boards."""
+    donor = build_image(settings.spec({"model": "pi1"}), settings, Progress())
+    disk = make(donor, tmp_path_factory.mktemp("of-2019-armel") / "made", Style(user_at_first_boot=False))
+    url, sha256 = server.add("/raspbian-buster-lite-armel.img.xz", lzma.compress(disk.read_bytes(), preset=0))
+    disk.unlink()
+    return f"raspios:{url}#sha256={sha256}"
+
+
+@pytest.mark.parametrize("engine", ["local", pytest.param("docker", marks=pytest.mark.docker)])
+def test_pidocs_own_machine_runs_an_old_image(
+    engine: str, of_2019_in_32_bits: str, versatile_kernel: dict[str, Path], settings: Settings
+) -> None:
+    """Two forks; one restarts, and has then booted the image's own disk with its name, its key and its files."""
+    asked = {"model": "pi1-versatile", "image": of_2019_in_32_bits, "engine": engine}
+    with Cluster.up(nodes=2, settings=settings, **asked, **versatile_kernel) as cluster:
+        assert [pi.timings.start for pi in cluster] == ["warm", "warm"]
+        assert {pi.run("uname -m; whoami; hostname").stdout for pi in cluster} == {
+            "armv6l\npi\npi-1\n",
+            "armv6l\npi\npi-2\n",
+        }
+        pi = cluster[0]
+        assert pi.run("findmnt -no SOURCE /").stdout.strip() == "/dev/vda2"
+        before = pi.run("cat /proc/sys/kernel/random/boot_id").stdout
+        pi.run("echo kept > kept && sync")
+        pi.reboot()
+        assert pi.run("cat /proc/sys/kernel/random/boot_id").stdout != before
+        assert pi.run("hostname; cat kept").stdout == "pi-1\nkept\n"
+        assert pi.run("systemctl is-system-running --wait", warn=True).stdout.strip() == "running"
+
+
+def test_a_board_of_the_first_generation_boots_an_old_image(of_2019_in_32_bits: str, settings: Settings) -> None:
+    """It gets the kernel for ARMv6, and the tree that the firmware gives the A+, which has none of its own name."""
+    with Cluster.up(image=of_2019_in_32_bits, model="pi1", engine="local", start="cold", settings=settings) as (pi,):
+        assert pi.run("uname -m").stdout.strip() == "armv6l"
+        assert pi.run("findmnt -no SOURCE /").stdout.strip() == "/dev/mmcblk0p2"
+        assert pi.run("ls /boot/firmware/kernel.img").ok
+        assert pi.run("systemctl is-active serial-getty@ttyAMA0").ok
 
 
 def test_own_parts_on_an_image(image: Image, settings: Settings, tmp_path: Path) -> None:
