@@ -74,8 +74,8 @@ LARGEST_TREE = 4 * MIB
 
 ROOT = "root.ext4"
 #: Two drivers take QEMU's network card on USB, and udev loads both: which is first decides whether it is eth0 or usb0.
-#: This leaves the one that calls it eth0, as a Pi's own card is called; kernels before 4.8 do not know the first argument,
-#: and udev looks at the second.
+#: This leaves the one that calls it eth0, as a Pi's own card is called. Kernels before 4.8 do not know the first
+#: argument; udev looks at the second.
 ONE_DRIVER = "module_blacklist=cdc_subset modprobe.blacklist=cdc_subset"
 #: What the Pi's kernel is told by its firmware and by ``cmdline.txt``: that there is the second UART, and memory and no
 #: sleep for its driver of the USB controller. And that this driver is to do without the fast interrupts, with which
