@@ -148,8 +148,9 @@ def network_cards(launch: Launch) -> list[str]:
 
 def _network(launch: Launch) -> list[str]:
     machine = launch.machine
-    # The segment is the switch's. A card that is in no LAN is connected to a socket on which nobody calls.
-    lan = f"stream,id=lan0,server={'off' if launch.lan else 'on'},addr.type=unix,addr.path={LAN_SOCKET}"
+    # The segment is the switch's. A card that is in no LAN calls where nobody listens: were it QEMU that listens, its
+    # link would be up until an idle moment, and a packet that the guest sends on before that ends QEMU (7.2 to 10.0).
+    lan = f"stream,id=lan0,server=off,addr.type=unix,addr.path={LAN_SOCKET}"
     plugged_later = machine.plugs_network and (launch.record or launch.forked)
     return [
         *(("-net", f"nic,netdev=net0,macaddr={mac_address(launch)}") if machine.network == "nic" else ()),

@@ -221,7 +221,7 @@ def test_two_cards_of_a_board_are_in_a_hub(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_lan_is_connected_to_its_switch(tmp_path: Path, model: str) -> None:
-    """A card that is in no LAN waits for nobody's call; the machine is the same, and so is its template."""
+    """A card that is in no LAN calls where nobody listens; the machine is the same, and so is its template."""
     launch = make_launch(tmp_path / "node", make_image(tmp_path / "image"), machine=MODELS[model])
     alone, connected = (command(dataclasses.replace(launch, lan=lan)) for lan in ("", "192.168.77.1"))
 
@@ -231,7 +231,7 @@ def test_lan_is_connected_to_its_switch(tmp_path: Path, model: str) -> None:
     else:
         assert lan == ["stream,id=lan0,server=off,addr.type=unix,addr.path=lan.sock"]
         if not MODELS[model].plugs_network:
-            assert [part.replace("lan0,server=on", "lan0,server=off") for part in alone] == connected
+            assert alone == connected
 
 
 def test_guest_without_internet_is_reached_nevertheless(launch: Launch) -> None:
