@@ -37,8 +37,9 @@ from pytest_pidoc.machines import MODELS, Machine
 from pytest_pidoc.settings import Settings
 
 if TYPE_CHECKING:
+    from pytest_pidoc.bringup import Timings
     from pytest_pidoc.cluster import Cluster
-    from pytest_pidoc.node import Node, Timings
+    from pytest_pidoc.node import Node
 
 __all__ = [
     "MODELS",
@@ -70,7 +71,7 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-_LAZY = {"Cluster": "cluster", "Node": "node", "Timings": "node"}
+_LAZY = {"Cluster": "cluster", "Node": "node", "Timings": "bringup"}
 
 
 def __getattr__(name: str) -> object:

@@ -6,15 +6,15 @@ import contextlib
 import os
 import shlex
 import shutil
-import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_pidoc import agent, documents, forwards, readiness, runtime, speed, ssh, waits
+from pytest_pidoc import documents, forwards, runtime, ssh, waits
+from pytest_pidoc.bringup import Bringup, Timings
 from pytest_pidoc.checks import shown
 from pytest_pidoc.engines.engine import (
     CONSOLE_SOCKET,
@@ -27,7 +27,7 @@ from pytest_pidoc.engines.engine import (
     Launch,
     QemuVersion,
 )
-from pytest_pidoc.errors import BootError, BootTimeout, ConsoleError, KernelPanic, MonitorError, NodeDied
+from pytest_pidoc.errors import BootError, KernelPanic, MonitorError, NodeDied
 from pytest_pidoc.faults import Fault, FaultLog
 from pytest_pidoc.forwards import Forward
 from pytest_pidoc.identity import Identity
@@ -51,35 +51,10 @@ if TYPE_CHECKING:  # Fabric takes 0.2 s to import: only when a connection is mad
 
     from pytest_pidoc.console import Console
 
-__all__ = ["KNOWN_HOSTS", "Node", "Timings"]
+__all__ = ["KNOWN_HOSTS", "Node"]
 
 KNOWN_HOSTS = "known_hosts"
 DEATH_GRACE = 1.0  # seconds from a broken connection until the engine must know that its node is gone
-
-
-@dataclass(frozen=True)
-class Timings:
-    """How a node started: seconds from the start of ``up``, and in which way.
-
-    Attributes
-    ----------
-    launched
-        QEMU runs.
-    banner
-        The SSH server has sent its banner.
-    ready
-        A command has run over SSH.
-    restored
-        The saved machine goes on and the node is itself; ``None`` after a cold start.
-    start
-        ``warm``: the node was forked from a saved machine; ``cold``: it was booted.
-    """
-
-    launched: float
-    banner: float
-    ready: float
-    restored: float | None = None
-    start: str = "cold"
 
 
 class Node:
@@ -99,8 +74,6 @@ class Node:
     ) -> None:
         self._launch = launch
         self._engine = engine
-        self._known_identity = identity
-        self._timings = timings
         self.host_keys = tuple(host_keys) or launch.image.manifest.host_keys
         """The public SSH host keys that the node is known by, as ``known_hosts`` has them behind the host."""
         self._connection: fabric.Connection | None = None
@@ -113,8 +86,9 @@ class Node:
         """What goes wrong on purpose, in the whole cluster."""
         self.lan = lan
         """What connects the nodes of the cluster; ``None`` if nothing does."""
+        self.bringup = Bringup(self, engine, identity=identity, timings=timings)
+        """How it starts, and has started."""
         self._power = Power(self)
-        self._former_keys: tuple[str, ...] = ()
         self.boot_log = 0
         """Where in the serial log the last boot began, in bytes."""
 
@@ -132,6 +106,11 @@ class Node:
     def machine(self) -> Machine:
         """The model's row in the table."""
         return self._launch.machine
+
+    @property
+    def launch(self) -> Launch:
+        """What its QEMU was started with the last time."""
+        return self._launch
 
     @property
     def image(self) -> Image:
@@ -195,6 +174,12 @@ class Node:
         draft.write_bytes(content)
         return draft.replace(path)  # whole, whoever reads it meanwhile
 
+    def know_by(self, host_keys: Sequence[str]) -> None:
+        """Accept these public host keys, and no others, from the next connection on."""
+        self.host_keys = tuple(host_keys)
+        if self._connection is not None:
+            ssh.pin(self._connection, self.known_hosts)
+
     @property
     def directory(self) -> Path:
         """The node's directory: logs, sockets, overlay. It is gone when the cluster is."""
@@ -214,9 +199,9 @@ class Node:
         BootError
             It is not ready yet.
         """
-        if self._timings is None:
+        if self.bringup.timings is None:
             raise BootError(f"{self.name} is not ready yet.")
-        return self._timings
+        return self.bringup.timings
 
     @property
     def connection(self) -> fabric.Connection:
@@ -568,31 +553,6 @@ class Node:
         """
         self._power.resume()
 
-    def come_up(self, *, began: float, deadline: Deadline, cancelled: Callable[[], bool]) -> None:
-        """Give the node that has just been started its identity, and wait until it is ready.
-
-        A forked node is itself before anybody can connect to it, a booted one by the first connection. The
-        parameters and errors are those of ``await_ready``.
-        """
-        launched, restored = time.monotonic() - began, None
-        if self._launch.forked:
-            self.take_identity()
-            restored = time.monotonic() - began
-        if self._by_console:
-            self._await_console(deadline=deadline, cancelled=cancelled)
-            ready = time.monotonic() - began
-            self._timings = Timings(launched, ready, ready)
-            return
-
-        def settle() -> None:
-            if not self._launch.forked and not self._launch.record:
-                agent.start(self)
-                self.take_identity()
-
-        self.await_ready(
-            began=began, deadline=deadline, cancelled=cancelled, launched=launched, restored=restored, settle=settle
-        )
-
     def shell(self, command: str, *, timeout: float = 300.0) -> Output:
         """Run a shell command over SSH, or on the console of a node that has no network card yet.
 
@@ -601,7 +561,7 @@ class Node:
         ConsoleError
             It has not ended in *timeout* seconds on the console.
         """
-        if self._by_console:
+        if self._launch.by_console:
             return self.console.run(command, timeout=timeout)
         done = self.run(command, warn=True)
         return Output(done.return_code, done.stdout + done.stderr)
@@ -628,96 +588,15 @@ class Node:
         (self.directory / OVERLAY).unlink(missing_ok=True)
         self.relaunch(booted=False)
         self._power.was_started()
-        self.come_up(began=began, deadline=deadline_of(timeout), cancelled=lambda: False)
-
-    @property
-    def _identity(self) -> Identity:
-        """Who the node is; a process that has not started it reads what the one that has wrote down."""
-        if self._known_identity is None:
-            self._known_identity = Identity.read(self.directory)
-        return self._known_identity
+        self.bringup.come_up(began=began, deadline=deadline_of(timeout), cancelled=lambda: False)
 
     def relaunch(self, *, booted: bool) -> None:
         """Start QEMU again for the node that has ended, at its port; with *booted* to boot from its disk as it is."""
-        self._known_identity = self._identity.reborn()
-        self._former_keys = self._launch.image.manifest.host_keys if booted else ()
+        self.bringup.expect(booted=booted)
         self.boot_log = self.serial_log.size()
         self._launch = replace(self._launch, port=self.endpoint.port, booted=booted)
         self.endpoint = self._engine.start(self._launch)
         runtime.move_node(self.directory.parent, self.name, asdict(self.endpoint))
-
-    def boot_timeout(self) -> float:
-        """Return the seconds that a boot of this node may take on this host as it is now."""
-        stock = self._launch.image.manifest.stock
-        return speed.boot_timeout(self.machine, 1, speed.probe(self._engine), stock=stock)
-
-    def await_ready(
-        self,
-        *,
-        began: float,
-        deadline: Deadline,
-        cancelled: Callable[[], bool],
-        launched: float | None = None,
-        restored: float | None = None,
-        settle: Callable[[], None] = lambda: None,
-    ) -> None:
-        """Wait until the SSH server has answered and a command has run.
-
-        Parameters
-        ----------
-        began
-            When ``up`` began, on the clock of ``time.monotonic``.
-        deadline
-            When to give up.
-        cancelled
-            Whether somebody else has given up already.
-        launched, restored
-            Seconds from then until QEMU ran (by default: now), and until a saved machine went on.
-        settle
-            Called when a command has run; the node counts as ready when it returns.
-
-        Raises
-        ------
-        BootTimeout, NodeDied, KernelPanic
-            With the last serial lines.
-        """
-        launched = time.monotonic() - began if launched is None else launched
-        opened = False
-        while not opened:
-            banner = readiness.await_banner(
-                (self.host, self.port),
-                deadline=deadline,
-                check=lambda: self._check(cancelled),
-                answers=lambda: readiness.guest_answers(self.endpoint),
-            )
-            if banner is None:
-                raise self._timeout("its SSH server has not answered", deadline)
-            answered = time.monotonic() - began
-            opened = self._open(banner, deadline)
-        settle()
-        ready = time.monotonic() - began
-        self._timings = Timings(launched, answered, ready, restored, "cold" if restored is None else "warm")
-
-    @property
-    def _by_console(self) -> bool:
-        """Whether it is to be saved before its network card is plugged in."""
-        return self._launch.record and self._launch.machine.plugs_network
-
-    def _check(self, cancelled: Callable[[], bool]) -> None:
-        """Raise when waiting for the node to start has become pointless."""
-        if cancelled():
-            raise BootError(f"The start of {self.name} was cancelled.")
-        self.raise_if_dead()
-        self.raise_if_panicked()
-
-    def _await_console(self, *, deadline: Deadline, cancelled: Callable[[], bool]) -> None:
-        """Wait until commands can be run on the serial console."""
-        try:
-            password = self._launch.image.manifest.password
-            self.console.log_in(self.user, password, deadline=deadline, check=lambda: self._check(cancelled))
-        except ConsoleError as error:
-            self.raise_if_dead(cause=error)
-            raise self._timeout("its console has shown no prompt", deadline) from error
 
     def close(self) -> None:
         """Close the connections and forwards to the node; it goes on running."""
@@ -740,7 +619,7 @@ class Node:
 
     def leave(self) -> None:
         """Log out wherever somebody is logged in, and close the connections."""
-        if self._by_console:
+        if self._launch.by_console:
             self.console.log_out()
         self.close()
 
@@ -767,33 +646,6 @@ class Node:
     def _login(self) -> Login:
         return Login(self.host, self.port, self.user, self.private_key, self.known_hosts)
 
-    def _open(self, banner: socket.socket, deadline: Deadline) -> bool:
-        """Log in on a socket that has shown the banner, and run a first command; tell whether it went through."""
-        try:
-            ssh.log_in(self.connection, banner, timeout=deadline.remaining)
-        except ssh.LoginRefused as error:
-            if isinstance(error, ssh.HostKeyRefused) and self._former_keys:
-                self.host_keys, self._former_keys = self._former_keys, ()
-                ssh.pin(self.connection, self.known_hosts)
-                return False
-            raise BootError(
-                f"{self.name} has answered on port {self.port}, but no command can be run: {error}", **self.evidence()
-            ) from error
-        except ConnectionError as error:
-            self.raise_if_dead(cause=error)
-            if deadline.expired:
-                raise self._timeout(f"it has answered, but no command has run ({error})", deadline) from error
-            return False
-        return True
-
-    def take_identity(self) -> None:
-        """Let the guest be who it is to be, and know it by its own host keys from the next connection on."""
-        identity, forked = self._identity, self._launch.forked
-        agent.identify(self.directory, identity, forked=forked, readdress=self.machine.readdresses)
-        self.host_keys = identity.public_host_keys
-        if self._connection is not None:
-            ssh.pin(self._connection, self.known_hosts)
-
     @contextlib.contextmanager
     def _naming_death(self, when: str) -> Iterator[None]:
         """Turn the many ways in which a connection breaks into one error, if it broke because the node died."""
@@ -806,19 +658,12 @@ class Node:
                 self.raise_if_panicked()
             raise
 
-    def _timeout(self, what: str, deadline: Deadline) -> BootTimeout:
-        return BootTimeout(
-            f"{self.name} was not ready after {deadline.elapsed:.0f} s: {what}.",
-            **self.evidence(),
-            tip=f"--pidoc-boot-timeout={deadline.timeout * 2:.0f} if this host is busy",
-        )
-
     def evidence(self) -> dict[str, str]:
         """Return the last serial lines and their place, as errors take them."""
         return {"evidence": self.serial_log.tail(), "look": str(self.serial_log.path)}
 
     def __repr__(self) -> str:
-        state = "down" if self.death() else "up" if self._timings else "starting"
+        state = "down" if self.death() else "up" if self.bringup.timings else "starting"
         return f"<Node {self.name} {self.model} ssh={self.host}:{self.port} {state}>"
 
 

@@ -8,7 +8,7 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
-from pytest_pidoc import agent, ssh
+from pytest_pidoc import ssh
 from pytest_pidoc.errors import BootError, BootTimeout, FaultError, MonitorError, NodeDied, WaitTimeout
 from pytest_pidoc.faults import Fault
 from pytest_pidoc.waiting import Deadline, deadline_of
@@ -79,7 +79,7 @@ class Power:
             raise
         node.disconnect()
         node.boot_log = log  # a panic of a former life does not count
-        node.await_ready(began=began, deadline=deadline, cancelled=lambda: False, settle=self._come_back)
+        node.bringup.await_ready(began=began, deadline=deadline, cancelled=lambda: False, settle=self._come_back)
 
     def shut_down(self, timeout: float) -> Fault:
         """Let the guest end in order, and return when QEMU has; see ``Node.shutdown``."""
@@ -182,20 +182,15 @@ class Power:
         began, deadline = time.monotonic(), self._deadline(timeout)
         node.end()  # of one that died by itself, a container may be left
         self.release()
-        settle = self._come_back if self._in_order else self._become_itself
+        settle = self._come_back if self._in_order else node.bringup.become_itself
         self.off, self._in_order = None, False
         try:
             node.relaunch(booted=True)
-            node.await_ready(began=began, deadline=deadline, cancelled=lambda: False, settle=settle)
+            node.bringup.await_ready(began=began, deadline=deadline, cancelled=lambda: False, settle=settle)
         except BaseException:
             self.off = f"off since power_on() failed at {time.strftime('%H:%M:%S')}"
             node.end()
             raise
-
-    def _become_itself(self) -> None:
-        """Give the node its identity and the time again: its disk may have lost what was not synced."""
-        agent.start(self._node)
-        self._node.take_identity()
 
     def _come_back(self) -> None:
         """Let the guest be as before: with the time, and in the LAN."""
@@ -232,7 +227,9 @@ class Power:
             raise FaultError(f"{node.name} refuses {command!r}.", evidence=result.stdout + result.stderr)
 
     def _deadline(self, timeout: float | None) -> Deadline:
-        return Deadline(self._node.boot_timeout(), INTERVAL) if timeout is None else deadline_of(timeout, INTERVAL)
+        return (
+            Deadline(self._node.bringup.boot_timeout(), INTERVAL) if timeout is None else deadline_of(timeout, INTERVAL)
+        )
 
 
 def _hold(host: str, port: int) -> socket.socket | None:

@@ -297,7 +297,7 @@ class _Start:
         endpoint = self._found.engine.start(launch)
         node = Node(launch, self._found.engine, endpoint, identity=identity, faults=self._faults, lan=self._lan)
         try:
-            node.come_up(began=began, deadline=deadline, cancelled=self._cancelled.is_set)
+            node.bringup.come_up(began=began, deadline=deadline, cancelled=self._cancelled.is_set)
         except BaseException:
             node.stop()
             raise

@@ -18,7 +18,7 @@ from pytest_pidoc.bench.boot import BootReport, BootRow
 from pytest_pidoc.bench.models import Model, ModelsReport, cpu
 from pytest_pidoc.bench.soak import Failure, SoakReport, Traces
 from pytest_pidoc.bench.start import Start, StartReport
-from pytest_pidoc.node import Timings
+from pytest_pidoc.bringup import Timings
 
 BOOT = BootReport(
     host="2 CPUs",

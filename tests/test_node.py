@@ -18,9 +18,10 @@ from fabric.runners import Remote
 from invoke.exceptions import CommandTimedOut, UnexpectedExit
 from support import SshServer, StandInEngine, make_image, make_launch, qmp_peer, tcp_server, unix_server
 
+from pytest_pidoc.bringup import Timings
 from pytest_pidoc.engines.engine import CONSOLE_SOCKET, QMP_SOCKET, SERIAL_LOG, Endpoint
 from pytest_pidoc.errors import BootError, BootTimeout, ConsoleError, KernelPanic, MonitorError, NodeDied
-from pytest_pidoc.node import Node, Timings
+from pytest_pidoc.node import Node
 from pytest_pidoc.waiting import Deadline
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def starting(short_path: Path, image: Image, engine: StandInEngine, server: SshS
 
 
 def wait(node: Node, *, timeout: float = 30, cancelled: bool = False) -> None:
-    node.await_ready(began=time.monotonic(), deadline=Deadline(timeout), cancelled=lambda: cancelled)
+    node.bringup.await_ready(began=time.monotonic(), deadline=Deadline(timeout), cancelled=lambda: cancelled)
 
 
 @pytest.fixture

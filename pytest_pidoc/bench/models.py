@@ -10,11 +10,12 @@ from typing import Any
 
 from pytest_pidoc.bench import host, spread
 from pytest_pidoc.bench.start import SETTLE, private_memory
+from pytest_pidoc.bringup import Timings
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.engines.choose import choose
 from pytest_pidoc.errors import EngineUnavailable, PidocError
 from pytest_pidoc.machines import machine
-from pytest_pidoc.node import Node, Timings
+from pytest_pidoc.node import Node
 from pytest_pidoc.progress import Progress
 from pytest_pidoc.settings import Settings
 from pytest_pidoc.tables import table

@@ -115,6 +115,11 @@ class Launch:
         return self.template is not None and not self.booted
 
     @property
+    def by_console(self) -> bool:
+        """Whether it is to be saved before its network card is plugged in: only its serial console can be used."""
+        return self.record and self.machine.plugs_network
+
+    @property
     def cores(self) -> int:
         """The number of virtual CPUs.
 

@@ -1,0 +1,208 @@
+"""How a node comes up: it becomes who it is to be, and is waited for until a command has run."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_pidoc import agent, readiness, speed, ssh
+from pytest_pidoc.errors import BootError, BootTimeout, ConsoleError
+from pytest_pidoc.identity import Identity
+from pytest_pidoc.waiting import Deadline
+
+if TYPE_CHECKING:
+    from pytest_pidoc.engines.engine import Engine
+    from pytest_pidoc.node import Node
+
+__all__ = ["Bringup", "Timings"]
+
+
+@dataclass(frozen=True)
+class Timings:
+    """How a node started: seconds from the start of ``up``, and in which way.
+
+    Attributes
+    ----------
+    launched
+        QEMU runs.
+    banner
+        The SSH server has sent its banner.
+    ready
+        A command has run over SSH.
+    restored
+        The saved machine goes on and the node is itself; ``None`` after a cold start.
+    start
+        ``warm``: the node was forked from a saved machine; ``cold``: it was booted.
+    """
+
+    launched: float
+    banner: float
+    ready: float
+    restored: float | None = None
+    start: str = "cold"
+
+
+class Bringup:
+    """A node from the start of its QEMU to its first command, each time that it starts.
+
+    Attributes
+    ----------
+    timings
+        How it started the last time; ``None`` while it has never been ready.
+    """
+
+    def __init__(self, node: Node, engine: Engine, *, identity: Identity | None, timings: Timings | None) -> None:
+        self.timings = timings
+        self._node = node
+        self._engine = engine
+        self._known_identity = identity
+        self._former_keys: tuple[str, ...] = ()
+
+    def boot_timeout(self) -> float:
+        """Return the seconds that a boot of this node may take on this host as it is now."""
+        stock = self._node.image.manifest.stock
+        return speed.boot_timeout(self._node.machine, 1, speed.probe(self._engine), stock=stock)
+
+    def expect(self, *, booted: bool) -> None:
+        """Be ready for another start of the node's QEMU; with *booted* from its disk as it is."""
+        self._known_identity = self._identity.reborn()
+        # What it had before its identity had reached the disk, it may have again.
+        self._former_keys = self._node.image.manifest.host_keys if booted else ()
+
+    def come_up(self, *, began: float, deadline: Deadline, cancelled: Callable[[], bool]) -> None:
+        """Give the node that has just been started its identity, and wait until it is ready.
+
+        A forked node is itself before anybody can connect to it, a booted one by the first connection. The
+        parameters and errors are those of `await_ready`.
+        """
+        launch = self._node.launch
+        launched, restored = time.monotonic() - began, None
+        if launch.forked:
+            self.take_identity()
+            restored = time.monotonic() - began
+        if launch.by_console:
+            self._await_console(deadline=deadline, cancelled=cancelled)
+            ready = time.monotonic() - began
+            self.timings = Timings(launched, ready, ready)
+            return
+
+        def settle() -> None:
+            if not launch.forked and not launch.record:
+                self.become_itself()
+
+        self.await_ready(
+            began=began, deadline=deadline, cancelled=cancelled, launched=launched, restored=restored, settle=settle
+        )
+
+    def await_ready(
+        self,
+        *,
+        began: float,
+        deadline: Deadline,
+        cancelled: Callable[[], bool],
+        launched: float | None = None,
+        restored: float | None = None,
+        settle: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Wait until the SSH server has answered and a command has run.
+
+        Parameters
+        ----------
+        began
+            When ``up`` began, on the clock of ``time.monotonic``.
+        deadline
+            When to give up.
+        cancelled
+            Whether somebody else has given up already.
+        launched, restored
+            Seconds from then until QEMU ran (by default: now), and until a saved machine went on.
+        settle
+            Called when a command has run; the node counts as ready when it returns.
+
+        Raises
+        ------
+        BootTimeout, NodeDied, KernelPanic
+            With the last serial lines.
+        """
+        node = self._node
+        launched = time.monotonic() - began if launched is None else launched
+        opened = False
+        while not opened:
+            banner = readiness.await_banner(
+                (node.host, node.port),
+                deadline=deadline,
+                check=lambda: self._check(cancelled),
+                answers=lambda: readiness.guest_answers(node.endpoint),
+            )
+            if banner is None:
+                raise self._timeout("its SSH server has not answered", deadline)
+            answered = time.monotonic() - began
+            opened = self._open(banner, deadline)
+        settle()
+        ready = time.monotonic() - began
+        self.timings = Timings(launched, answered, ready, restored, "cold" if restored is None else "warm")
+
+    def become_itself(self) -> None:
+        """Bring the agent to a node that has booted, and let it be who it is to be, at the right time."""
+        agent.start(self._node)
+        self.take_identity()
+
+    def take_identity(self) -> None:
+        """Let the guest be who it is to be, and know it by its own host keys from the next connection on."""
+        node, identity = self._node, self._identity
+        agent.identify(node.directory, identity, forked=node.launch.forked, readdress=node.machine.readdresses)
+        node.know_by(identity.public_host_keys)
+
+    @property
+    def _identity(self) -> Identity:
+        """Who the node is; a process that has not started it reads what the one that has wrote down."""
+        if self._known_identity is None:
+            self._known_identity = Identity.read(self._node.directory)
+        return self._known_identity
+
+    def _await_console(self, *, deadline: Deadline, cancelled: Callable[[], bool]) -> None:
+        """Wait until commands can be run on the serial console."""
+        node = self._node
+        try:
+            password = node.image.manifest.password
+            node.console.log_in(node.user, password, deadline=deadline, check=lambda: self._check(cancelled))
+        except ConsoleError as error:
+            node.raise_if_dead(cause=error)
+            raise self._timeout("its console has shown no prompt", deadline) from error
+
+    def _check(self, cancelled: Callable[[], bool]) -> None:
+        """Raise when waiting for the node to start has become pointless."""
+        if cancelled():
+            raise BootError(f"The start of {self._node.name} was cancelled.")
+        self._node.raise_if_dead()
+        self._node.raise_if_panicked()
+
+    def _open(self, banner: socket.socket, deadline: Deadline) -> bool:
+        """Log in on a socket that has shown the banner, and run a first command; tell whether it went through."""
+        node = self._node
+        try:
+            ssh.log_in(node.connection, banner, timeout=deadline.remaining)
+        except ssh.LoginRefused as error:
+            if isinstance(error, ssh.HostKeyRefused) and self._former_keys:
+                node.know_by(self._former_keys)
+                self._former_keys = ()
+                return False
+            raise BootError(
+                f"{node.name} has answered on port {node.port}, but no command can be run: {error}", **node.evidence()
+            ) from error
+        except ConnectionError as error:
+            node.raise_if_dead(cause=error)
+            if deadline.expired:
+                raise self._timeout(f"it has answered, but no command has run ({error})", deadline) from error
+            return False
+        return True
+
+    def _timeout(self, what: str, deadline: Deadline) -> BootTimeout:
+        return BootTimeout(
+            f"{self._node.name} was not ready after {deadline.elapsed:.0f} s: {what}.",
+            **self._node.evidence(),
+            tip=f"--pidoc-boot-timeout={deadline.timeout * 2:.0f} if this host is busy",
+        )
