@@ -253,6 +253,8 @@ _EDITS: dict[str, tuple[_Edit, ...]] = {
         _remove("/soc/mmc@7e300000/wifi@1"),
         _flag("/soc/mmc@7e300000", "broken-cd"),
         _set("/soc/mmc@7e300000", "status", "okay"),
+        # The Pi's trees number three controllers and not this one, which would be the fourth: /dev/mmcblk3.
+        _set("/aliases", "mmc0", "/soc/mmc@7e300000"),
         # The USB-C port: there is no PCIe, and so none of the other ports.
         _set("/soc/usb@7e980000", "dr_mode", "host"),
         _set("/soc/usb@7e980000", "status", "okay"),

@@ -93,11 +93,17 @@ def test_ports_are_the_first_of_their_kinds(blob: Path) -> None:
 
 
 def test_the_pis_own_tree_has_the_card_where_qemu_has_it(tmp_path: Path) -> None:
-    """Its kernel has a driver of its own for the Wi-Fi at the older controller, which must leave that alone."""
+    """Its kernel has a driver of its own for the Wi-Fi at the older controller, which must leave that alone.
+
+    And the card is ``/dev/mmcblk0``, whichever controller the tree numbers first.
+    """
     blob = board()
     blob.add_item(fdt.Node("emmc2bus"), "/")
     blob.add_item(fdt.Node("emmc2@7e340000"), "/emmc2bus")
     blob.add_item(fdt.Node("mmcnr@7e300000"), "/soc")
+    blob.add_item(fdt.Node("aliases"), "/")
+    for name, path in (("mmc0", "/emmc2bus/emmc2@7e340000"), ("mmc1", "/soc/mmcnr@7e300000")):
+        blob.set_property(name, path, "/aliases")
     (tmp_path / "pi.dtb").write_bytes(blob.to_dtb(version=17))
 
     edited = fdt.parse_dtb(devicetree.edited(tmp_path / "pi.dtb", "raspi4b"))
@@ -108,6 +114,7 @@ def test_the_pis_own_tree_has_the_card_where_qemu_has_it(tmp_path: Path) -> None
         ("/emmc2bus/emmc2@7e340000", "disabled"),
     ):
         assert edited.get_property("status", path).value == status
+    assert edited.get_property("mmc0", "/aliases").value == "/soc/mmc@7e300000"
 
 
 def test_tree_of_another_board_is_left_as_it_is(blob: Path) -> None:
