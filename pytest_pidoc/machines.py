@@ -79,6 +79,8 @@ class Machine:
     ram
         The address at which the RAM begins, if forks may boot from ``pytest_pidoc.bootelf``: a 64-bit machine
         without a boot loader of its own.
+    framebuffer
+        QEMU's device name of what the guest draws on, if a fork has to be told how large that was.
     sd_gpio, system_timer
         The addresses of a board's GPIO controller and system timer, if a restored board has to be repaired by them.
     icount
@@ -119,6 +121,7 @@ class Machine:
     append: str = ""
     extra: tuple[str, ...] = ()
     ram: int | None = None
+    framebuffer: str = ""
     sd_gpio: int | None = None
     system_timer: int | None = None
     icount: str = ""
@@ -171,6 +174,7 @@ _Board = partial(
     lan="usb-net",
     devices=(),
     initrd="initrd/board",
+    framebuffer="bcm2835-fb",
     fixed_memory=True,
 )
 
