@@ -124,8 +124,8 @@ class Bringup:
 
         Raises
         ------
-        BootTimeout, NodeDied, KernelPanic
-            With the last serial lines.
+        BootTimeout, NodeDied, KernelPanic, BootError
+            With the last serial lines; the last one if the guest has booted into systemd's emergency mode.
         """
         node = self._node
         launched = time.monotonic() - began if launched is None else launched
@@ -177,8 +177,13 @@ class Bringup:
         """Raise when waiting for the node to start has become pointless."""
         if cancelled():
             raise BootError(f"The start of {self._node.name} was cancelled.")
-        self._node.raise_if_dead()
-        self._node.raise_if_panicked()
+        node = self._node
+        node.raise_if_dead()
+        node.raise_if_panicked()
+        if node.serial_log.shows_emergency(start=node.boot_log):
+            raise BootError(
+                f"{node.name} is in systemd's emergency mode, which starts no SSH server.", **node.evidence()
+            )
 
     def _open(self, banner: socket.socket, deadline: Deadline) -> bool:
         """Log in on a socket that has shown the banner, and run a first command; tell whether it went through."""
@@ -201,6 +206,8 @@ class Bringup:
         return True
 
     def _timeout(self, what: str, deadline: Deadline) -> BootTimeout:
+        if root := self._node.serial_log.awaited_root(start=self._node.boot_log):
+            what = f"its kernel waits for the root device {root}"
         return BootTimeout(
             f"{self._node.name} was not ready after {deadline.elapsed:.0f} s: {what}.",
             **self._node.evidence(),

@@ -15,6 +15,10 @@ _PANIC = re.compile(
     rb"|pidoc: no root device[^\r\n]*"
     rb"|ALERT!  [^\r\n]* does not exist"  # initramfs-tools
 )
+# What systemd says when it gives up; the second line comes where root has no password, as on a Pi.
+_EMERGENCY = re.compile(rb"You are in emergency mode|Cannot open access to console, the root account is locked")
+# What a kernel says that waits for its root device, with "rootwait" for ever; and what the next step says.
+_AWAITS_ROOT = re.compile(rb"Waiting for root device ([^\r\n]+?)\.\.\.(?!.*VFS: Mounted root)", re.DOTALL)
 # What a kernel says first, unless its console is quiet.
 _FIRST_WORDS = b"Booting Linux on physical CPU"
 # Terminal control: CSI and OSC sequences, and what else is not text.
@@ -54,6 +58,18 @@ class SerialLog:
 
         A guest that has restarted since has not given up.
         """
+        return self._of_this_boot(_PANIC, start)
+
+    def shows_emergency(self, *, start: int = 0) -> bool:
+        """Tell whether systemd has said that it goes no further, looking as `panic` does."""
+        return self._of_this_boot(_EMERGENCY, start) is not None
+
+    def awaited_root(self, *, start: int = 0) -> str | None:
+        """Return the root device for which the kernel waits, looking as `panic` does, or ``None``."""
+        return self._of_this_boot(_AWAITS_ROOT, start)
+
+    def _of_this_boot(self, pattern: re.Pattern[bytes], start: int) -> str | None:
+        """Return the first group, or else the whole, of what the guest has said since it started last."""
         text = self.read(start=start)
-        found = _PANIC.search(text, max(0, text.rfind(_FIRST_WORDS)))
-        return found[0].decode("utf-8", "replace") if found else None
+        found = pattern.search(text, max(0, text.rfind(_FIRST_WORDS)))
+        return found[found.lastindex or 0].decode("utf-8", "replace") if found else None

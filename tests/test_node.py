@@ -325,6 +325,28 @@ def test_panic_while_starting(starting: Node) -> None:
             wait(starting, timeout=3600)
 
 
+def test_emergency_mode_while_starting(starting: Node) -> None:
+    """A guest that will start no SSH server is not waited for."""
+    (starting.directory / SERIAL_LOG).write_bytes(b"You are in emergency mode. After logging in, type\r\n")
+    with tcp_server(lambda connection: connection.recv(1) and None) as (_, port):
+        starting.endpoint = dataclasses.replace(starting.endpoint, port=port)
+        with pytest.raises(BootError, match="pi-1 is in systemd's emergency mode") as caught:
+            wait(starting, timeout=3600)
+
+    assert "You are in emergency mode" in caught.value.evidence
+
+
+def test_boot_that_finds_no_root_device(starting: Node) -> None:
+    """A kernel waits for it for ever, and says so long before the log's last lines."""
+    (starting.directory / SERIAL_LOG).write_bytes(
+        b"Waiting for root device /dev/mmcblk0p2...\r\n" + b"usb 1-1\r\n" * 99
+    )
+    with tcp_server(lambda connection: connection.recv(1) and None) as (_, port):
+        starting.endpoint = dataclasses.replace(starting.endpoint, port=port)
+        with pytest.raises(BootTimeout, match="after 1 s: its kernel waits for the root device /dev/mmcblk0p2"):
+            wait(starting, timeout=0.6)
+
+
 def test_cancelled_start(starting: Node) -> None:
     """A start that somebody else gave up ends at its next look."""
     with tcp_server(lambda connection: connection.recv(1) and None) as (_, port):

@@ -133,6 +133,36 @@ def test_a_word_is_no_panic(log: SerialLog, text: bytes) -> None:
     assert log.panic() is None
 
 
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        (b'You are in emergency mode. After logging in, type "journalctl -xb" to view', True),
+        (b"Cannot open access to console, the root account is locked.", True),
+        (b"[  OK  ] Reached target emergency.target.", False),
+        (b"[    1.3] Booting Linux on physical CPU 0x0", False),
+    ],
+)
+def test_emergency_mode(log: SerialLog, line: bytes, shown: bool) -> None:
+    """Systemd says that it goes no further, with a password for root and without; a new boot is another matter."""
+    log.path.write_bytes(b"booting\r\n" + line + b"\r\nPress Enter to continue.\r\n")
+    assert log.shows_emergency() == shown
+
+    with log.path.open("ab") as stream:
+        stream.write(b"[    0.0] Booting Linux on physical CPU 0x0\r\n")
+    assert not log.shows_emergency()
+
+
+def test_root_device_for_which_the_kernel_waits(log: SerialLog) -> None:
+    """It is named until it has come."""
+    assert log.awaited_root() is None
+    log.path.write_bytes(b"[    1.3] Waiting for root device /dev/mmcblk0p2...\r\n[    1.4] mmcblk3: p1 p2\r\n")
+    assert log.awaited_root() == "/dev/mmcblk0p2"
+
+    with log.path.open("ab") as stream:
+        stream.write(b"[    1.9] VFS: Mounted root (ext4 filesystem) on device 179:2.\r\n")
+    assert log.awaited_root() is None
+
+
 def test_panic_of_a_former_boot_is_not_this_ones(log: SerialLog) -> None:
     """The look can begin where the last power-on was."""
     log.path.write_bytes(b"Kernel panic - not syncing: old\r\n")
