@@ -436,6 +436,10 @@ class Node:
             what = " ".join(filter(None, (self.name, "died", when)))
             raise NodeDied(f"{what}: {reason}.", **self.evidence()) from cause
 
+    def require_on(self, consequence: str) -> None:
+        """Raise `FaultError` if the node is off or has died; *consequence* completes "pi-1 is off, so ..."."""
+        self._power.require(consequence)
+
     def panicked(self) -> str | None:
         """Return the line in which the guest's kernel gave up, if it has not started again."""
         return self.serial_log.panic(start=self.boot_log)

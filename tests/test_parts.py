@@ -61,7 +61,7 @@ def test_no_share(node: Node, share: float) -> None:
 def test_node_that_is_off(node: Node, engine: StandInEngine, fault: Callable[[Node], object]) -> None:
     """The error says so, and no fault is written down."""
     engine.reason = "QEMU ended with status 0"
-    with pytest.raises(FaultError, match=r"pi-1 .* the node is off \(QEMU ended with status 0\)"):
+    with pytest.raises(FaultError, match=r"pi-1 has died \(QEMU ended with status 0\), so its \w+ cannot "):
         fault(node)
 
     assert node.faults.all() == []

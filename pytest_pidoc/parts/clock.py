@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pytest_pidoc.checks import is_number, shown
 from pytest_pidoc.errors import FaultError
 from pytest_pidoc.faults import Fault
-from pytest_pidoc.parts.guest import change, change_back, require_on
+from pytest_pidoc.parts.guest import change, change_back
 
 if TYPE_CHECKING:
     from pytest_pidoc.node import Node
@@ -46,7 +46,7 @@ class Clock:
         if seconds == 0:
             raise FaultError("A jump by 0 seconds is none.", tip="a number such as 3600 or -3600")
         what = f"{node.name} clock jump {seconds:+g} s"
-        require_on(node, what)
+        node.require_on("its clock cannot jump")
         boot = change(node, f"cat {BOOT_ID}; {_jump(seconds)}", what).split()[0]
 
         def undo() -> None:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from pytest_pidoc.checks import is_number, shown
 from pytest_pidoc.errors import FaultError
 from pytest_pidoc.faults import Fault
-from pytest_pidoc.parts.guest import require_on
 
 if TYPE_CHECKING:
     from pytest_pidoc.engines.engine import Engine
@@ -43,7 +42,7 @@ class Cpu:
         if not is_number(share, LEAST, MOST):
             raise FaultError(f"A node cannot be limited to {shown(share)} of a processor.", tip=f"{LEAST} or more")
         what = f"{node.name} cpu limit {share:g}"
-        require_on(node, what)
+        node.require_on("its processor cannot be limited")
         before = engine.limit_cpus(node.endpoint, share)
 
         def undo() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pytest_pidoc.checks import is_whole, shown
 from pytest_pidoc.errors import FaultError
 from pytest_pidoc.faults import Fault
-from pytest_pidoc.parts.guest import change, change_back, require_on
+from pytest_pidoc.parts.guest import change, change_back
 
 if TYPE_CHECKING:
     from pytest_pidoc.node import Node
@@ -59,7 +59,7 @@ class Disk:
         if not is_whole(leave, 0, MOST):
             raise FaultError(f"A disk cannot be filled but for {shown(leave)} bytes.", tip="0 or more")
         what = f"{node.name} disk full but for {leave} bytes"
-        require_on(node, what)
+        node.require_on("its disk cannot be filled")
         filler = f"/.pidoc-filler-{secrets.token_hex(4)}"
         change(node, _FILL.format(leave=leave, filler=filler), what)
 

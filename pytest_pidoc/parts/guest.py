@@ -11,15 +11,9 @@ from pytest_pidoc.errors import FaultError, NodeDied
 if TYPE_CHECKING:
     from pytest_pidoc.node import Node
 
-__all__ = ["change", "change_back", "require_on"]
+__all__ = ["change", "change_back"]
 
 TIMEOUT = 60  # seconds for a script of a few commands
-
-
-def require_on(node: Node, what: str) -> None:
-    """Raise `FaultError` if the node is off; *what* could not be done, in the words of a fault."""
-    if reason := node.death():
-        raise FaultError(f"{what} is not possible: the node is off ({reason}).", tip="a node that runs")
 
 
 def change(node: Node, script: str, what: str) -> str:

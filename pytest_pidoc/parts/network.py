@@ -35,8 +35,7 @@ class Network:
             raise FaultError(
                 f"{node.name} is in no LAN.", tip="two nodes or more, lan=True, and a model that can have one"
             )
-        if reason := node.death():
-            raise FaultError(f"{node.name} is off, so its cable cannot be taken out: {reason}.")
+        node.require_on("its cable cannot be taken out")
         cut = faults.isolate(node.lan, node.name)
         self._set_link(up=False)
 
