@@ -6,6 +6,7 @@ The RAM is in a file of its own, which QEMU maps, and no part of what is migrate
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 from pytest_pidoc import repairs
@@ -18,6 +19,7 @@ __all__ = ["RestoreFailed", "restore", "save"]
 
 SAVE_TIMEOUT = 60.0  # seconds until the state of the devices is written; 0.02 on an idle host
 RESTORE_TIMEOUT = 30.0  # seconds until it is read
+DEATH_GRACE = 1.0  # seconds from a refusal, or a broken connection, until QEMU must have ended if it does
 
 
 class RestoreFailed(BootError):
@@ -44,7 +46,7 @@ def save(directory: Path, version: QemuVersion) -> None:
             deadline.pause()
 
 
-def restore(launch: Launch, state: Path, version: QemuVersion) -> None:
+def restore(launch: Launch, state: Path, version: QemuVersion, *, death: Callable[[], str | None]) -> None:
     """Let a node's QEMU, started with ``-incoming defer``, read a state and go on.
 
     Parameters
@@ -55,6 +57,8 @@ def restore(launch: Launch, state: Path, version: QemuVersion) -> None:
         The file, as that QEMU sees it.
     version
         Of that QEMU.
+    death
+        Returns how that QEMU has ended, in a few words, or ``None`` while it runs.
 
     Raises
     ------
@@ -77,7 +81,11 @@ def restore(launch: Launch, state: Path, version: QemuVersion) -> None:
     except MonitorError as error:
         log = directory / QEMU_LOG
         said = log.read_text(encoding="utf-8", errors="replace")[-2000:] if log.exists() else ""
-        raise RestoreFailed(f"{name} cannot be started warm: {error.what}", evidence=said, look=str(log)) from error
+        grace = Deadline(DEATH_GRACE)
+        while (how := death()) is None and not grace.expired:
+            grace.pause()
+        why = f"{how}." if how else error.what
+        raise RestoreFailed(f"{name} cannot be started warm: {why}", evidence=said, look=str(log)) from error
 
 
 def _knows_files(version: QemuVersion) -> bool:

@@ -13,10 +13,11 @@ from bare_metal import make_image
 from support import make_launch
 
 from pytest_pidoc import migration, qemu
-from pytest_pidoc.engines.engine import OVERLAY, SCREEN
+from pytest_pidoc.engines.engine import OVERLAY, SCREEN, SERIAL_LOG, STATE
 from pytest_pidoc.engines.local import LocalEngine
 from pytest_pidoc.images.buildlog import BuildLog
 from pytest_pidoc.machines import MODELS
+from pytest_pidoc.migration import RestoreFailed
 from pytest_pidoc.node import Node
 from pytest_pidoc.warm import collect
 
@@ -61,12 +62,12 @@ def running(launch: Launch) -> Iterator[Node]:
             node.stop()
 
 
-def test_restored_board_has_the_screen_of_the_saved_one(short_path: Path) -> None:
-    """QEMU would draw the picture of 1920 x 1080 on one of 640 x 480, and die of that."""
+@pytest.fixture
+def fork(short_path: Path) -> Launch:
+    """Save a board whose guest has set its screen; return what is forked from it."""
     row = dataclasses.replace(MODELS["pi3"], tree="")
-    launch = make_launch(
-        short_path / "saved", make_image(short_path / "image", kernel=SETS_THE_SCREEN), machine=row, record=True
-    )
+    image = make_image(short_path / "image", kernel=SETS_THE_SCREEN)
+    launch = make_launch(short_path / "saved", image, machine=row, record=True)
     template = short_path / "template"
     template.mkdir()
     with running(launch) as node:
@@ -74,12 +75,28 @@ def test_restored_board_has_the_screen_of_the_saved_one(short_path: Path) -> Non
         while size_of(node.screenshot(template / SCREEN)) != (WIDTH, HEIGHT):
             assert time.monotonic() < deadline, "the guest has not set its screen"
         node.close()
-        (launch.directory / "serial.log").touch()
+        (launch.directory / SERIAL_LOG).touch()
         migration.save(launch.directory, node.qemu_version)
         collect(launch.directory, template, BuildLog(short_path / "log"))
-
-    fork = make_launch(short_path / "fork", launch.image, machine=row, template=template)
+    fork = make_launch(short_path / "fork", image, machine=row, template=template)
     (fork.directory / OVERLAY).write_bytes(qemu.empty_overlay(template / OVERLAY))
+    return fork
+
+
+def test_restored_board_has_the_screen_of_the_saved_one(fork: Launch, short_path: Path) -> None:
+    """QEMU would draw the picture of 1920 x 1080 on one of 640 x 480, and may die of that."""
     with running(fork) as node:
         assert size_of(node.screenshot(short_path / "picture.png")) == (WIDTH, HEIGHT)
         assert node.death() is None
+
+
+def test_state_that_qemu_refuses(fork: Launch) -> None:
+    """The error says how QEMU ended, and what it said."""
+    assert fork.template is not None
+    state = fork.template / STATE
+    state.write_bytes(b"no state" + state.read_bytes()[8:])
+
+    with pytest.raises(RestoreFailed, match="pi-1 cannot be started warm: QEMU ended with status 1") as caught:
+        LocalEngine().start(fork)
+
+    assert "Not a migration stream" in caught.value.evidence

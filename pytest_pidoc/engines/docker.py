@@ -102,7 +102,7 @@ class DockerEngine:
                     guard.warn_if_open(launch.directory / QEMU_LOG)
                 if launch.forked:
                     version = self.qemu_version(launch.machine.binary)
-                    migration.restore(launch, Path(TEMPLATE / STATE), version)
+                    migration.restore(launch, Path(TEMPLATE / STATE), version, death=lambda: self._death(container))
                 ports = self._api.inspect_container(container)["NetworkSettings"]["Ports"]
                 port = int(ports[f"{SSH_PORT}/tcp"][0]["HostPort"])
             started = True
@@ -113,11 +113,14 @@ class DockerEngine:
 
     def death(self, endpoint: Endpoint) -> str | None:
         """Return how the container ended, or ``None`` while it runs."""
+        return self._death(endpoint.handle)
+
+    def _death(self, container: str) -> str | None:
         import docker.errors
 
         with daemon_errors("look at a node"):
             try:
-                state = self._api.inspect_container(endpoint.handle)["State"]
+                state = self._api.inspect_container(container)["State"]
             except docker.errors.NotFound:
                 return "somebody removed its container"
         if state["Running"]:
@@ -238,11 +241,10 @@ class DockerEngine:
             with contextlib.suppress(MonitorError):
                 Monitor.connect(path, timeout=deadline.remaining if path.exists() else 0.0).close()
                 return
-            state = self._api.inspect_container(container)["State"]
-            if not state["Running"]:
+            if (how := self._death(container)) is not None:
                 said = self._api.logs(container, tail=20).decode(errors="replace")
                 raise NodeDied(
-                    f"{launch.name} died at once: {_how_it_ended(state)}.",
+                    f"{launch.name} died at once: {how}.",
                     evidence=said[-2000:],
                     look=str(log),
                 )

@@ -99,7 +99,7 @@ class LocalEngine:
                 guard.warn_if_open(directory / QEMU_LOG)
             if launch.forked and launch.template is not None:
                 version = self.qemu_version(command[0])
-                migration.restore(launch, launch.template / STATE, version)
+                migration.restore(launch, launch.template / STATE, version, death=lambda: _how_it_ended(child.poll()))
             handle = processes.identify(pid)
             if handle is None:
                 raise NodeDied(f"{launch.name} died at once.", look=str(directory / QEMU_LOG))
@@ -122,7 +122,7 @@ class LocalEngine:
                 status = child.wait(LAST_WORDS)
         if status is None:
             return None if processes.is_alive(endpoint.handle) else "its QEMU process is gone"
-        return f"QEMU was killed by signal {-status}" if status < 0 else f"QEMU ended with status {status}"
+        return _how_it_ended(status)
 
     def stop(self, endpoint: Endpoint) -> None:
         """Kill QEMU: nothing of a node is kept but its overlay and its logs."""
@@ -171,6 +171,13 @@ def _limit_from_start(launch: Launch, pid: int) -> None:
         cgroups.limit(launch.directory, _group(launch.directory), pid, launch.cpus)
     except cgroups.CgroupError as error:
         raise SettingsError(f"{launch.name} cannot have cpus={launch.cpus:g}: {error}.", tip=DELEGATE) from error
+
+
+def _how_it_ended(status: int | None) -> str | None:
+    """Say what a child's status means; ``None`` is that of one that runs."""
+    if status is None:
+        return None
+    return f"QEMU was killed by signal {-status}" if status < 0 else f"QEMU ended with status {status}"
 
 
 def _group(directory: Path) -> str:
