@@ -1,0 +1,22 @@
+"""What each command of ``pidoc`` does."""
+
+from pytest_pidoc.commands.cache import build, images, prune, pull
+from pytest_pidoc.commands.clusters import console, down, ps, ssh, up
+from pytest_pidoc.commands.host import demo, doctor, models
+from pytest_pidoc.commands.measure import bench
+
+__all__ = [
+    "bench",
+    "build",
+    "console",
+    "demo",
+    "doctor",
+    "down",
+    "images",
+    "models",
+    "prune",
+    "ps",
+    "pull",
+    "ssh",
+    "up",
+]

@@ -1,0 +1,167 @@
+"""What the commands about images do: ``build``, ``pull``, ``images``, ``prune``."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_pidoc import reaper, runtime
+from pytest_pidoc.checks import shown
+from pytest_pidoc.commands.clusters import records
+from pytest_pidoc.commands.output import print_json, terminal_progress
+from pytest_pidoc.errors import EngineUnavailable, SettingsError
+from pytest_pidoc.settings import Settings, parse_size
+from pytest_pidoc.tables import duration, size, table
+
+if TYPE_CHECKING:
+    import docker
+
+__all__ = ["build", "images", "prune", "pull"]
+
+
+def build(options: argparse.Namespace, settings: Settings) -> int:
+    """Build an image, and a container image if asked to."""
+    from pytest_pidoc.provision import build_image
+
+    progress = terminal_progress()
+    if (options.base_image or options.tag) and not options.container:
+        raise SettingsError("--base-image and --tag are for a container image.", tip="--container pidoc")
+    image = build_image(settings.spec(), settings, progress, rebuild=options.rebuild)
+    print(image.path)
+    if options.container:
+        from pytest_pidoc import dockerd
+        from pytest_pidoc.images import container
+
+        with contextlib.closing(dockerd.connect()) as client:
+            reference = container.build(
+                client,
+                image if options.container == "pidoc" else None,
+                directory=settings.cache_dir / "containers",
+                progress=progress,
+                base_image=options.base_image or container.BASE_IMAGE,
+            )
+            if options.tag:
+                container.tag(client, reference, options.tag)
+        print(options.tag or reference)
+    return 0
+
+
+def pull(options: argparse.Namespace, settings: Settings) -> int:
+    """Pull a published image."""
+    from pytest_pidoc import dockerd
+    from pytest_pidoc.images import registry
+
+    with contextlib.closing(dockerd.connect()) as client:
+        reference, image = registry.pull(
+            client, options.image, directory=settings.cache_dir / "published", progress=terminal_progress(), again=True
+        )
+    print(f"{reference}: {image}")
+    return 0
+
+
+def images(options: argparse.Namespace, settings: Settings) -> int:
+    """List the images in the cache, and the container images of ours if a daemon answers."""
+    from pytest_pidoc.images import usage
+    from pytest_pidoc.images.cache import Cache
+
+    cache = Cache(settings.cache_dir)
+    for path in cache.unreadable():
+        print(f"pidoc: the manifest in {path} cannot be read; pidoc prune removes it", file=sys.stderr)
+    found: list[dict[str, Any]] = [
+        {
+            "recipe": image.manifest.recipe,
+            "architecture": image.manifest.architecture,
+            "key": image.manifest.key,
+            "created": image.manifest.created,
+            "used": usage.last_used(cache.root, image.path),
+            "bytes": sum(file.size for file in image.manifest.files.values()),
+            "path": str(image.path),
+        }
+        for image in cache.images()
+    ]
+    found += _container_images()
+    if options.json:
+        print_json(found)
+    else:
+        rows = [
+            (
+                *(_shortened(each["recipe"]), each["architecture"], str(each["key"])[:12], each["created"]),
+                f"{duration(time.time() - each['used'])} ago" if each["used"] else "",
+                size(each["bytes"]),
+            )
+            for each in found
+        ]
+        print(table(("recipe", "architecture", "key", "created", "used", "size"), rows))
+    return 0
+
+
+def prune(options: argparse.Namespace, settings: Settings) -> int:
+    """Remove what nobody uses: images, warm states, downloads, container images, logs of failed starts."""
+    from pytest_pidoc import pruning
+
+    if options.days is not None and not 0 <= options.days < float("inf"):
+        raise SettingsError(f"--days: {options.days} is not a number of days from 0 on.")
+    try:
+        limit = None if options.size is None else parse_size(options.size)
+    except ValueError as error:
+        raise SettingsError(f"--size: {shown(options.size)} is not {error}.") from None
+    if not options.dry_run:
+        reaper.sweep()
+    used = {path for _, record in records() for path in (record["provision"]["image"], record["template"]) if path}
+    removes, keeps = ("would remove", "would keep") if options.dry_run else ("removed", "kept")
+    with _daemon() as client:
+        items = pruning.in_cache(settings.cache_dir, {Path(path) for path in used})
+        before = pruning.occupied(items)
+        others = [*(pruning.containers(client) if client else ()), *pruning.evidence(runtime.failed_directory())]
+        age = None if options.days is None else options.days * 86400
+        removed = set()
+        for outcome in pruning.prune([*items, *others], now=time.time(), age=age, size=limit, dry_run=options.dry_run):
+            print(f"{removes if outcome.removed else keeps:<8} {outcome.item.name}: {outcome.why}")
+            if outcome.removed:
+                removed.add(id(outcome.item))
+    left = pruning.occupied([item for item in items if id(item) not in removed])
+    frees = "would free" if options.dry_run else "freed"
+    print(f"{frees} {size(before - left)} in {settings.cache_dir}, where {size(left)} are left")
+    return 0
+
+
+def _shortened(recipe: str, width: int = 60) -> str:
+    """Return a recipe as it fits into a table: a URL with its SHA-256 does not."""
+    return recipe if len(recipe) <= width else f"{recipe[: width - 20]}...{recipe[-17:]}"
+
+
+def _container_images() -> list[dict[str, Any]]:
+    from datetime import datetime, timezone
+
+    from pytest_pidoc.images import stored
+
+    with _daemon() as client:
+        return [
+            {
+                "recipe": image.names[0] if image.names else image.kind,
+                "architecture": "",
+                "key": image.guest,
+                "created": datetime.fromtimestamp(image.created, timezone.utc).isoformat(timespec="seconds"),
+                "used": None,
+                "bytes": image.size,
+                "path": f"docker:{image.id}",
+            }
+            for image in (stored.stored(client) if client else ())
+        ]
+
+
+@contextlib.contextmanager
+def _daemon() -> Iterator[docker.DockerClient | None]:
+    """Connect to the Docker daemon, if there is one."""
+    from pytest_pidoc import dockerd
+
+    with contextlib.ExitStack() as closing:
+        client = None
+        with contextlib.suppress(EngineUnavailable):
+            client = closing.enter_context(contextlib.closing(dockerd.connect()))
+        yield client

@@ -1,0 +1,201 @@
+"""What the commands about clusters do: ``up``, ``ps``, ``ssh``, ``console``, ``down``."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_pidoc import processes, reaper, runtime
+from pytest_pidoc.checks import shown
+from pytest_pidoc.commands.output import print_json, terminal_progress
+from pytest_pidoc.errors import PidocError, SettingsError
+from pytest_pidoc.settings import Settings
+from pytest_pidoc.tables import duration, table
+
+if TYPE_CHECKING:
+    from pytest_pidoc.cluster import Cluster
+    from pytest_pidoc.node import Node
+
+__all__ = ["console", "down", "ps", "records", "ssh", "up"]
+
+
+def up(options: argparse.Namespace, settings: Settings) -> int:
+    """Start nodes that outlive this command."""
+    from pytest_pidoc.cluster import Cluster
+
+    cluster = Cluster.from_spec(settings.spec(), settings, progress=terminal_progress(), keep=True)
+    if options.json:
+        print_json(_describe(cluster))
+    else:
+        for node in cluster:
+            print(f"{cluster.name}/{node.name}  {node.ssh_command}")
+    cluster.close()
+    return 0
+
+
+def ps(options: argparse.Namespace, settings: Settings) -> int:
+    """List clusters and nodes."""
+    from pytest_pidoc.cluster import Cluster
+
+    found = []
+    for directory, record in records():
+        owner = record["owner"]
+        alive = owner is not None and processes.is_alive(owner)
+        entry = {
+            "cluster": directory.name,
+            "engine": record["engine"],
+            "model": record["spec"]["model"],
+            "age": time.time() - record["created"],
+            "owner": None if owner is None else int(owner.partition(":")[0]) if alive else "gone",
+            "nodes": [],
+        }
+        if record["nodes"]:
+            try:
+                with contextlib.closing(Cluster.attach(directory)) as cluster:
+                    entry["nodes"] = _describe(cluster)["nodes"]
+            except PidocError as error:  # its image or its daemon is gone; the other clusters are not
+                print(f"pidoc: {directory.name}: {error}", file=sys.stderr)
+                unknown = {"host": "", "port": "", "state": "unknown"}
+                entry["nodes"] = [{"name": node["name"], **unknown} for node in record["nodes"]]
+        found.append(entry)
+    if options.json:
+        print_json(found)
+        return 0
+    rows = [
+        (
+            f"{entry['cluster']}/{node['name']}",
+            entry["engine"],
+            entry["model"],
+            duration(entry["age"]),
+            "pidoc down" if entry["owner"] is None else _owner(entry["owner"]),
+            f"{node['host']}:{node['port']}",
+            node["state"],
+        )
+        for entry in found
+        for node in entry["nodes"] or [{"name": "*", "host": "", "port": "", "state": "starting"}]
+    ]
+    print(table(("node", "engine", "model", "age", "ended by", "ssh", "state"), rows))
+    return 0
+
+
+def ssh(options: argparse.Namespace, settings: Settings) -> int:
+    """Become an ssh to a node."""
+    node = _node(options.node)
+    command = [*node.ssh_arguments(), *options.words]
+    sys.stdout.flush()
+    try:
+        os.execvp(command[0], command)  # noqa: S606 # to become it, terminal and all, is the point
+    except FileNotFoundError:
+        raise PidocError("ssh is not installed.", tip="apt-get install openssh-client") from None
+
+
+def console(options: argparse.Namespace, settings: Settings) -> int:
+    """Connect the terminal to a node's serial console."""
+    from pytest_pidoc import unix
+    from pytest_pidoc.engines.engine import CONSOLE_SOCKET
+    from pytest_pidoc.passthrough import pass_through
+
+    node = _node(options.node)
+    try:
+        connection = unix.connect(node.directory / CONSOLE_SOCKET)
+    except OSError as error:
+        raise PidocError(f"The console of {node.name} cannot be reached: {error}.", tip="pidoc ps") from error
+    with connection:
+        print(f"Connected to {node.name}; Ctrl-] leaves, Enter shows the prompt.", file=sys.stderr)
+        pass_through(connection)
+    return 0
+
+
+def down(options: argparse.Namespace, settings: Settings) -> int:
+    """End clusters; fail if one cannot be ended, when the others are."""
+    known = {directory.name: directory for directory in runtime.cluster_directories()}
+    for name in options.names:
+        if name not in known:
+            raise SettingsError(f"There is no cluster {shown(name)}.", tip="pidoc ps")
+    if options.names:
+        chosen = [known[name] for name in options.names]
+    else:
+        chosen = [path for path in known.values() if options.all or _is_nobodys(path)]
+    failed = False
+    for directory in chosen:
+        try:
+            reaper.reap(directory)
+        except PidocError as error:  # its daemon does not answer
+            failed = True
+            print(f"pidoc: {directory.name}: {error}", file=sys.stderr)
+        else:
+            print(f"{directory.name} is down")
+    for name in reaper.sweep():
+        print(f"{name} is down: its owner was gone")
+    return int(failed)
+
+
+def records() -> list[tuple[Path, dict[str, Any]]]:
+    """Return every cluster's directory and record, oldest first; say which records cannot be used."""
+    found = []
+    for directory in runtime.cluster_directories():
+        try:
+            found.append((directory, runtime.read_whole(directory)))
+        except PidocError as error:
+            if (directory / runtime.RECORD).exists():  # else it is just being made, or just ended
+                print(f"pidoc: {error}", file=sys.stderr)
+    return found
+
+
+def _node(name: str) -> Node:
+    """Return the node that ``[CLUSTER/]NODE`` names."""
+    from pytest_pidoc.cluster import Cluster
+
+    wanted, _, node_name = name.rpartition("/")
+    candidates = [
+        directory
+        for directory, record in records()
+        if wanted in ("", directory.name) and node_name in [node["name"] for node in record["nodes"]]
+    ]
+    if not candidates:
+        raise SettingsError(f"There is no node {shown(name)}.", tip="pidoc ps; pidoc up starts one")
+    if len(candidates) > 1:
+        names = ", ".join(f"{directory.name}/{node_name}" for directory in candidates)
+        raise SettingsError(f"There are several nodes {shown(name)}.", tip=f"one of {names}")
+    return next(node for node in Cluster.attach(candidates[0]) if node.name == node_name)
+
+
+def _describe(cluster: Cluster) -> dict[str, Any]:
+    return {
+        "cluster": cluster.name,
+        "directory": str(cluster.directory),
+        "nodes": [
+            {
+                "name": node.name,
+                "host": node.host,
+                "port": node.port,
+                "state": node.death() or "up",
+                "ssh": node.ssh_command,
+                "timings": dataclasses.asdict(node.timings),
+            }
+            for node in cluster
+        ],
+    }
+
+
+def _owner(pid: int | str) -> str:
+    """Return how the process is called that ends a cluster: ``process 4711 (pytest)``."""
+    try:
+        name = Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return f"process {pid}"
+    return f"process {pid} ({name})"
+
+
+def _is_nobodys(directory: Path) -> bool:
+    """Tell whether a cluster was started by ``pidoc up``, or was left to whoever ends it."""
+    try:
+        return runtime.read(directory)["owner"] is None
+    except PidocError:  # it is just being made, or just ended
+        return False

@@ -1,0 +1,20 @@
+"""What all commands print with."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from pytest_pidoc.progress import TerminalProgress
+
+__all__ = ["print_json", "terminal_progress"]
+
+
+def terminal_progress() -> TerminalProgress:
+    """Return what shows the steps of a command, on standard error."""
+    return TerminalProgress(sys.stderr)
+
+
+def print_json(value: object) -> None:
+    """Print a value for a script."""
+    print(json.dumps(value, indent=2))
