@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pytest_pidoc.commands.output import print_json, terminal_progress
 from pytest_pidoc.machines import MIB
 from pytest_pidoc.settings import Settings
 from pytest_pidoc.tables import table
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["demo", "doctor", "models"]
 

@@ -5,15 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from pytest_pidoc.commands.output import print_json, terminal_progress
 from pytest_pidoc.errors import SettingsError
 from pytest_pidoc.machines import MODELS
 from pytest_pidoc.settings import Settings
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["Report", "bench"]
 
