@@ -125,7 +125,7 @@ class Bringup:
         Raises
         ------
         BootTimeout, NodeDied, KernelPanic, BootError
-            With the last serial lines; the last one if the guest has booted into systemd's emergency mode.
+            With the last serial lines; the last one if systemd gives up, as in its emergency mode.
         """
         node = self._node
         launched = time.monotonic() - began if launched is None else launched
@@ -180,10 +180,8 @@ class Bringup:
         node = self._node
         node.raise_if_dead()
         node.raise_if_panicked()
-        if node.serial_log.shows_emergency(start=node.boot_log):
-            raise BootError(
-                f"{node.name} is in systemd's emergency mode, which starts no SSH server.", **node.evidence()
-            )
+        if words := node.serial_log.systemd_gave_up(start=node.boot_log):
+            raise BootError(f'{node.name} will start no SSH server: systemd says "{words}".', **node.evidence())
 
     def _open(self, banner: socket.socket, deadline: Deadline) -> bool:
         """Log in on a socket that has shown the banner, and run a first command; tell whether it went through."""

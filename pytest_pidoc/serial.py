@@ -15,8 +15,11 @@ _PANIC = re.compile(
     rb"|pidoc: no root device[^\r\n]*"
     rb"|ALERT!  [^\r\n]* does not exist"  # initramfs-tools
 )
-# What systemd says when it gives up; the second line comes where root has no password, as on a Pi.
-_EMERGENCY = re.compile(rb"You are in emergency mode|Cannot open access to console, the root account is locked")
+# What systemd says when it gives up: the second where root has no password, as on a Pi, and the third if it cannot even
+# mount what it needs itself.
+_SYSTEMD_GAVE_UP = re.compile(
+    rb"You are in emergency mode|Cannot open access to console, the root account is locked|Freezing execution"
+)
 # What a kernel says that waits for its root device, with "rootwait" for ever; and what the next step says.
 _AWAITS_ROOT = re.compile(rb"Waiting for root device ([^\r\n]+?)\.\.\.(?!.*VFS: Mounted root)", re.DOTALL)
 # What a kernel says first, unless its console is quiet.
@@ -60,9 +63,9 @@ class SerialLog:
         """
         return self._of_this_boot(_PANIC, start)
 
-    def shows_emergency(self, *, start: int = 0) -> bool:
-        """Tell whether systemd has said that it goes no further, looking as `panic` does."""
-        return self._of_this_boot(_EMERGENCY, start) is not None
+    def systemd_gave_up(self, *, start: int = 0) -> str | None:
+        """Return the words with which systemd goes no further, looking as `panic` does, or ``None``."""
+        return self._of_this_boot(_SYSTEMD_GAVE_UP, start)
 
     def awaited_root(self, *, start: int = 0) -> str | None:
         """Return the root device for which the kernel waits, looking as `panic` does, or ``None``."""

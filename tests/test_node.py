@@ -330,7 +330,9 @@ def test_emergency_mode_while_starting(starting: Node) -> None:
     (starting.directory / SERIAL_LOG).write_bytes(b"You are in emergency mode. After logging in, type\r\n")
     with tcp_server(lambda connection: connection.recv(1) and None) as (_, port):
         starting.endpoint = dataclasses.replace(starting.endpoint, port=port)
-        with pytest.raises(BootError, match="pi-1 is in systemd's emergency mode") as caught:
+        with pytest.raises(
+            BootError, match='pi-1 will start no SSH server: systemd says "You are in emergency mode"'
+        ) as caught:
             wait(starting, timeout=3600)
 
     assert "You are in emergency mode" in caught.value.evidence
