@@ -15,11 +15,12 @@ from file_server import file_server
 from test_elf import attributes, program_32
 
 from pytest_pidoc.errors import ChecksumMismatch, DownloadError, ImageError, SettingsError
-from pytest_pidoc.images import debian, raspios, source
+from pytest_pidoc.images import debian, raspios, source, stock
 from pytest_pidoc.images.buildlog import BuildLog
 from pytest_pidoc.images.cache import Cache
 from pytest_pidoc.images.ext4 import Ext4
 from pytest_pidoc.images.fat import Fat
+from pytest_pidoc.images.first_boot import PATIENCE
 from pytest_pidoc.images.partitions import SECTOR, read
 from pytest_pidoc.machines import MODELS
 from pytest_pidoc.progress import Progress
@@ -48,7 +49,7 @@ def small_and_without_a_boot(monkeypatch):
     def stop(*_, **__):
         raise DonorWanted
 
-    monkeypatch.setattr(raspios, "LEAST", 64 * MIB)
+    monkeypatch.setattr(stock, "LEAST", 64 * MIB)
     monkeypatch.setattr(debian, "build", stop)
 
 
@@ -195,14 +196,14 @@ def test_a_users_file_is_never_written_to(cache, tmp_path, pi_disk):
 def test_disk_and_root_grow_to_a_power_of_two(tmp_path, pi_disk):
     """The file system fills its partition, the partition the disk; what was there is there."""
     (tmp_path / "work").mkdir()
-    one = raspios._Build(
+    one = stock.Build(
         Cache(tmp_path),
         own(tmp_path / "pi.img"),
         PI3,
         tmp_path,
         BuildLog(tmp_path / "log"),
         Progress(),
-        raspios.PATIENCE,
+        PATIENCE,
     )
     one.disk.write_bytes(pi_disk)
 
@@ -236,14 +237,14 @@ def test_a_root_before_another_partition_stays_as_large_as_it_is(tmp_path):
     data = os.urandom(4 * MIB)
     disk = disk_of((0x83, ext4_of(tmp_path, 16 * MIB, bin_bash=PROGRAM_64)), (0x0C, data))
     (tmp_path / "work").mkdir()
-    one = raspios._Build(
+    one = stock.Build(
         Cache(tmp_path),
         own(tmp_path / "pi.img"),
         PI3,
         tmp_path,
         BuildLog(tmp_path / "log"),
         Progress(),
-        raspios.PATIENCE,
+        PATIENCE,
     )
     one.disk.write_bytes(disk)
 

@@ -18,13 +18,14 @@ from test_raspios import PATH, PI3, PROGRAM_64, disk_of, ext4_of, fat_of
 
 from pytest_pidoc import runtime, ssh, unix
 from pytest_pidoc.errors import ImageError
-from pytest_pidoc.images import fat, raspios, source
+from pytest_pidoc.images import fat, raspios, source, stock
 from pytest_pidoc.images.buildlog import BuildLog
 from pytest_pidoc.images.cache import Cache
 from pytest_pidoc.images.ext4 import Ext4
 from pytest_pidoc.images.fat import Fat
 from pytest_pidoc.images.first_boot import PATIENCE
 from pytest_pidoc.images.partitions import read
+from pytest_pidoc.machines import MODELS
 from pytest_pidoc.progress import Progress
 
 if TYPE_CHECKING:
@@ -167,10 +168,10 @@ def test_a_forged_name_in_a_boot_partition_writes_nothing(tmp_path: Path, name: 
         name,
     )
     files = boot_partition(tmp_path, content)
-    build = raspios._Build(
+    build = stock.Build(
         Cache(tmp_path / "cache"),
         raspios.recipe(str(tmp_path / "x"), "pi3"),
-        raspios.MODELS["pi3"],
+        MODELS["pi3"],
         files.disk.parent,
         files.log,
         Progress(),
