@@ -79,10 +79,9 @@ class Machine:
     ram
         The address at which the RAM begins, if forks may boot from ``pytest_pidoc.bootelf``: a 64-bit machine
         without a boot loader of its own.
-    framebuffer
-        QEMU's device name of what the guest draws on, if a fork has to be told how large that was.
-    sd_gpio, system_timer
-        The addresses of a board's GPIO controller and system timer, if a restored board has to be repaired by them.
+    sd_gpio, system_timer, mailbox
+        The addresses of a board's GPIO controller, system timer and mailbox to the firmware, if a restored board has
+        to be repaired by them.
     icount
         QEMU's ``-icount``, where the guest's clock must not go on while QEMU is kept from running.
     has_counter
@@ -121,9 +120,9 @@ class Machine:
     append: str = ""
     extra: tuple[str, ...] = ()
     ram: int | None = None
-    framebuffer: str = ""
     sd_gpio: int | None = None
     system_timer: int | None = None
+    mailbox: int | None = None
     icount: str = ""
     has_counter: bool = False
     fixed_memory: bool = False
@@ -139,7 +138,7 @@ class Machine:
     @property
     def needs_qtest(self) -> bool:
         """Whether a restored machine needs repairs by reads and writes of its registers."""
-        return self.sd_gpio is not None or self.system_timer is not None
+        return (self.sd_gpio, self.system_timer, self.mailbox) != (None, None, None)
 
     @property
     def plugs_network(self) -> bool:
@@ -174,7 +173,7 @@ _Board = partial(
     lan="usb-net",
     devices=(),
     initrd="initrd/board",
-    framebuffer="bcm2835-fb",
+    mailbox=0x3F00B880,
     fixed_memory=True,
 )
 
@@ -191,6 +190,7 @@ _BCM2835 = partial(
     append=NO_POWER_DOMAINS,
     sd_gpio=0x20200000,
     system_timer=0x20003000,
+    mailbox=0x2000B880,
     icount=COUNT_INSTRUCTIONS,
 )
 
@@ -300,6 +300,7 @@ MODELS: dict[str, Machine] = {
             serial_ports=("agent", "console"),
             agent="/dev/ttyAMA0",
             tree="dtb/bcm2711-rpi-4-b",
+            mailbox=0xFE00B880,
             least_qemu=(9, 0),
         ),
         Machine(

@@ -19,7 +19,6 @@ from pytest_pidoc.engines.engine import (
     QMP_SOCKET,
     QTEST_SOCKET,
     RAM,
-    SCREEN,
     SERIAL_LOG,
     Launch,
     QemuVersion,
@@ -106,7 +105,6 @@ def arguments(
         *_network(launch),
         *(part for device in machine.devices for part in ("-device", device)),
         *_serial_ports(machine),
-        *_screen(launch),
         *machine.extra,
         *("-chardev", f"socket,id=qmp0,path={QMP_SOCKET},server=on,wait=off"),
         *("-mon", "chardev=qmp0,mode=control"),
@@ -180,26 +178,6 @@ def _serial_ports(machine: Machine) -> list[str]:
 
 
 _SERIAL = {"console": "chardev:console0", "agent": "chardev:agent0", "none": "null"}
-
-
-def _screen(launch: Launch) -> list[str]:
-    """Return what gives a fork a screen of the size that the saved machine's had.
-
-    QEMU (7.2 to 10.0) restores the size that the guest has set, but what it draws on is as large as after a reset. If
-    the guest's is larger, to take a picture ends QEMU with a segmentation fault.
-    """
-    device = launch.machine.framebuffer
-    if not device or not launch.forked or launch.template is None:
-        return []
-    width, height = _png_size(launch.template / SCREEN)
-    return ["-global", f"{device}.xres={width}", "-global", f"{device}.yres={height}"]
-
-
-def _png_size(picture: Path) -> tuple[int, int]:
-    """Return the width and height of a PNG: the first words of its first chunk, IHDR."""
-    with picture.open("rb") as stream:
-        width, height = struct.unpack_from(">II", stream.read(24), 16)
-    return width, height
 
 
 def _root(disk: str, partition: int) -> str:

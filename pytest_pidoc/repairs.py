@@ -17,6 +17,11 @@ __all__ = ["apply"]
 GPFSEL4, GPFSEL5 = 0x10, 0x14  # what pins 40 to 49 and 50 to 53 are used for, three bits a pin
 CLO, C1, C3 = 0x04, 0x10, 0x18  # the low half of the counter, and the compare registers that Linux may use
 
+WRITE = 0x20  # where a mailbox takes messages, from where it gives them
+PROPERTIES = 8  # the mailbox's channel
+GET_SCREEN, SET_SCREEN = 0x40003, 0x48003  # the properties that are its physical width and height
+SCRATCH = 0x1000  # in the RAM, of which the guest's content is put back
+
 SD_PINS_OF_GPFSEL4 = 0o77 << 24  # pins 48 and 49
 SD_PINS_OF_GPFSEL5 = 0o7777  # pins 50 to 53
 SOON = 20_000  # microseconds
@@ -37,6 +42,8 @@ def apply(launch: Launch, monitor: Monitor) -> None:
                 _route_sd_card(bus, machine.sd_gpio)
             if machine.system_timer is not None:
                 _arm_system_timer(bus, machine.system_timer)
+            if machine.mailbox is not None:
+                _redraw_screen(bus, machine.mailbox)
     if machine.plugs_network:
         _plug_network(launch, monitor)
 
@@ -59,6 +66,31 @@ def _arm_system_timer(bus: QTest, timer: int) -> None:
     soon = bus.read(timer + CLO) + SOON & 0xFFFFFFFF
     for compare in (C1, C3):
         bus.write(timer + compare, soon)
+
+
+def _redraw_screen(bus: QTest, mailbox: int) -> None:
+    """Let the screen be as large as the guest has made it, and be drawn anew.
+
+    QEMU saves the size, but what it draws on is as large as after a reset: to take a picture of a larger screen wrote
+    beyond its end, of which QEMU died. And it saves that nothing has changed since the last picture, though there is
+    none. Both are put right when the firmware is asked to set the size that it says.
+    """
+    # https://github.com/raspberrypi/firmware/wiki/Mailbox-property-interface
+    kept = [bus.read(SCRATCH + 4 * word) for word in range(8)]
+    *_, width, height, _ = _ask_firmware(bus, mailbox, GET_SCREEN, 0, 0)
+    _ask_firmware(bus, mailbox, SET_SCREEN, width, height)
+    for word, value in enumerate(kept):
+        bus.write(SCRATCH + 4 * word, value)
+
+
+def _ask_firmware(bus: QTest, mailbox: int, tag: int, *values: int) -> list[int]:
+    """Send one property with two values; return the message as it was answered."""
+    message = [32, 0, tag, 8, 8, *values, 0]
+    for word, value in enumerate(message):
+        bus.write(SCRATCH + 4 * word, value)
+    bus.write(mailbox + WRITE, SCRATCH | PROPERTIES)
+    bus.read(mailbox)  # takes the answer, so that the guest's mailbox is as empty as before
+    return [bus.read(SCRATCH + 4 * word) for word in range(len(message))]
 
 
 def _plug_network(launch: Launch, monitor: Monitor) -> None:

@@ -21,7 +21,6 @@ from pytest_pidoc.engines.engine import (
     BOOT_ELF,
     OVERLAY,
     RAM,
-    SCREEN,
     SERIAL_LOG,
     STATE,
     Engine,
@@ -37,7 +36,7 @@ from pytest_pidoc.progress import Progress
 __all__ = ["Template", "base", "collect", "key", "template"]
 
 #: Raised when templates that were made before can no longer be used.
-FORMAT = 5
+FORMAT = 4
 
 PARTS = (RAM, STATE, OVERLAY, SERIAL_LOG)
 
@@ -141,8 +140,6 @@ def template(
             with unix.connect(node.directory / AGENT_SOCKET):
                 _await_quiet(node)
                 agent.hold_ssh(node)
-                if launch.machine.framebuffer:
-                    node.screenshot(directory / SCREEN)
                 node.leave()
                 time.sleep(REST)
                 migration.save(node.directory, version)
@@ -153,8 +150,6 @@ def template(
         if launch.machine.ram is not None and qemus_tree and kernel and initrd and bootelf.can_hold(kernel):
             bootelf.write(directory / BOOT_ELF, kernel=kernel, initrd=initrd, ram=launch.machine.ram)
             parts.append(BOOT_ELF)
-        if launch.machine.framebuffer:
-            parts.append(SCREEN)
         return replace(
             manifest,
             recipe=f"{manifest.recipe} warm",

@@ -7,7 +7,6 @@ import itertools
 import json
 import re
 import shutil
-import struct
 import subprocess
 from pathlib import Path
 
@@ -17,11 +16,9 @@ from hypothesis import strategies as st
 from support import make_image, make_launch
 
 from pytest_pidoc import qemu
-from pytest_pidoc.engines.engine import DEVICE_TREE, SCREEN, Launch
+from pytest_pidoc.engines.engine import DEVICE_TREE, Launch
 from pytest_pidoc.images.image import Image, Manifest
 from pytest_pidoc.machines import MIB, MODELS
-
-PNG = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII", 13, b"IHDR", 800, 480)  # how one of 800 x 480 begins
 
 
 @pytest.fixture
@@ -195,11 +192,11 @@ def test_board_has_console_and_agent_on_its_serial_ports(tmp_path: Path) -> None
     assert values(arguments, "-dtb") == [DEVICE_TREE]
 
 
-@pytest.mark.parametrize("saved", [False, True])
-def test_usb_network_card_is_not_there_when_a_board_is_saved_or_restored(tmp_path: Path, saved: bool) -> None:
+@pytest.mark.parametrize("life", [{"record": True}, {"template": Path("/template")}])
+def test_usb_network_card_is_not_there_when_a_board_is_saved_or_restored(
+    tmp_path: Path, life: dict[str, object]
+) -> None:
     """QEMU cannot save a usb-net, so it is plugged in when the machine has been restored."""
-    life = {"template": tmp_path} if saved else {"record": True}
-    (tmp_path / SCREEN).write_bytes(PNG)
     launch = make_launch(tmp_path / "node", make_image(tmp_path / "image"), machine=MODELS["pi3"], **life)
     template = launch.template
     arguments = qemu.arguments(launch, guest=Path("/guest"), forward="tcp:127.0.0.1:0", template=template)
@@ -209,19 +206,6 @@ def test_usb_network_card_is_not_there_when_a_board_is_saved_or_restored(tmp_pat
     assert ("pidoc.mac=" in values(arguments, "-append")[0]) == (not launch.record)  # or the guest would wait for it
     (card,) = qemu.network_cards(launch)
     assert card.startswith("usb-net,port=1,id=nic0,netdev=net0,mac=40:54:00:")
-
-
-def test_fork_of_a_board_is_told_how_large_its_screen_was(tmp_path: Path) -> None:
-    """QEMU does not restore that; a machine without a framebuffer has no such property."""
-    (tmp_path / SCREEN).write_bytes(PNG)
-    image = make_image(tmp_path / "image")
-    board, virtual = (
-        make_launch(tmp_path / name, image, machine=MODELS[name], template=tmp_path) for name in ("pi1", "pi3-virt")
-    )
-
-    assert values(command(board), "-global") == ["bcm2835-fb.xres=800", "bcm2835-fb.yres=480"]
-    assert values(command(virtual), "-global") == []
-    assert values(command(dataclasses.replace(board, booted=True)), "-global") == []
 
 
 def test_two_cards_of_a_board_are_in_a_hub(tmp_path: Path) -> None:

@@ -50,6 +50,7 @@ def board(request: pytest.FixtureRequest, short_path: Path) -> Iterator[Launch]:
             process.kill()
 
 
+@pytest.mark.parametrize("board", [name for name, row in MODELS.items() if row.sd_gpio is not None], indirect=True)
 def test_registers_are_as_before(board: Launch) -> None:
     """The card is moved by a change of the pins' functions, which are then what the guest had set."""
     gpio = board.machine.sd_gpio
@@ -78,6 +79,21 @@ def test_system_timer_is_about_to_fire(board: Launch) -> None:
         )
         ahead = [(compare - counter) % (1 << 32) for compare in compares]
         assert ahead == ([20_000, 20_000] if timer else [-counter % (1 << 32)] * 2)
+
+
+def test_screen_is_the_guests_again_and_its_memory_too(board: Launch) -> None:
+    """The firmware is asked in a message that lies where the guest may have something."""
+    mine = [0x11111111 * number for number in range(8)]
+    with QTest(board.directory / QTEST_SOCKET) as bus:
+        for number, value in enumerate(mine):
+            bus.write(repairs.SCRATCH + 4 * number, value)
+
+    with Monitor.connect(board.directory / QMP_SOCKET) as monitor:
+        repairs.apply(board, monitor)
+
+    with QTest(board.directory / QTEST_SOCKET) as bus:
+        assert [bus.read(repairs.SCRATCH + 4 * number) for number in range(8)] == mine
+        assert bus.read((board.machine.mailbox or 0) + 0x18) >> 30 & 1  # no message waits
 
 
 def test_refusal_is_an_error(board: Launch) -> None:

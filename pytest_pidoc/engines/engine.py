@@ -42,7 +42,6 @@ SCREENSHOT = "screenshot.png"  # until it is moved to where it is wanted
 RAM = "ram"
 STATE = "state"
 BOOT_ELF = "boot.elf"  # not of every machine
-SCREEN = "screen.png"  # what the screen showed, of a machine that has a framebuffer
 
 
 @dataclass(frozen=True)
