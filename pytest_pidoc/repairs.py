@@ -1,7 +1,7 @@
 """What has to be put right on a restored board before it goes on, because QEMU does not save it.
 
-All of it was found with QEMU 10.0.2. With that and with 7.2.22, raspi1ap and raspi3b were restored with live guests.
-The machine stands still meanwhile.
+All of it was found with QEMU 10.0.2. With that and with 7.2.22, raspi1ap and raspi3b were restored with live guests,
+and the screen of raspi3b was drawn. The machine stands still meanwhile.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,11 +16,13 @@ import time
 from typing import IO, TYPE_CHECKING, Any
 
 import paramiko
+import pytest
 from paramiko.common import cMSG_CHANNEL_REQUEST
 
 from pytest_pidoc.engines.engine import Endpoint, Launch
+from pytest_pidoc.engines.local import LocalEngine
 from pytest_pidoc.images.image import MANIFEST, Image, ImageFile, Manifest
-from pytest_pidoc.machines import MODELS
+from pytest_pidoc.machines import MODELS, Machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -166,6 +169,14 @@ def make_launch(directory: Path, image: Image, *, cluster: str = "c-00000000", *
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     machine = changes.pop("machine", MODELS["pi3-virt"])
     return Launch("pi-1", cluster, directory, machine, image, memory=changes.pop("memory", machine.memory), **changes)
+
+
+def require_machine(row: Machine) -> None:
+    """Skip the test where there is no QEMU that has the machine of that model."""
+    if shutil.which(row.binary) is None:
+        pytest.skip(f"{row.binary} is not installed")
+    if LocalEngine().qemu_version(row.binary).numbers < row.least_qemu:
+        pytest.skip(f"{row.name} needs QEMU {'.'.join(map(str, row.least_qemu))}")
 
 
 class StandInEngine:

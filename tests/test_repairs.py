@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
-from support import eventually, make_image, make_launch, qmp_peer, unix_server
+from support import eventually, make_image, make_launch, qmp_peer, require_machine, unix_server
 
 from pytest_pidoc import repairs
 from pytest_pidoc.engines.engine import QMP_SOCKET, QTEST_SOCKET, Launch
@@ -32,8 +31,7 @@ SYSTEM_TIMER_OF_BCM2837 = 0x3F003000  # which no guest of ours uses
 def board(request: pytest.FixtureRequest, short_path: Path) -> Iterator[Launch]:
     """A board whose processors stand still."""
     row = MODELS[request.param]
-    if shutil.which(row.binary) is None:
-        pytest.skip(f"{row.binary} is not installed")
+    require_machine(row)
     launch = make_launch(short_path / "node", make_image(short_path / "image"), machine=row)
     command = [
         *(row.binary, "-machine", row.machine, "-S", "-nodefaults", "-display", "none"),

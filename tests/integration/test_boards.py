@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from file_server import file_server
+from support import require_machine
 
 from pytest_pidoc.cluster import Cluster
-from pytest_pidoc.engines.engine import QemuVersion
 from pytest_pidoc.errors import MonitorError
 from pytest_pidoc.machines import MODELS
 
@@ -49,9 +49,7 @@ each_model = pytest.mark.parametrize("model", FACES, scope="module")
 def pi(model: str, settings: Settings, request: pytest.FixtureRequest) -> Iterator[Node]:
     """A warm node of that model, as far as this host's QEMU has it, which the tests of the model share."""
     row = MODELS[model]
-    said = subprocess.run([row.binary, "--version"], capture_output=True, text=True, check=True).stdout
-    if QemuVersion.parse(said).numbers < row.least_qemu:
-        pytest.skip(f"{model} needs QEMU {'.'.join(map(str, row.least_qemu))}")
+    require_machine(row)
     parts = request.getfixturevalue("versatile_kernel") if row.archive else {}
     with Cluster.up(nodes=1, model=model, engine="local", settings=settings, **parts) as cluster:
         yield cluster[0]
