@@ -17,19 +17,21 @@ __all__ = ["kernel", "missing"]
 
 RECIPE = Path(__file__).parent.parent / "versatile_kernel"
 TOOLS = ("arm-linux-gnueabihf-gcc", "gcc", "make", "flex", "bison", "bc")
+MADE_FOR = "linux-source-6.1.tar.xz"  # which is taken if a machine has other sources, too
 TIMEOUT = 3600  # seconds; six minutes of processor time
 
 
 def missing() -> str | None:
     """Return what it cannot be built without."""
-    if not _sources():
+    if _source() is None:
         return "linux-source is not installed"
     return next((f"{tool} is not installed" for tool in TOOLS if shutil.which(tool) is None), None)
 
 
 def kernel(cache: Path) -> dict[str, Path]:
     """Return the kernel and its device tree by their roles, built if they are not in *cache*."""
-    source = _sources()[-1]
+    source = _source()
+    assert source is not None, missing()
     digest = hashlib.sha256(f"{source.name} {source.stat().st_size}".encode())
     for name in ("build", "config"):
         digest.update((RECIPE / name).read_bytes())
@@ -41,13 +43,15 @@ def kernel(cache: Path) -> dict[str, Path]:
             new = kernels / "new"
             shutil.rmtree(new, ignore_errors=True)
             new.mkdir()
-            subprocess.run([RECIPE / "build", new], check=True, timeout=TIMEOUT)
+            subprocess.run([RECIPE / "build", source, new], check=True, timeout=TIMEOUT)
             new.rename(final)
     return {"kernel": final / "zImage", "dtb": final / "versatile-pb.dtb"}
 
 
-def _sources() -> list[Path]:
-    return sorted(Path("/usr/src").glob("linux-source-*.tar.xz"))
+def _source() -> Path | None:
+    """Return the source of Linux that the recipe is made for, or else the last of those there are."""
+    found = sorted(Path("/usr/src").glob("linux-source-*.tar.xz"), key=lambda path: (path.name == MADE_FOR, path.name))
+    return found[-1] if found else None
 
 
 if __name__ == "__main__":
