@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import shlex
 import shutil
 import socket
-import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -95,6 +96,20 @@ def ping(node: Node, to: str, *, count: int = 5, interval: float = 0.05) -> tupl
     return len(times), times[len(times) // 2] / 1000 if times else 0.0
 
 
+@contextlib.contextmanager
+def neighbours_known(cluster: Cluster) -> Iterator[None]:
+    """Let each node know the others' cards without asking by ARP: Linux drops what waits for an answer in vain."""
+    pairs = [(node, other) for node in cluster for other in cluster if other is not node]
+    cards = {node.name: node.run("cat /sys/class/net/eth1/address").stdout.strip() for node in cluster}
+    for node, other in pairs:
+        node.sudo(f"ip neigh replace {other.lan_address} lladdr {cards[other.name]} dev eth1 nud permanent")
+    try:
+        yield
+    finally:
+        for node, other in pairs:
+            node.sudo(f"ip neigh del {other.lan_address} dev eth1")
+
+
 def reaches(node: Node, to: str) -> bool:
     return node.run(f"ping -n -q -c 2 -i 0.2 -W 0.5 {to}", warn=True).ok
 
@@ -130,16 +145,16 @@ def test_packet_for_all_reaches_all(cluster: Cluster, group: str) -> None:
 
 
 def test_partition_keeps_groups_apart_and_heals(cluster: Cluster) -> None:
-    """Again and again: between the groups nothing passes, within one everything, and at the end all of it."""
+    """Again and again: between the groups nothing passes, within one everything, and at the end all of it, at once."""
     first, second, third = cluster
-    for _ in range(5):
-        with cluster.partition([first], [second, "pi-3"]):
-            assert ping(first, "pi-2", count=3)[0] == 0
-            assert ping(third, "pi-1", count=3)[0] == 0
-            assert ping(second, "pi-3")[0] == 5
-        healed = time.monotonic()
-        assert ping(first, "pi-3", count=1)[0] == 1
-        assert time.monotonic() - healed < 1
+    with neighbours_known(cluster):
+        for _ in range(5):
+            with cluster.partition([first], [second, "pi-3"]):
+                assert ping(first, "pi-2", count=3)[0] == 0
+                assert ping(third, "pi-1", count=3)[0] == 0
+                assert ping(second, "pi-3")[0] == 5
+            assert ping(first, "pi-3", count=1)[0] == 1
+            assert ping(third, "pi-1", count=1)[0] == 1
 
 
 def test_nodes_that_are_not_named_stay_together(cluster: Cluster) -> None:
