@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import shutil
 import zipfile
 from dataclasses import replace
 
@@ -213,7 +214,7 @@ def test_a_spec_names_parts_by_path_or_url(cache, built, kernel):
     [
         ("debian", "debian:bookworm"),
         ("raspios:buster", "raspios:buster"),
-        ("/a/pi.img", "/a/pi.img"),
+        (__file__, __file__),
         (f"https://example.org/pi.img#sha256={'0' * 64}", f"https://example.org/pi.img#sha256={'0' * 64}"),
     ],
 )
@@ -254,11 +255,29 @@ def test_the_users_kernel_goes_before_that_of_the_model(cache, built, served, ke
 
 
 def test_a_kernel_that_cannot_be_had_is_answered_with_what_to_give(cache, built, served):
-    """Not everybody may reach that site."""
+    """Not everybody may reach that site; and no image is built in vain."""
     served.faults = [status(404)]
 
     with pytest.raises(DownloadError, match=r"(?s)kernels.zip.*404.*kernel=PATH and dtb=PATH.*versatilepb"):
         build(cache, model="pi1-versatile")
+    assert built == []
+
+
+def test_a_part_that_is_not_there_is_said_before_an_image_is_built(cache, built, tmp_path):
+    """Which takes minutes."""
+    with pytest.raises(ImageError, match=r"no-kernel cannot be read"):
+        build(cache, kernel=str(tmp_path / "no-kernel"))
+    assert built == []
+
+
+def test_what_was_downloaded_for_an_image_is_not_wanted_again(cache, base, built, served, monkeypatch):
+    """The image with its parts is in the cache, so the archive may be gone from there, and the site as well."""
+    monkeypatch.setattr(debian, "key", lambda *_: KEY)
+    first = build(cache, model="pi1-versatile")
+    shutil.rmtree(cache.root / "downloads")
+
+    assert build(cache, model="pi1-versatile") == first
+    assert len(served.requests) == 1
 
 
 def test_an_image_without_a_kernel_needs_one(cache, built):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from pytest_pidoc.checks import shown
 from pytest_pidoc.errors import ImageError, SettingsError
 from pytest_pidoc.images import debian, derived, raspios, registry, source
@@ -29,14 +32,13 @@ def build(cache: Cache, spec: ClusterSpec, *, progress: Progress, rebuild: bool 
     if archive := machine(spec.model).archive:
         own.update(_parts(archive, spec.model))
     own.update({role: _part(role, text) for role in derived.ROLES if (text := getattr(spec, role))})
-    image = derived.derive(
-        cache,
-        _base(cache, spec, progress, rebuild),
-        own,
-        spec.append or "",
-        progress=progress,
-        rebuild=rebuild,
-    )
+    address, build_base = _base(cache, spec)
+    if rebuild or cache.find(address) is None:
+        for part in own.values():
+            if part is not None:
+                part.fetch(cache, progress)  # before an image is built in vain
+    base = build_base(progress=progress, rebuild=rebuild)
+    image = derived.derive(cache, base, own, spec.append or "", progress=progress, rebuild=rebuild)
     if "kernel" not in image.manifest.files:
         raise ImageError(
             f"{spec.image} has no boot partition, so there is nothing that {spec.model} could boot.",
@@ -45,13 +47,16 @@ def build(cache: Cache, spec: ClusterSpec, *, progress: Progress, rebuild: bool 
     return image
 
 
-def _base(cache: Cache, spec: ClusterSpec, progress: Progress, rebuild: bool) -> Image:
+def _base(cache: Cache, spec: ClusterSpec) -> tuple[str, Callable[..., Image]]:
+    """Return the content address of the image without other parts, and what builds it."""
     model = machine(spec.model)
     family = spec.image.partition(":")[0]
     if family == "raspios" or (source.is_location(spec.image) and not spec.image.startswith(registry.PREFIX)):
-        return raspios.build(cache, raspios.recipe(spec.image, spec.model), model, progress=progress, rebuild=rebuild)
+        stock = raspios.recipe(spec.image, spec.model)
+        return raspios.key(cache, stock, model), partial(raspios.build, cache, stock, model)
     if family == "debian":
-        return debian.build(cache, debian.recipe(spec.image), model.architecture, progress=progress, rebuild=rebuild)
+        tuned = debian.recipe(spec.image)
+        return debian.key(tuned, model.architecture), partial(debian.build, cache, tuned, model.architecture)
     raise SettingsError(
         f"There is no image {shown(spec.image)}.",
         tip="debian, debian:bookworm, raspios, a path, URL#sha256=HEX, or docker://NAME:TAG on the engine docker",

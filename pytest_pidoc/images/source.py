@@ -125,24 +125,33 @@ class Member:
         """Return what tells this file from others, without fetching anything: the archive's SHA-256 and the name."""
         return f"{self.archive.identify(cache)}/{self.name}"
 
+    def fetch(self, cache: Cache, progress: Progress) -> Path:
+        """Return where the archive is, downloaded first if it is a URL. It must not be written to.
+
+        Raises
+        ------
+        DownloadError
+            It did not arrive.
+        ChecksumMismatch
+            It is not what it must be.
+        """
+        try:
+            return self.archive.fetch(cache, progress)
+        except DownloadError as error:
+            error.tip = "; ".join(filter(None, (error.tip, self.otherwise)))
+            raise
+
     def put(self, target: Path, cache: Cache, progress: Progress) -> None:
         """Write the file to *target*, a new file.
 
         Raises
         ------
-        DownloadError
-            The archive did not arrive.
-        ChecksumMismatch
-            It is not what it must be.
+        DownloadError, ChecksumMismatch
+            As `fetch` does.
         ImageError
             It has no such file, or more than one.
         """
-        try:
-            archive = self.archive.fetch(cache, progress)
-        except DownloadError as error:
-            error.tip = "; ".join(filter(None, (error.tip, self.otherwise)))
-            raise
-        unpack(archive, target, member=self.name)
+        unpack(self.fetch(cache, progress), target, member=self.name)
 
 
 def is_location(text: str) -> bool:
