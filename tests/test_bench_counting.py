@@ -5,10 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-import pytest
-
 from pytest_pidoc.bench.counting import Cost, CountingReport
-from pytest_pidoc.cli import main
 
 COSTS = (
     Cost("wall_time", "this machine's", (1.0, 1.2, 0.9)),
@@ -45,12 +42,3 @@ def test_report_fails_if_something_was_missed_or_imagined() -> None:
     assert not replace(REPORT, caught=1).ok
     assert not replace(REPORT, alarms=1).ok
     assert not replace(REPORT, unchanged={"instructions": (1000.0, 1003.0)}).ok
-
-
-@pytest.mark.parametrize(
-    "arguments", [["start", "--unchanged", "3"], ["counting", "--unchanged", "0"], ["counting", "--model", "pi9"]]
-)
-def test_wrong_options_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """Before anything is started."""
-    assert main(["bench", *arguments]) == 2
-    assert capsys.readouterr().err

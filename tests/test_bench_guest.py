@@ -153,13 +153,8 @@ def test_plot_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("bench start --events 3", "--events, --plot and --estimate are for pidoc bench guest"),
-        ("bench rates --plot a.png", "--events, --plot and --estimate are for pidoc bench guest"),
-        ("bench lan --estimate", "--events, --plot and --estimate are for pidoc bench guest"),
-        ("bench guest --events 0", "--events must be at least 1"),
         ("bench guest --plot a.gif", "--plot: 'a.gif' does not end in .png or .svg"),
         ("bench guest --models pi9", "There is no model 'pi9'"),
-        ("bench start --models pi1", "--models is for pidoc bench models, rates and guest"),
     ],
 )
 def test_bad_value_is_wrong_usage(line: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:

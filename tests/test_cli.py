@@ -7,10 +7,12 @@ import json
 import re
 import shlex
 from importlib.metadata import entry_points
+from pathlib import Path
 
 import pytest
 
 from pytest_pidoc import __version__, cli
+from pytest_pidoc.commands.parser import make_parser
 
 pytestmark = pytest.mark.usefixtures("clusters", "no_settings", "no_docker")
 
@@ -29,8 +31,13 @@ COMMANDS = (
     "down",
     "bench",
 )
+SUBJECTS = ("boot", "start", "soak", "models", "lan", "power-cuts", "rates", "counting", "guest", "workers")
 
-every_command = pytest.mark.parametrize("command", COMMANDS)
+ROOT = Path(__file__).parents[1]
+PAGES = (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"))
+DOCUMENTED = {line for page in PAGES for line in re.findall(r"^\$ pidoc (.*)", page.read_text(), re.MULTILINE)}
+
+every_command = pytest.mark.parametrize("command", [*COMMANDS, *(f"bench {subject}" for subject in SUBJECTS)])
 
 
 def usage(*arguments: str) -> object:
@@ -40,14 +47,16 @@ def usage(*arguments: str) -> object:
     return caught.value.code
 
 
-def parsers() -> dict[str, argparse.ArgumentParser]:
-    actions = cli.make_parser()._actions
+def parsers(parser: argparse.ArgumentParser | None = None) -> dict[str, argparse.ArgumentParser]:
+    """Return the parsers of the commands, or of what a command has beneath it."""
+    actions = (parser or make_parser())._actions
     return dict(next(action.choices for action in actions if isinstance(action, argparse._SubParsersAction)))
 
 
 def test_commands_are_those_of_the_contract() -> None:
     """There is no command without a test, and none is missing."""
     assert tuple(parsers()) == COMMANDS
+    assert tuple(parsers(parsers()["bench"])) == SUBJECTS
 
 
 def test_command_is_installed() -> None:
@@ -59,19 +68,31 @@ def test_command_is_installed() -> None:
 
 @every_command
 def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each command's help shows a command line that one can type."""
-    assert usage(command, "--help") == 0
-    assert re.search(rf"^example:\n  pidoc {command}\b", capsys.readouterr().out, re.MULTILINE)
+    """Each command's help shows a command line that one can type, and that the parser takes."""
+    assert usage(*command.split(), "--help") == 0
+    (example,) = re.findall(r"^example:\n  (pidoc .*)", capsys.readouterr().out, re.MULTILINE)
+
+    assert example.startswith(f"pidoc {command}")
+    assert callable(make_parser().parse_args(shlex.split(example)[1:]).run)
 
 
-@every_command
-def test_example_is_right(command: str) -> None:
-    """The example in the help is one that the parser takes."""
-    example = parsers()[command].epilog.splitlines()[1].strip()
-    program, *arguments = shlex.split(example)
+@pytest.mark.parametrize("line", sorted(DOCUMENTED))
+def test_documented_line_is_right(line: str) -> None:
+    """What README and docs show can be typed."""
+    assert callable(cli.parse(shlex.split(line)).run)
 
-    assert program == "pidoc"
-    assert cli.make_parser().parse_args(arguments).run.__name__ == command
+
+def test_each_command_runs_what_has_its_name() -> None:
+    """Those beneath ``bench`` as well."""
+    commands = parsers()
+    subjects = parsers(commands.pop("bench"))
+
+    assert {name: parser.get_default("run").__name__ for name, parser in commands.items()} == {
+        name: name for name in commands
+    }
+    assert {name: parser.get_default("run").__name__ for name, parser in subjects.items()} == {
+        name: "_" + name.replace("-", "_") for name in subjects
+    }
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,6 +122,14 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         "bench shutdown",
         "bench boot --runs many",
         "bench speed",
+        "bench boot --runs 0",
+        "bench boot --sizes 8",
+        "bench start --sizes 8,none",
+        "bench soak --untuned",
+        "bench counting --unchanged 0",
+        "bench power-cuts --cuts 0",
+        "bench power-cuts --runs 3",
+        "bench lan --engine docker",
         "build --container podman",
         "demo --json",
     ],
@@ -119,17 +148,12 @@ def test_wrong_line_is_wrong_usage(line: str, capsys: pytest.CaptureFixture[str]
         ("up --nodes=-1", "--nodes: '-1' is not"),
         ("up --nodes 10000", "--nodes: '10000' is not"),
         ("up --model pi9", "--model: 'pi9' is not one of pi3-virt"),
+        ("bench counting --model pi9", "--model: 'pi9' is not one of pi3-virt"),
         ("up --engine podman", "--engine: 'podman' is not one of auto, docker, local"),
         ("up --memory lots", "--memory: 'lots' is not"),
         ("up --boot-timeout nan", "--boot-timeout: 'nan' is not"),
         ("images --cache-dir /etc/hostname", "--cache-dir: '/etc/hostname' is not a directory"),
         ("build --tag a:b", "--base-image and --tag are for a container image"),
-        ("bench boot --runs 0", "--runs must be at least 1"),
-        ("bench boot --sizes 8", "--sizes is for pidoc bench start"),
-        ("bench start --sizes 8,none", "--sizes: 'none' is not a whole number"),
-        ("bench soak --untuned", "--untuned is for pidoc bench start"),
-        ("bench start --cuts 3", "--cuts is for pidoc bench power-cuts"),
-        ("bench power-cuts --cuts 0", "--cuts must be at least 1"),
         ("ssh pi-1", "There is no node 'pi-1'"),
         ("console c-1/pi-1", "There is no node 'c-1/pi-1'"),
         ("down c-nobody", "There is no cluster 'c-nobody'"),
@@ -181,7 +205,7 @@ def test_json_is_json(command: str, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("line", ["doctor", "images", "ps", "up", "bench boot"])
 def test_json_where_a_script_reads(line: str) -> None:
     """Every command that lists or measures can print JSON."""
-    assert cli.make_parser().parse_args([*line.split(), "--json"]).json
+    assert make_parser().parse_args([*line.split(), "--json"]).json
 
 
 def test_interrupt_is_status_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

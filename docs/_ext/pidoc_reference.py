@@ -13,7 +13,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from pytest_pidoc.cli import make_parser
+from pytest_pidoc.commands.parser import make_parser
 from pytest_pidoc.images.raspios import PUBLISHED
 from pytest_pidoc.machines import DEFAULT_MODEL, MIB, MODELS
 from pytest_pidoc.settings import MARKER_SIGNATURE, OPTIONS, Settings
@@ -90,12 +90,15 @@ class CommandsDirective(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         parser = make_parser()
-        found: list[nodes.Node] = [_help(parser)]
-        for name, command in _commands(parser).items():
-            title = f"pidoc {name}"
-            section = nodes.section(ids=[nodes.make_id(title)], names=[title])
-            section += nodes.title(text=title)
+        return [_help(parser), *self._sections(parser)]
+
+    def _sections(self, parser: argparse.ArgumentParser) -> list[nodes.section]:
+        found = []
+        for command in _commands(parser).values():
+            section = nodes.section(ids=[nodes.make_id(command.prog)], names=[command.prog])
+            section += nodes.title(text=command.prog)
             section += _help(command)
+            section += self._sections(command)
             self.state.document.note_implicit_target(section, section)
             found.append(section)
         return found
@@ -140,9 +143,9 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
-    """Return the sub-commands; argparse has no public way to ask for them."""
-    (action,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-    return dict(action.choices)
+    """Return the sub-commands, if there are any; argparse has no public way to ask for them."""
+    actions = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    return {name: command for action in actions for name, command in action.choices.items()}
 
 
 def _help(parser: argparse.ArgumentParser) -> nodes.literal_block:

@@ -3,10 +3,8 @@
 from pytest_pidoc.commands.cache import build, images, prune, pull
 from pytest_pidoc.commands.clusters import console, down, ps, ssh, up
 from pytest_pidoc.commands.host import demo, doctor, models
-from pytest_pidoc.commands.measure import bench
 
 __all__ = [
-    "bench",
     "build",
     "console",
     "demo",

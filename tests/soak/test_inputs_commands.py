@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 
@@ -12,12 +13,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_pidoc import cli
+from pytest_pidoc.commands.parser import make_parser
 from pytest_pidoc.errors import PidocError
 
 FAST = hypothesis.settings.get_profile("soak")
 
-PARSERS = cli.make_parser()._subparsers._group_actions[0].choices
-COMMANDS = list(PARSERS)
+
+def _commands(parser: argparse.ArgumentParser, line: str = "") -> dict[str, argparse.ArgumentParser]:
+    """Return the parsers by what leads to them: ``ps``, ``bench boot``."""
+    beneath = parser._subparsers
+    if beneath is None:
+        return {line: parser}
+    choices = beneath._group_actions[0].choices
+    return {key: each for name in choices for key, each in _commands(choices[name], f"{line} {name}".strip()).items()}
+
+
+PARSERS = _commands(make_parser())
+#: But the one that runs pytest, which takes seconds.
+COMMANDS = [command for command in PARSERS if command != "bench workers"]
 OPTIONS = sorted({word for command in PARSERS.values() for word in command._option_string_actions})
 #: No image or model that is downloaded from somewhere, and no directory but the one where this is run.
 VALUES = almost(
@@ -66,7 +79,7 @@ def test_arguments_of_a_command(command: str, words: list[str]) -> None:
     said = io.StringIO()
     with judged(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
         try:
-            status = cli.main([command, *words])
+            status = cli.main([*command.split(), *words])
         except SystemExit as end:  # argparse's
             status = end.code
         assert status in (0, 1, 2)

@@ -1,0 +1,121 @@
+"""The command line of ``pidoc``: which commands there are, and what they take."""
+
+from __future__ import annotations
+
+import argparse
+
+from pytest_pidoc import __version__, commands
+from pytest_pidoc.commands.arguments import GUEST, add_command, add_json
+from pytest_pidoc.commands.measure import add_subjects
+
+__all__ = ["make_parser"]
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="pidoc",
+        description="Emulated Raspberry Pis for tests.",
+        epilog="pidoc COMMAND --help has an example of each command.",
+    )
+    parser.add_argument("--version", action="version", version=f"pytest-pidoc {__version__}")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    nodes = (
+        "nodes",
+        "memory",
+        "cpus",
+        "boot_timeout",
+        "start",
+        "announce_board",
+        "mips",
+        "lan",
+        "internet",
+        "host_access",
+        "overcommit",
+    )
+    start = ("engine", *GUEST, *nodes)
+    add_command(
+        subparsers, "demo", commands.demo, "boot three Pis and run a small test file on them", "pidoc demo", "engine"
+    )
+    doctor = add_json(
+        add_command(subparsers, "doctor", commands.doctor, "say what this machine has and lacks", "pidoc doctor")
+    )
+    doctor.add_argument(
+        "--verify", action="store_true", help="hash all images, warm states and downloads, too: about 1 s per GB"
+    )
+    add_json(
+        add_command(
+            subparsers, "models", commands.models, "list the models, and which this host's QEMU can be", "pidoc models"
+        )
+    )
+
+    build = add_command(
+        subparsers,
+        "build",
+        commands.build,
+        "build an image, if it is not there",
+        "pidoc build --model pi3-virt",
+        *GUEST,
+    )
+    build.add_argument("--rebuild", action="store_true", help="build it even if it is there, e.g. if it is damaged")
+    build.add_argument(
+        "--container",
+        choices=("pidoc-vm", "pidoc"),
+        help="build a container image too: with QEMU alone, or with the guest in it, to be published",
+    )
+    build.add_argument("--base-image", metavar="IMAGE", help="what the container image is built on")
+    build.add_argument("--tag", metavar="NAME:TAG", help="name the container image so, beside its own name")
+
+    pull = add_command(
+        subparsers, "pull", commands.pull, "pull a published image", "pidoc pull docker://registry.example.org/pidoc:1"
+    )
+    pull.add_argument("image", metavar="docker://NAME:TAG")
+    add_json(add_command(subparsers, "images", commands.images, "list the images in the cache", "pidoc images --json"))
+    prune = add_command(
+        subparsers, "prune", commands.prune, "remove what no cluster uses", "pidoc prune --days 30 --size 5G"
+    )
+    prune.add_argument("--days", type=float, metavar="N", help="only what was not used for that long")
+    prune.add_argument(
+        "--size", metavar="SIZE", help="only until the cache takes no more than that, the least recently used first"
+    )
+    prune.add_argument("--dry-run", action="store_true", help="say what would be removed, and remove nothing")
+
+    add_json(
+        add_command(
+            subparsers, "up", commands.up, "start nodes that run until pidoc down", "pidoc up --nodes 3", *start
+        )
+    )
+    add_json(add_command(subparsers, "ps", commands.ps, "list the clusters that run, and their nodes", "pidoc ps"))
+    ssh = add_command(
+        subparsers, "ssh", commands.ssh, "open a shell on a node, or run a command", "pidoc ssh pi-2 -- uname -a"
+    )
+    _add_node(ssh)
+    ssh.add_argument("words", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="the command to run")
+    console = add_command(
+        subparsers, "console", commands.console, "use a node's serial console (Ctrl-] leaves)", "pidoc console pi-1"
+    )
+    _add_node(console)
+    down = add_command(subparsers, "down", commands.down, "end clusters", "pidoc down c-1f2e3d4c")
+    down.add_argument("names", nargs="*", metavar="CLUSTER", help="which (default: those that pidoc up started)")
+    down.add_argument("--all", action="store_true", help="all of this user's, those of running tests too")
+
+    bench = subparsers.add_parser(
+        "bench",
+        help="measure this machine's starts, models and network",
+        description="Measure.",
+        epilog="example:\n  pidoc bench start --nodes 3",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_subjects(bench.add_subparsers(title="what to measure", metavar="WHAT", required=True))
+    return parser
+
+
+def _add_node(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "node",
+        nargs="?",
+        default="pi-1",
+        metavar="[CLUSTER/]NODE",
+        help="the node (default: pi-1); the cluster may be left out when only one runs",
+    )
