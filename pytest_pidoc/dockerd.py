@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 
     import docker
 
-__all__ = ["GUEST_LABEL", "IMAGE_LABEL", "NODE_LABEL", "SESSION_LABEL", "connect", "daemon_errors"]
+__all__ = ["GUEST_LABEL", "IMAGE_LABEL", "NODE_LABEL", "PROCESS_LABEL", "SESSION_LABEL", "connect", "daemon_errors"]
 
-#: Every container carries the name of its cluster and of its node in these labels.
+#: Every container carries the name of its cluster and of its node in these labels, and which process made it.
 SESSION_LABEL = "org.pytest-pidoc.session"
 NODE_LABEL = "org.pytest-pidoc.node"
+PROCESS_LABEL = "org.pytest-pidoc.process"
 
 #: Every container image says what it is (``pidoc-vm``, ``pidoc``, ``base``) and which guest it holds.
 IMAGE_LABEL = "org.pytest-pidoc.image"

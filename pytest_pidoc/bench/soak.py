@@ -16,8 +16,11 @@ from pytest_pidoc.errors import EngineUnavailable, PidocError
 from pytest_pidoc.progress import Progress
 from pytest_pidoc.settings import Settings
 from pytest_pidoc.tables import table
+from pytest_pidoc.waiting import Deadline
 
 __all__ = ["Failure", "SoakReport", "Traces", "soak"]
+
+SETTLING = 5.0  # seconds: a cluster that somebody else just makes is not written down yet, so nobody knows whose it is
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Traces:
     directories
         Directories of clusters.
     containers
-        Containers with our label, running or not.
+        Containers that this process has made, running or not.
     """
 
     processes: frozenset[str] = frozenset()
@@ -61,7 +64,7 @@ class Traces:
             frozenset(processes.children()),
             frozenset(_descriptors()),
             frozenset(str(path) for path in runtime.cluster_directories() if path.name not in foreign),
-            frozenset(each.id for each in containers if each.cluster not in foreign),
+            frozenset(each.id for each in containers if each.maker == processes.own()),
         )
 
     def since(self, before: Traces) -> dict[str, list[str]]:
@@ -159,7 +162,9 @@ def soak(settings: Settings, *, runs: int, progress: Progress) -> SoakReport:
             continue
         ready.append(timings.ready)
         cold += timings.start != "warm"
-    left = Traces.now().since(before)
+    settling = Deadline(SETTLING, interval=0.1)
+    while any((left := Traces.now().since(before)).values()) and not settling.expired:
+        settling.pause()
     return SoakReport(host(), engine, spec.model, qemu, spec.nodes, runs, tuple(ready), cold, tuple(failures), left)
 
 

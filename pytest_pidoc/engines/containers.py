@@ -1,4 +1,4 @@
-"""The containers that a daemon runs for us: found by their labels, and removed."""
+"""The containers that a daemon runs for us: labelled, found by that, and removed."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_pidoc.dockerd import NODE_LABEL, SESSION_LABEL, daemon_errors
+from pytest_pidoc import processes
+from pytest_pidoc.dockerd import NODE_LABEL, PROCESS_LABEL, SESSION_LABEL, daemon_errors
 
 if TYPE_CHECKING:
     import docker
 
-__all__ = ["NodeContainer", "node_containers", "remove", "remove_session"]
+__all__ = ["NodeContainer", "node_containers", "own_labels", "remove", "remove_session"]
 
 REMOVE_TIMEOUT = 30  # seconds that somebody else's removal may take
 
@@ -30,6 +31,8 @@ class NodeContainer:
         Docker's word for its state: ``running``, ``exited`` ...
     created
         When it was made, in seconds since 1970.
+    maker
+        The process that made it: see `pytest_pidoc.processes.identify`.
     """
 
     id: str
@@ -37,6 +40,12 @@ class NodeContainer:
     node: str
     status: str
     created: int
+    maker: str
+
+
+def own_labels(session: str, node: str = "") -> dict[str, str]:
+    """Return the labels of a new container of this process's: of a node of the cluster *session*, or of no node."""
+    return {SESSION_LABEL: session, PROCESS_LABEL: processes.own()} | ({NODE_LABEL: node} if node else {})
 
 
 def node_containers(client: docker.DockerClient, cluster: str | None = None) -> list[NodeContainer]:
@@ -57,6 +66,7 @@ def node_containers(client: docker.DockerClient, cluster: str | None = None) -> 
             node=entry["Labels"].get(NODE_LABEL, ""),
             status=entry["State"],
             created=entry["Created"],
+            maker=entry["Labels"].get(PROCESS_LABEL, ""),
         )
         for entry in found
     ]

@@ -12,8 +12,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from pytest_pidoc import guard, migration, processes, qemu, reaper
-from pytest_pidoc.dockerd import GUEST_LABEL, NODE_LABEL, SESSION_LABEL, daemon_errors
-from pytest_pidoc.engines.containers import remove
+from pytest_pidoc.dockerd import GUEST_LABEL, daemon_errors
+from pytest_pidoc.engines.containers import own_labels, remove
 from pytest_pidoc.engines.engine import (
     BOOT_ELF,
     OVERLAY,
@@ -175,7 +175,7 @@ class DockerEngine:
                 name=name,
                 command=command,
                 user=self._node_user,
-                labels={SESSION_LABEL: launch.cluster, NODE_LABEL: launch.name},
+                labels=own_labels(launch.cluster, launch.name),
                 environment={processes.CLUSTER_VARIABLE: launch.cluster},
                 ports=[SSH_PORT],
                 working_dir=str(DIRECTORY),
@@ -267,7 +267,7 @@ class DockerEngine:
                 entrypoint=command[:1],
                 command=command[1:],
                 user=self._user,
-                labels={SESSION_LABEL: session},
+                labels=own_labels(session),
                 working_dir=None if directory is None else str(DIRECTORY),
                 host_config=self._host_config(
                     network_mode="none",

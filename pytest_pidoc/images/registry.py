@@ -13,8 +13,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_pidoc.dockerd import GUEST_LABEL, IMAGE_LABEL, SESSION_LABEL, daemon_errors
-from pytest_pidoc.engines.containers import remove
+from pytest_pidoc.dockerd import GUEST_LABEL, IMAGE_LABEL, daemon_errors
+from pytest_pidoc.engines.containers import own_labels, remove
 from pytest_pidoc.errors import ChecksumMismatch, DownloadError, ImageError
 from pytest_pidoc.images.cache import faults_named
 from pytest_pidoc.images.image import MANIFEST, Image, Manifest
@@ -150,7 +150,7 @@ def _extract(client: docker.DockerClient, reference: str, directory: Path, key: 
     """Copy the manifest and the private key out of the image, through a container that is never started."""
     with daemon_errors(f"read {reference}"):
         container = client.api.create_container(
-            reference, command=["nothing"], labels={SESSION_LABEL: f"pull-{os.getpid()}"}
+            reference, command=["nothing"], labels=own_labels(f"pull-{os.getpid()}")
         )["Id"]
         try:
             text = _file(client, container, MANIFEST)
