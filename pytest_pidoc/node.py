@@ -404,6 +404,8 @@ class Node:
     def screenshot(self, path: str | Path) -> Path:
         """Write what the emulated display shows now to the file *path*, a PNG, and return that path.
 
+        The machine stands still meanwhile: QEMU 7.2 and 10.0 die if the guest changes the screen's size in the middle.
+
         Raises
         ------
         MonitorError
@@ -416,7 +418,8 @@ class Node:
             )
         taken = self.directory / SCREENSHOT
         try:
-            self.monitor.execute("screendump", filename=SCREENSHOT, format="png")
+            with self.monitor.stopped():
+                self.monitor.execute("screendump", filename=SCREENSHOT, format="png")
             return Path(shutil.move(taken, path))
         except MonitorError as error:
             self.raise_if_dead("while a picture of it was taken", cause=error)

@@ -9,6 +9,7 @@ import contextlib
 import json
 import socket
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -92,6 +93,24 @@ class Monitor:
     def human(self, line: str) -> str:
         """Execute a command of the human monitor and return what it prints."""
         return str(self.execute("human-monitor-command", **{"command-line": line}))
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Let the machine stand still within the block; one that did already goes on doing so.
+
+        Raises
+        ------
+        MonitorError
+            As `execute` does.
+        """
+        running = self.execute("query-status")["running"]
+        if running:
+            self.execute("stop")
+        try:
+            yield
+        finally:
+            if running:
+                self.execute("cont")
 
     def pid(self) -> int:
         """Return the process id of QEMU: of whoever made the socket."""

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import bare_metal
 import pytest
 from support import eventually, make_image, make_launch
 
@@ -106,6 +107,38 @@ def test_picture_that_cannot_be_written(board: Node, tmp_path: Path) -> None:
         board.screenshot(tmp_path / "nowhere" / "picture.png")
 
     assert not (board.directory / SCREENSHOT).exists()
+
+
+@qemu
+def test_pictures_while_the_guest_changes_its_screen(start: Any, engine: LocalEngine, tmp_path: Path) -> None:
+    """Each is one of the sizes that the guest sets, and it goes on with that."""
+    row = dataclasses.replace(MODELS["pi3"], tree="")
+    flickering = bare_metal.make_image(tmp_path / "image", kernel=bare_metal.FLICKERS)
+    launch = make_launch(tmp_path / "pi-1", flickering, cluster=f"c-local-{os.getpid()}", machine=row)
+
+    with contextlib.closing(Node(launch, engine, start(launch))) as node:
+        pictures = [node.screenshot(tmp_path / "picture.png").read_bytes() for _ in range(30)]
+
+        assert {struct.unpack_from(">I", picture, 16)[0] for picture in pictures} >= {1920, 896}
+        assert node.monitor.execute("query-status")["running"]
+
+
+@qemu
+def test_picture_of_a_board_that_stands_still(board: Node, tmp_path: Path) -> None:
+    """It does not go on for that."""
+    board.monitor.execute("stop")
+
+    board.screenshot(tmp_path / "picture.png")
+
+    assert not board.monitor.execute("query-status")["running"]
+
+
+@qemu
+def test_machine_that_stood_still_goes_on_after_an_error(board: Node) -> None:
+    with pytest.raises(MonitorError, match="refused fly"), board.monitor.stopped():
+        board.monitor.execute("fly")
+
+    assert board.monitor.execute("query-status")["running"]
 
 
 @qemu

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import struct
 import time
 from typing import TYPE_CHECKING
 
 import pytest
-from bare_metal import make_image
+from bare_metal import DRAWS, HEIGHT, WIDTH, make_image
 from matplotlib.image import imread
 from support import make_launch
 
@@ -29,33 +28,6 @@ if TYPE_CHECKING:
     from pytest_pidoc.engines.engine import Launch
 
 pytestmark = [pytest.mark.qemu, pytest.mark.usefixtures("clusters")]
-
-WIDTH, HEIGHT = 1920, 1080
-
-#: What the Pi's kernel does when it starts: it tells the firmware, by the mailbox, how large its screen is, asks where
-#: that lies in memory, and draws on it.
-DRAWS = struct.pack(
-    "<32I",
-    0x10000201,  # adr  x1, message
-    0xB27D0022,  # orr  x2, x1, #8               the channel of properties
-    0xD2A7E000,  # movz x0, #0x3f00, lsl #16
-    0xF2971400,  # movk x0, #0xb8a0              the mailbox to the firmware
-    0xB9000002,  # str  w2, [x0]
-    0xB9402823,  # ldr  w3, [x1, #40]            where the screen is, as the firmware sees it
-    0x12007463,  # and  w3, w3, #0x3fffffff
-    0x52900004,  # mov  w4, #0x8000
-    0x2A3F03E5,  # mvn  w5, wzr
-    0xB8004465,  # fill: str w5, [x3], #4        two white points
-    0x51000484,  # sub  w4, w4, #1
-    0x35FFFFC4,  # cbnz w4, fill
-    0xD503207F,  # end: wfi
-    0x17FFFFFF,  # b    end
-    *(0xD503201F, 0xD503201F),  # nop
-    *(64, 0),  # message: its size in bytes, a request
-    *(0x48003, 8, 8, WIDTH, HEIGHT),  # set the physical width and height
-    *(0x40001, 8, 4, 16, 0),  # where is it?
-    *(0, 0, 0, 0),  # the end
-)
 
 
 def is_drawn(picture: Path) -> bool:

@@ -1,6 +1,6 @@
-"""The smallest guest that QEMU's ``virt`` machine runs: eight instructions that greet on the serial port.
+"""The smallest guests that QEMU runs: a few instructions that greet on the serial port, or draw on a board's screen.
 
-It lets tests of engines start real nodes in a fraction of a second, without building a Linux.
+They let tests of engines start real nodes in a fraction of a second, without building a Linux.
 """
 
 from __future__ import annotations
@@ -40,6 +40,53 @@ GREEDY = struct.pack(
     0x17FFFFFE,  # b    next
 )
 """A program that uses all the memory that it has."""
+
+WIDTH, HEIGHT = 1920, 1080
+
+DRAWS = struct.pack(
+    "<32I",
+    0x10000201,  # adr  x1, message
+    0xB27D0022,  # orr  x2, x1, #8               the channel of properties
+    0xD2A7E000,  # movz x0, #0x3f00, lsl #16
+    0xF2971400,  # movk x0, #0xb8a0              the mailbox to the firmware
+    0xB9000002,  # str  w2, [x0]
+    0xB9402823,  # ldr  w3, [x1, #40]            where the screen is, as the firmware sees it
+    0x12007463,  # and  w3, w3, #0x3fffffff
+    0x52900004,  # mov  w4, #0x8000
+    0x2A3F03E5,  # mvn  w5, wzr
+    0xB8004465,  # fill: str w5, [x3], #4        two white points
+    0x51000484,  # sub  w4, w4, #1
+    0x35FFFFC4,  # cbnz w4, fill
+    0xD503207F,  # end: wfi
+    0x17FFFFFF,  # b    end
+    *(0xD503201F, 0xD503201F),  # nop
+    *(64, 0),  # message: its size in bytes, a request
+    *(0x48003, 8, 8, WIDTH, HEIGHT),  # set the physical width and height
+    *(0x40001, 8, 4, 16, 0),  # where is it?
+    *(0, 0, 0, 0),  # the end
+)
+"""What the Pi's kernel does on a board when it starts: it tells the firmware, by the mailbox, how large its screen is,
+asks where that lies in memory, and draws on it."""
+
+FLICKERS = struct.pack(
+    "<28I",
+    0x10000201,  # adr  x1, message
+    0xB27D0022,  # orr  x2, x1, #8               the channel of properties
+    0xD2A7E000,  # movz x0, #0x3f00, lsl #16
+    0xF2971400,  # movk x0, #0xb8a0              the mailbox to the firmware
+    0xD1008003,  # sub  x3, x0, #0x20            and that from it
+    0xB9401424,  # again: ldr w4, [x1, #20]
+    0x52160084,  # eor  w4, w4, #0x400           another width
+    0xB9001424,  # str  w4, [x1, #20]
+    0xB9000002,  # str  w2, [x0]
+    0xB9400064,  # ldr  w4, [x3]
+    0x17FFFFFB,  # b    again
+    *(0xD503201F,) * 5,  # nop
+    *(48, 0),  # message: its size in bytes, a request
+    *(0x48003, 8, 8, WIDTH, HEIGHT),  # set the physical width and height
+    *(0, 0, 0, 0, 0),  # the end
+)
+"""A program that makes its board's screen wider and narrower all the time."""
 
 
 def make_image(directory: Path, *, greeting: bytes = GREETING, kernel: bytes | None = None) -> Image:
