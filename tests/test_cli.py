@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import shlex
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pytest_pidoc import __version__, cli
+from pytest_pidoc.commands.arguments import subcommands
 from pytest_pidoc.commands.parser import make_parser
 
 pytestmark = pytest.mark.usefixtures("clusters", "no_settings", "no_docker")
@@ -47,16 +47,12 @@ def usage(*arguments: str) -> object:
     return caught.value.code
 
 
-def parsers(parser: argparse.ArgumentParser | None = None) -> dict[str, argparse.ArgumentParser]:
-    """Return the parsers of the commands, or of what a command has beneath it."""
-    actions = (parser or make_parser())._actions
-    return dict(next(action.choices for action in actions if isinstance(action, argparse._SubParsersAction)))
-
-
 def test_commands_are_those_of_the_contract() -> None:
     """There is no command without a test, and none is missing."""
-    assert tuple(parsers()) == COMMANDS
-    assert tuple(parsers(parsers()["bench"])) == SUBJECTS
+    commands = subcommands(make_parser())
+
+    assert tuple(commands) == COMMANDS
+    assert tuple(subcommands(commands["bench"])) == SUBJECTS
 
 
 def test_command_is_installed() -> None:
@@ -84,8 +80,8 @@ def test_documented_line_is_right(line: str) -> None:
 
 def test_each_command_runs_what_has_its_name() -> None:
     """Those beneath ``bench`` as well."""
-    commands = parsers()
-    subjects = parsers(commands.pop("bench"))
+    commands = subcommands(make_parser())
+    subjects = subcommands(commands.pop("bench"))
 
     assert {name: parser.get_default("run").__name__ for name, parser in commands.items()} == {
         name: name for name in commands
@@ -126,6 +122,13 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         "bench boot --sizes 8",
         "bench start --sizes 8,none",
         "bench soak --untuned",
+        "bench start --cuts 3",
+        "bench start --events 3",
+        "bench start --models pi1",
+        "bench start --unchanged 3",
+        "bench rates --plot a.png",
+        "bench lan --estimate",
+        "bench guest --events 0",
         "bench counting --unchanged 0",
         "bench power-cuts --cuts 0",
         "bench power-cuts --runs 3",

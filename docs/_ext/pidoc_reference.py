@@ -13,6 +13,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
+from pytest_pidoc.commands.arguments import subcommands
 from pytest_pidoc.commands.parser import make_parser
 from pytest_pidoc.images.raspios import PUBLISHED
 from pytest_pidoc.machines import DEFAULT_MODEL, MIB, MODELS
@@ -94,7 +95,7 @@ class CommandsDirective(SphinxDirective):
 
     def _sections(self, parser: argparse.ArgumentParser) -> list[nodes.section]:
         found = []
-        for command in _commands(parser).values():
+        for command in subcommands(parser).values():
             section = nodes.section(ids=[nodes.make_id(command.prog)], names=[command.prog])
             section += nodes.title(text=command.prog)
             section += _help(command)
@@ -140,12 +141,6 @@ def _default(name: str) -> str:
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(str(cell).replace("|", r"\|") for cell in line) + " |" for line in lines)
-
-
-def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
-    """Return the sub-commands, if there are any; argparse has no public way to ask for them."""
-    actions = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-    return {name: command for action in actions for name, command in action.choices.items()}
 
 
 def _help(parser: argparse.ArgumentParser) -> nodes.literal_block:

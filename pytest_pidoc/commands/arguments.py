@@ -13,10 +13,21 @@ from pytest_pidoc.settings import OPTIONS, Settings
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
-__all__ = ["GUEST", "add_command", "add_json", "names", "whole_number"]
+__all__ = ["GUEST", "add_command", "add_json", "add_parser", "names", "subcommands", "whole_number"]
 
 #: The settings that say which guest it is.
 GUEST = ("model", "image", "kernel", "initrd", "dtb", "append")
+
+
+def add_parser(subparsers: Subparsers, name: str, summary: str, example: str) -> argparse.ArgumentParser:
+    """Add a parser whose help has the *summary* and ends with an *example* of a command line, and return it."""
+    return subparsers.add_parser(
+        name,
+        help=summary.replace("%", "%%"),
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
 
 
 def add_command(
@@ -42,13 +53,7 @@ def add_command(
     settings
         Names of fields of `Settings`.
     """
-    added = subparsers.add_parser(
-        name,
-        help=summary.replace("%", "%%"),
-        description=summary[0].upper() + summary[1:] + ".",
-        epilog=f"example:\n  {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    added = add_parser(subparsers, name, summary, example)
     added.set_defaults(run=run)
     for option in OPTIONS:
         if option.name in (*settings, "cache_dir"):
@@ -62,6 +67,12 @@ def add_json(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """Let a command print JSON, and return its parser."""
     parser.add_argument("--json", action="store_true", help="print JSON for scripts")
     return parser
+
+
+def subcommands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """Return the parsers right beneath one, by their names; argparse has no public way to ask for them."""
+    actions = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    return {name: command for action in actions for name, command in action.choices.items()}
 
 
 def whole_number(text: str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from pytest_pidoc import __version__, commands
-from pytest_pidoc.commands.arguments import GUEST, add_command, add_json
+from pytest_pidoc.commands.arguments import GUEST, add_command, add_json, add_parser
 from pytest_pidoc.commands.measure import add_subjects
 
 __all__ = ["make_parser"]
@@ -100,12 +100,8 @@ def make_parser() -> argparse.ArgumentParser:
     down.add_argument("names", nargs="*", metavar="CLUSTER", help="which (default: those that pidoc up started)")
     down.add_argument("--all", action="store_true", help="all of this user's, those of running tests too")
 
-    bench = subparsers.add_parser(
-        "bench",
-        help="measure this machine's starts, models and network",
-        description="Measure.",
-        epilog="example:\n  pidoc bench start --nodes 3",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    bench = add_parser(
+        subparsers, "bench", "measure this machine's starts, models and network", "pidoc bench start --nodes 3"
     )
     add_subjects(bench.add_subparsers(title="what to measure", metavar="WHAT", required=True))
     return parser

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_pidoc import cli
+from pytest_pidoc.commands.arguments import subcommands
 from pytest_pidoc.commands.parser import make_parser
 from pytest_pidoc.errors import PidocError
 
@@ -21,11 +22,10 @@ FAST = hypothesis.settings.get_profile("soak")
 
 def _commands(parser: argparse.ArgumentParser, line: str = "") -> dict[str, argparse.ArgumentParser]:
     """Return the parsers by what leads to them: ``ps``, ``bench boot``."""
-    beneath = parser._subparsers
-    if beneath is None:
+    if not (beneath := subcommands(parser)):
         return {line: parser}
-    choices = beneath._group_actions[0].choices
-    return {key: each for name in choices for key, each in _commands(choices[name], f"{line} {name}".strip()).items()}
+    deeper = (_commands(each, f"{line} {name}".strip()) for name, each in beneath.items())
+    return {key: each for found in deeper for key, each in found.items()}
 
 
 PARSERS = _commands(make_parser())
