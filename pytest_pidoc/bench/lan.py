@@ -20,6 +20,7 @@ from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.engines.engine import Launch
 from pytest_pidoc.engines.local import LocalEngine
 from pytest_pidoc.errors import EngineUnavailable, SettingsError
+from pytest_pidoc.machines import machine
 from pytest_pidoc.node import Node
 from pytest_pidoc.progress import Progress
 from pytest_pidoc.provision import Provision, provision
@@ -159,13 +160,14 @@ def lan(settings: Settings, *, runs: int, progress: Progress) -> LanReport:
     EngineUnavailable
         QEMU is older than 9.2, which can connect two machines of which either starts first.
     """
+    model = machine(settings.model)
+    if not model.lan:
+        raise SettingsError(f"The model {settings.model} has no LAN.", tip="--model pi3-virt")
+    qemu = LocalEngine().qemu_version(model.binary)
+    if qemu.numbers < RECONNECTS:
+        raise EngineUnavailable(f"{qemu} is too old for pidoc bench lan: 9.2 is needed.", tip="a newer QEMU")
     settings = replace(settings, engine="local", nodes=3, start="warm", lan=True)
     with Cluster.from_spec(settings.spec(), settings, progress=progress) as cluster:  # and the template is made
-        if cluster[0].lan is None:
-            raise SettingsError(f"The model {settings.model} has no LAN.", tip="--model pi3-virt")
-        qemu = cluster.engine.qemu_version(cluster[0].machine.binary)
-        if qemu.numbers < RECONNECTS:
-            raise EngineUnavailable(f"{qemu} is too old for pidoc bench lan: 9.2 is needed.", tip="a newer QEMU")
         crossed, answered, healed = _partitions(cluster, progress)
         delay = _delay(cluster, progress)
         lost = _loss(cluster, progress)
