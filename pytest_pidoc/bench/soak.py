@@ -55,7 +55,8 @@ class Traces:
     @classmethod
     def now(cls) -> Traces:
         """Look; what belongs to clusters of other processes of this user does not count."""
-        foreign = _foreign_clusters()
+        own = processes.own()
+        foreign = _foreign_clusters(own)
         with contextlib.ExitStack() as closing:
             containers = []
             with contextlib.suppress(EngineUnavailable):  # no daemon, no containers
@@ -64,7 +65,7 @@ class Traces:
             frozenset(processes.children()),
             frozenset(_descriptors()),
             frozenset(str(path) for path in runtime.cluster_directories() if path.name not in foreign),
-            frozenset(each.id for each in containers if each.maker == processes.own()),
+            frozenset(each.id for each in containers if each.maker == own),
         )
 
     def since(self, before: Traces) -> dict[str, list[str]]:
@@ -168,12 +169,12 @@ def soak(settings: Settings, *, runs: int, progress: Progress) -> SoakReport:
     return SoakReport(host(), engine, spec.model, qemu, spec.nodes, runs, tuple(ready), cold, tuple(failures), left)
 
 
-def _foreign_clusters() -> set[str]:
-    """Return the names of the clusters that another process owns, or nobody."""
+def _foreign_clusters(own: str) -> set[str]:
+    """Return the names of the clusters that another process than *own* owns, or nobody."""
     names = set()
     for directory in runtime.cluster_directories():
         with contextlib.suppress(PidocError):  # without a record: just being made, or a leftover
-            if runtime.read(directory)["owner"] != processes.own():
+            if runtime.read(directory)["owner"] != own:
                 names.add(directory.name)
     return names
 

@@ -33,7 +33,7 @@ def build(cache: Cache, spec: ClusterSpec, *, progress: Progress, rebuild: bool 
         own.update(_parts(archive, spec.model))
     own.update({role: _part(role, text) for role in derived.ROLES if (text := getattr(spec, role))})
     address, build_base = _base(cache, spec)
-    if rebuild or cache.find(address) is None:
+    if own and (rebuild or cache.find(address) is None):
         for part in own.values():
             if part is not None:
                 part.fetch(cache, progress)  # before an image is built in vain
