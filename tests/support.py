@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+#: The command ``pidoc``, wherever this Python has its programs.
+PIDOC = (sys.executable, "-c", "import sys; from pytest_pidoc.cli import main; sys.exit(main())")
+
 LAN_NAMES = ("pi-1", "pi-2", "pi-3", "pi-4")
 
 

@@ -9,13 +9,12 @@ import json
 import os
 import re
 import subprocess
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 import paramiko
 import pytest
-from support import SshServer, child, eventually, make_image
+from support import PIDOC, SshServer, child, eventually, make_image
 
 from pytest_pidoc import artifacts, cli, processes, runtime
 from pytest_pidoc.doctor import Check
@@ -389,9 +388,8 @@ def test_ssh_runs_a_command(make_cluster: Any, image: Image, tmp_path: Path) -> 
         manifest = dataclasses.replace(image.manifest, host_keys=(server.public_key,))
         (image.path / "manifest.json").write_text(manifest.to_json())
         make_cluster(port=server.port)
-        command = [sys.executable, "-c", "import sys; from pytest_pidoc.cli import main; sys.exit(main())"]
         done = subprocess.run(
-            [*command, "ssh", "pi-1", "--", "echo hello; exit 3"],
+            [*PIDOC, "ssh", "pi-1", "--", "echo hello; exit 3"],
             capture_output=True,
             text=True,
             check=False,

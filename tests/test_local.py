@@ -79,11 +79,16 @@ def test_endpoint_is_data_for_other_processes(start: Any, launch: Launch) -> Non
     assert (endpoint.engine, endpoint.host, endpoint.directory) == ("local", "127.0.0.1", launch.directory)
 
 
+def board_of(image: Image, tmp_path: Path) -> Launch:
+    """Return the launch of a board whose guest is no Linux, and so needs no device tree."""
+    row = dataclasses.replace(MODELS["pi3"], tree="")
+    return make_launch(tmp_path / "pi-1", image, cluster=f"c-local-{os.getpid()}", machine=row)
+
+
 @pytest.fixture
 def board(start: Any, engine: LocalEngine, tmp_path: Path, image: Image) -> Iterator[Node]:
-    """Start a board that has nothing to boot, and so needs no device tree."""
-    row = dataclasses.replace(MODELS["pi3"], tree="")
-    launch = make_launch(tmp_path / "pi-1", image, cluster=f"c-local-{os.getpid()}", machine=row)
+    """Start a board that has nothing to boot."""
+    launch = board_of(image, tmp_path)
     with contextlib.closing(Node(launch, engine, start(launch))) as node:
         yield node
 
@@ -112,9 +117,8 @@ def test_picture_that_cannot_be_written(board: Node, tmp_path: Path) -> None:
 @qemu
 def test_pictures_while_the_guest_changes_its_screen(start: Any, engine: LocalEngine, tmp_path: Path) -> None:
     """Each is one of the sizes that the guest sets, and it goes on with that."""
-    row = dataclasses.replace(MODELS["pi3"], tree="")
     flickering = bare_metal.make_image(tmp_path / "image", kernel=bare_metal.FLICKERS)
-    launch = make_launch(tmp_path / "pi-1", flickering, cluster=f"c-local-{os.getpid()}", machine=row)
+    launch = board_of(flickering, tmp_path)
 
     with contextlib.closing(Node(launch, engine, start(launch))) as node:
         pictures = [node.screenshot(tmp_path / "picture.png").read_bytes() for _ in range(30)]

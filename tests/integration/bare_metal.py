@@ -43,12 +43,19 @@ GREEDY = struct.pack(
 
 WIDTH, HEIGHT = 1920, 1080
 
-DRAWS = struct.pack(
-    "<32I",
+# A program that has a message for a board's firmware, 64 bytes behind its start, begins with this ...
+_TO_FIRMWARE = (
     0x10000201,  # adr  x1, message
     0xB27D0022,  # orr  x2, x1, #8               the channel of properties
     0xD2A7E000,  # movz x0, #0x3f00, lsl #16
     0xF2971400,  # movk x0, #0xb8a0              the mailbox to the firmware
+)
+# ... and this is a part of the message: set the physical width and height.
+_SET_SIZE = (0x48003, 8, 8, WIDTH, HEIGHT)
+
+DRAWS = struct.pack(
+    "<32I",
+    *_TO_FIRMWARE,
     0xB9000002,  # str  w2, [x0]
     0xB9402823,  # ldr  w3, [x1, #40]            where the screen is, as the firmware sees it
     0x12007463,  # and  w3, w3, #0x3fffffff
@@ -61,7 +68,7 @@ DRAWS = struct.pack(
     0x17FFFFFF,  # b    end
     *(0xD503201F, 0xD503201F),  # nop
     *(64, 0),  # message: its size in bytes, a request
-    *(0x48003, 8, 8, WIDTH, HEIGHT),  # set the physical width and height
+    *_SET_SIZE,
     *(0x40001, 8, 4, 16, 0),  # where is it?
     *(0, 0, 0, 0),  # the end
 )
@@ -70,10 +77,7 @@ asks where that lies in memory, and draws on it."""
 
 FLICKERS = struct.pack(
     "<28I",
-    0x10000201,  # adr  x1, message
-    0xB27D0022,  # orr  x2, x1, #8               the channel of properties
-    0xD2A7E000,  # movz x0, #0x3f00, lsl #16
-    0xF2971400,  # movk x0, #0xb8a0              the mailbox to the firmware
+    *_TO_FIRMWARE,
     0xD1008003,  # sub  x3, x0, #0x20            and that from it
     0xB9401424,  # again: ldr w4, [x1, #20]
     0x52160084,  # eor  w4, w4, #0x400           another width
@@ -83,7 +87,7 @@ FLICKERS = struct.pack(
     0x17FFFFFB,  # b    again
     *(0xD503201F,) * 5,  # nop
     *(48, 0),  # message: its size in bytes, a request
-    *(0x48003, 8, 8, WIDTH, HEIGHT),  # set the physical width and height
+    *_SET_SIZE,
     *(0, 0, 0, 0, 0),  # the end
 )
 """A program that makes its board's screen wider and narrower all the time."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from leftovers import leftovers
-from support import eventually
+from support import PIDOC, eventually
 
 from pytest_pidoc import Settings, runtime, warm
 from pytest_pidoc.cluster import Cluster
@@ -41,9 +41,8 @@ def test_what_kept_nodes_run_from_is_in_use_for_everybody(
                 pass
         with pytest.raises(ImageInUse):
             Cache(settings.cache_dir).remove(template)
-        command = [sys.executable, "-c", "import sys; from pytest_pidoc.cli import main; sys.exit(main())"]
         done = subprocess.run(
-            [*command, "prune", "--dry-run", "--days", "0", "--cache-dir", str(settings.cache_dir)],
+            [*PIDOC, "prune", "--dry-run", "--days", "0", "--cache-dir", str(settings.cache_dir)],
             env={**os.environ, "TMPDIR": str(tmp_path), "DOCKER_HOST": "unix:///nowhere/docker.sock"},
             capture_output=True,
             text=True,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 import os
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support import PIDOC
 
 from pytest_pidoc import Settings
 from pytest_pidoc.bench.soak import Traces, soak
@@ -46,14 +46,13 @@ def test_starts_leave_nothing(engine: str, settings: Settings, image: Image) -> 
 def test_a_container_that_somebody_else_made_is_none_of_ours(settings: Settings, image: Image, tmp_path: Path) -> None:
     """Also one whose cluster cannot be seen from here, as its user has another directory for such files."""
     before = Traces.now()
-    command = [sys.executable, "-c", "import sys; from pytest_pidoc.cli import main; sys.exit(main())"]
     pidoc = functools.partial(subprocess.run, check=True, env={**os.environ, "TMPDIR": str(tmp_path)})
-    pidoc([*command, "up", "--engine", "docker", "--cache-dir", str(settings.cache_dir)])
+    pidoc([*PIDOC, "up", "--engine", "docker", "--cache-dir", str(settings.cache_dir)])
     try:
         with Cluster.up(nodes=1, engine="docker", settings=settings) as cluster:
             assert Traces.now().since(before)["containers"] == [cluster[0].endpoint.handle]
     finally:
-        pidoc([*command, "down"])
+        pidoc([*PIDOC, "down"])
     assert Traces.now().since(before)["containers"] == []
 
 
