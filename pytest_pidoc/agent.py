@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_pidoc import unix
-from pytest_pidoc.engines.engine import AGENT_SOCKET
 from pytest_pidoc.errors import BootError
 from pytest_pidoc.identity import Identity
 from pytest_pidoc.migration import RestoreFailed
+from pytest_pidoc.values.files import AGENT_SOCKET
 
 if TYPE_CHECKING:
     from pytest_pidoc.node import Node

@@ -22,8 +22,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from pytest_pidoc import __version__, documents, processes, runtime
-from pytest_pidoc.engines.engine import QEMU_COMMAND, QEMU_LOG, SERIAL_LOG
 from pytest_pidoc.lan.lan import SWITCH_LOG
+from pytest_pidoc.values.files import QEMU_COMMAND, QEMU_LOG, SERIAL_LOG
 
 __all__ = ["LIMITS", "REPORT", "Folder", "Limits", "folder_name", "folders", "keep", "of_run"]
 

@@ -16,17 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_pidoc import documents, forwards, runtime, ssh, waits
 from pytest_pidoc.bringup import Bringup, Timings
 from pytest_pidoc.checks import shown
-from pytest_pidoc.engines.engine import (
-    CONSOLE_SOCKET,
-    OVERLAY,
-    QMP_SOCKET,
-    SCREENSHOT,
-    SERIAL_LOG,
-    Endpoint,
-    Engine,
-    Launch,
-    QemuVersion,
-)
+from pytest_pidoc.engines.engine import Endpoint, Engine, Launch, QemuVersion
 from pytest_pidoc.errors import BootError, KernelPanic, MonitorError, NodeDied
 from pytest_pidoc.faults import Fault, FaultLog
 from pytest_pidoc.forwards import Forward
@@ -43,6 +33,7 @@ from pytest_pidoc.qmp import Monitor
 from pytest_pidoc.serial import SerialLog
 from pytest_pidoc.shell import Output
 from pytest_pidoc.ssh import Login
+from pytest_pidoc.values.files import CONSOLE_SOCKET, OVERLAY, QMP_SOCKET, SCREENSHOT, SERIAL_LOG
 from pytest_pidoc.waiting import Deadline, deadline_of
 
 if TYPE_CHECKING:  # Fabric takes 0.2 s to import: only when a connection is made

@@ -9,7 +9,11 @@ import struct
 from pathlib import Path
 
 from pytest_pidoc import bootelf
-from pytest_pidoc.engines.engine import (
+from pytest_pidoc.engines.engine import Launch, QemuVersion
+from pytest_pidoc.errors import ImageError
+from pytest_pidoc.images.image import ImageFile
+from pytest_pidoc.machines import MIB, Machine
+from pytest_pidoc.values.files import (
     AGENT_SOCKET,
     BOOT_ELF,
     CONSOLE_SOCKET,
@@ -20,12 +24,7 @@ from pytest_pidoc.engines.engine import (
     QTEST_SOCKET,
     RAM,
     SERIAL_LOG,
-    Launch,
-    QemuVersion,
 )
-from pytest_pidoc.errors import ImageError
-from pytest_pidoc.images.image import ImageFile
-from pytest_pidoc.machines import MIB, Machine
 
 __all__ = [
     "AGENT_PORT",

@@ -8,9 +8,10 @@ import select
 import socket
 from collections.abc import Callable
 
-from pytest_pidoc.engines.engine import QMP_SOCKET, Endpoint
+from pytest_pidoc.engines.engine import Endpoint
 from pytest_pidoc.errors import MonitorError
 from pytest_pidoc.qmp import Monitor
+from pytest_pidoc.values.files import QMP_SOCKET
 from pytest_pidoc.waiting import Deadline
 
 __all__ = ["await_banner", "guest_answers"]

@@ -7,9 +7,10 @@ and the screen of raspi3b was drawn. The machine stands still meanwhile.
 from __future__ import annotations
 
 from pytest_pidoc import qemu
-from pytest_pidoc.engines.engine import QTEST_SOCKET, Launch
+from pytest_pidoc.engines.engine import Launch
 from pytest_pidoc.qmp import Monitor
 from pytest_pidoc.qtest import QTest
+from pytest_pidoc.values.files import QTEST_SOCKET
 
 __all__ = ["apply"]
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 
 from pytest_pidoc import artifacts, devicetree, processes, qemu, reaper, room, runtime, speed, warm
-from pytest_pidoc.engines.engine import DEVICE_TREE, OVERLAY, SERIAL_LOG, Launch
+from pytest_pidoc.engines.engine import Launch
 from pytest_pidoc.errors import BootError, ChecksumMismatch, ImageInUse, PidocError
 from pytest_pidoc.faults import FaultLog
 from pytest_pidoc.identity import Identity, LanPlace
@@ -30,6 +30,7 @@ from pytest_pidoc.node import Node
 from pytest_pidoc.progress import Progress
 from pytest_pidoc.provision import Provision
 from pytest_pidoc.settings import ClusterSpec, Settings
+from pytest_pidoc.values.files import DEVICE_TREE, OVERLAY, SERIAL_LOG
 from pytest_pidoc.waiting import Deadline
 
 __all__ = ["Ownership", "Started", "launch_of", "start"]

@@ -14,8 +14,8 @@ import pytest
 from support import eventually
 
 from pytest_pidoc import migration, qemu
-from pytest_pidoc.engines.engine import OVERLAY, QMP_SOCKET, RAM, SERIAL_LOG, STATE
 from pytest_pidoc.engines.local import LocalEngine
+from pytest_pidoc.values.files import OVERLAY, QMP_SOCKET, RAM, SERIAL_LOG, STATE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -18,9 +18,9 @@ from support import PIDOC, SshServer, child, eventually, make_image
 
 from pytest_pidoc import artifacts, cli, processes, runtime
 from pytest_pidoc.doctor import Check
-from pytest_pidoc.engines.engine import CONSOLE_SOCKET
 from pytest_pidoc.images import usage
 from pytest_pidoc.settings import Settings
+from pytest_pidoc.values.files import CONSOLE_SOCKET
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

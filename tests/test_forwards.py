@@ -13,10 +13,11 @@ import pytest
 from support import SshServer, StandInEngine, eventually, make_image, make_launch, qmp_peer, tcp_server, unix_server
 
 from pytest_pidoc import processes
-from pytest_pidoc.engines.engine import QMP_SOCKET, Endpoint
+from pytest_pidoc.engines.engine import Endpoint
 from pytest_pidoc.engines.local import LocalEngine
 from pytest_pidoc.errors import MonitorError, NodeDied, SettingsError
 from pytest_pidoc.node import Node
+from pytest_pidoc.values.files import QMP_SOCKET
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

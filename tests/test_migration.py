@@ -13,12 +13,12 @@ from matplotlib.image import imread
 from support import make_launch
 
 from pytest_pidoc import migration, qemu
-from pytest_pidoc.engines.engine import OVERLAY, SERIAL_LOG, STATE
 from pytest_pidoc.engines.local import LocalEngine
 from pytest_pidoc.images.buildlog import BuildLog
 from pytest_pidoc.machines import MODELS
 from pytest_pidoc.migration import RestoreFailed
 from pytest_pidoc.node import Node
+from pytest_pidoc.values.files import OVERLAY, SERIAL_LOG, STATE
 from pytest_pidoc.warm import collect
 
 if TYPE_CHECKING:

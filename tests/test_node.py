@@ -19,9 +19,10 @@ from invoke.exceptions import CommandTimedOut, UnexpectedExit
 from support import SshServer, StandInEngine, make_image, make_launch, qmp_peer, tcp_server, unix_server
 
 from pytest_pidoc.bringup import Timings
-from pytest_pidoc.engines.engine import CONSOLE_SOCKET, QMP_SOCKET, SERIAL_LOG, Endpoint
+from pytest_pidoc.engines.engine import Endpoint
 from pytest_pidoc.errors import BootError, BootTimeout, ConsoleError, KernelPanic, MonitorError, NodeDied
 from pytest_pidoc.node import Node
+from pytest_pidoc.values.files import CONSOLE_SOCKET, QMP_SOCKET, SERIAL_LOG
 from pytest_pidoc.waiting import Deadline
 
 if TYPE_CHECKING:

@@ -12,12 +12,13 @@ from support import SshServer, StandInEngine, make_launch, qmp_peer, unix_server
 
 from pytest_pidoc.bench.power_cuts import CutReport, PowerCut, lost
 from pytest_pidoc.cluster import Cluster
-from pytest_pidoc.engines.engine import QMP_SOCKET, SERIAL_LOG, Endpoint
+from pytest_pidoc.engines.engine import Endpoint
 from pytest_pidoc.errors import FaultError, KernelPanic, NodeDied, WaitTimeout
 from pytest_pidoc.identity import Identity
 from pytest_pidoc.node import Node
 from pytest_pidoc.qemu import mac_address
 from pytest_pidoc.startup import Started
+from pytest_pidoc.values.files import QMP_SOCKET, SERIAL_LOG
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

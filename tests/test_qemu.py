@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from support import make_image, make_launch
 
 from pytest_pidoc import qemu
-from pytest_pidoc.engines.engine import DEVICE_TREE, Launch
+from pytest_pidoc.engines.engine import Launch
 from pytest_pidoc.images.image import Image, Manifest
 from pytest_pidoc.machines import MIB, MODELS
+from pytest_pidoc.values.files import DEVICE_TREE
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from pytest_pidoc import processes, unix
-from pytest_pidoc.engines.engine import LAN_SOCKET
 from pytest_pidoc.errors import FaultError
 from pytest_pidoc.lan.lan import Condition, Lan, address
+from pytest_pidoc.values.files import LAN_SOCKET
 
 NAMES = ("pi-1", "pi-2", "pi-3")
 BROADCAST = b"\xff" * 6

@@ -98,8 +98,8 @@ def ssh(options: argparse.Namespace, settings: Settings) -> int:
 def console(options: argparse.Namespace, settings: Settings) -> int:
     """Connect the terminal to a node's serial console."""
     from pytest_pidoc import unix
-    from pytest_pidoc.engines.engine import CONSOLE_SOCKET
     from pytest_pidoc.passthrough import pass_through
+    from pytest_pidoc.values.files import CONSOLE_SOCKET
 
     node = _node(options.node)
     try:

@@ -14,22 +14,11 @@ from typing import TYPE_CHECKING, Any
 from pytest_pidoc import guard, migration, processes, qemu, reaper
 from pytest_pidoc.dockerd import GUEST_LABEL, daemon_errors
 from pytest_pidoc.engines.containers import own_labels, remove
-from pytest_pidoc.engines.engine import (
-    BOOT_ELF,
-    OVERLAY,
-    QEMU_COMMAND,
-    QEMU_LOG,
-    QMP_SOCKET,
-    RAM,
-    STATE,
-    Endpoint,
-    Launch,
-    QemuVersion,
-    refuse_more_cpus,
-)
+from pytest_pidoc.engines.engine import Endpoint, Launch, QemuVersion, refuse_more_cpus
 from pytest_pidoc.errors import EngineUnavailable, ImageError, MonitorError, NodeDied
 from pytest_pidoc.machines import MIB
 from pytest_pidoc.qmp import Monitor
+from pytest_pidoc.values.files import BOOT_ELF, OVERLAY, QEMU_COMMAND, QEMU_LOG, QMP_SOCKET, RAM, STATE
 from pytest_pidoc.waiting import Deadline
 
 if TYPE_CHECKING:

@@ -14,19 +14,10 @@ from typing import ClassVar
 
 from pytest_pidoc import guard, migration, processes, qemu
 from pytest_pidoc.engines import cgroups
-from pytest_pidoc.engines.engine import (
-    OVERLAY,
-    QEMU_COMMAND,
-    QEMU_LOG,
-    QMP_SOCKET,
-    STATE,
-    Endpoint,
-    Launch,
-    QemuVersion,
-    refuse_more_cpus,
-)
+from pytest_pidoc.engines.engine import Endpoint, Launch, QemuVersion, refuse_more_cpus
 from pytest_pidoc.errors import EngineUnavailable, FaultError, MonitorError, NodeDied, SettingsError
 from pytest_pidoc.qmp import Monitor
+from pytest_pidoc.values.files import OVERLAY, QEMU_COMMAND, QEMU_LOG, QMP_SOCKET, STATE
 from pytest_pidoc.waiting import Deadline
 
 __all__ = ["LocalEngine"]

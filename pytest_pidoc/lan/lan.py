@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from pytest_pidoc import documents, processes, unix
-from pytest_pidoc.engines.engine import LAN_SOCKET
 from pytest_pidoc.errors import FaultError
+from pytest_pidoc.values.files import LAN_SOCKET
 
 __all__ = ["NETWORK", "Condition", "Lan", "address"]
 

@@ -17,11 +17,11 @@ from support import make_image, make_launch
 from pytest_pidoc import qemu
 from pytest_pidoc.bench.power_cuts import FIRST, power_cuts
 from pytest_pidoc.cluster import Cluster
-from pytest_pidoc.engines.engine import OVERLAY, QMP_SOCKET
 from pytest_pidoc.errors import FaultError, KernelPanic, NodeDied
 from pytest_pidoc.machines import MODELS
 from pytest_pidoc.progress import Progress
 from pytest_pidoc.qmp import Monitor
+from pytest_pidoc.values.files import OVERLAY, QMP_SOCKET
 from pytest_pidoc.waiting import Deadline
 
 if TYPE_CHECKING:

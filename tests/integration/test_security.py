@@ -18,9 +18,9 @@ import pytest
 
 from pytest_pidoc import Settings, guard, processes
 from pytest_pidoc.cluster import Cluster
-from pytest_pidoc.engines.engine import QEMU_LOG
 from pytest_pidoc.images.image import Image
 from pytest_pidoc.node import Node
+from pytest_pidoc.values.files import QEMU_LOG
 
 ENGINES = (
     pytest.param("local", marks=pytest.mark.qemu),

@@ -1,0 +1,1 @@
+"""Plain values: names, numbers and times, which know of nothing else in the package."""
