@@ -9,7 +9,8 @@ from pytest_pidoc.errors import EngineUnavailable
 from pytest_pidoc.machines import MODELS, Machine
 
 if TYPE_CHECKING:
-    from pytest_pidoc.engines.engine import Engine, QemuVersion
+    from pytest_pidoc.engines.engine import Engine
+    from pytest_pidoc.qemu.program import QemuVersion
 
 __all__ = ["Availability", "availabilities", "require"]
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from pytest_pidoc import agent, readiness, speed, ssh
 from pytest_pidoc.errors import BootError, BootTimeout, ConsoleError
 from pytest_pidoc.identity import Identity
+from pytest_pidoc.qemu.usernet import guest_answers
 from pytest_pidoc.waiting import Deadline
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ class Bringup:
                 (node.host, node.port),
                 deadline=deadline,
                 check=lambda: self._check(cancelled),
-                answers=lambda: readiness.guest_answers(node.endpoint),
+                answers=lambda: guest_answers(node.directory),
             )
             if banner is None:
                 raise self._timeout("its SSH server has not answered", deadline)

@@ -26,22 +26,23 @@ from pytest_pidoc.values.files import DEVICE_TREE
 if TYPE_CHECKING:
     import fdt
 
-    from pytest_pidoc.engines.engine import Engine, Launch
     from pytest_pidoc.machines import Machine
+    from pytest_pidoc.qemu.launch import Launch
+    from pytest_pidoc.qemu.program import Qemu
 
 __all__ = ["announcing", "edited", "tree"]
 
 DUMP_TIMEOUT = 30.0  # seconds until QEMU has written its tree; 0.1 s on an idle machine
 
 
-def tree(launch: Launch, engine: Engine) -> bytes | None:
+def tree(launch: Launch, qemu: Qemu) -> bytes | None:
     """Return the device tree blob that the node boots with; ``None`` where QEMU makes it.
 
     Parameters
     ----------
     launch
         The node.
-    engine
+    qemu
         What runs its QEMU.
 
     Raises
@@ -54,7 +55,7 @@ def tree(launch: Launch, engine: Engine) -> bytes | None:
     machine, files = launch.machine, launch.image.manifest.files
     if launch.announce_board:
         given = edited(launch.image.file("dtb"), machine.machine) if "dtb" in files else None
-        return announcing(machine, given or _qemus_own(launch, engine))
+        return announcing(machine, given or _qemus_own(launch, qemu))
     role = "dtb" if "dtb" in files else machine.tree  # the former was given by the user
     if not role:
         return None
@@ -129,7 +130,7 @@ _dumps: dict[tuple[str, ...], bytes] = {}
 _dumping = threading.Lock()
 
 
-def _qemus_own(launch: Launch, engine: Engine) -> bytes:
+def _qemus_own(launch: Launch, qemu: Qemu) -> bytes:
     """Return the tree that QEMU makes for the node, which is the same for all nodes of that model and size."""
     machine = launch.machine
     arguments = [
@@ -138,12 +139,12 @@ def _qemus_own(launch: Launch, engine: Engine) -> bytes:
         *("-machine", f"{machine.machine},dtb-randomness=off,dumpdtb={DEVICE_TREE}"),
         *("-cpu", machine.cpu, "-smp", str(launch.cores), "-m", f"{launch.memory // MIB}M"),
     ]
-    key = (engine.qemu_version(machine.binary).text, machine.binary, *arguments)
+    key = (qemu.qemu_version(machine.binary).text, machine.binary, *arguments)
     with _dumping:
         if key not in _dumps:
             # Beside the nodes' directories: what those mount, a Docker daemon sees here, too.
             with tempfile.TemporaryDirectory(prefix="tree-", dir=runtime.root()) as directory:
-                engine.run_qemu(machine.binary, arguments, timeout=DUMP_TIMEOUT, directory=Path(directory))
+                qemu.run_qemu(machine.binary, arguments, timeout=DUMP_TIMEOUT, directory=Path(directory))
                 _dumps[key] = Path(directory, DEVICE_TREE).read_bytes()
         return _dumps[key]
 

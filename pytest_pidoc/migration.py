@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pytest_pidoc import repairs
-from pytest_pidoc.engines.engine import Launch, QemuVersion
 from pytest_pidoc.errors import BootError, MonitorError
+from pytest_pidoc.qemu.launch import Launch
+from pytest_pidoc.qemu.program import QemuVersion
 from pytest_pidoc.qmp import Monitor
 from pytest_pidoc.values.files import QEMU_LOG, QMP_SOCKET, STATE
 from pytest_pidoc.waiting import Deadline

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_pidoc import documents, forwards, runtime, ssh, waits
 from pytest_pidoc.bringup import Bringup, Timings
 from pytest_pidoc.checks import shown
-from pytest_pidoc.engines.engine import Endpoint, Engine, Launch, QemuVersion
+from pytest_pidoc.engines.engine import Endpoint, Engine
 from pytest_pidoc.errors import BootError, KernelPanic, MonitorError, NodeDied
 from pytest_pidoc.faults import Fault, FaultLog
 from pytest_pidoc.forwards import Forward
@@ -29,6 +29,8 @@ from pytest_pidoc.parts.cpu import Cpu
 from pytest_pidoc.parts.disk import Disk
 from pytest_pidoc.parts.network import Network
 from pytest_pidoc.power import SHUTDOWN_TIMEOUT, Power
+from pytest_pidoc.qemu.launch import Launch
+from pytest_pidoc.qemu.program import QemuVersion
 from pytest_pidoc.qmp import Monitor
 from pytest_pidoc.serial import SerialLog
 from pytest_pidoc.shell import Output

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import enum
-import re
 import select
 import socket
 from collections.abc import Callable
 
-from pytest_pidoc.engines.engine import Endpoint
-from pytest_pidoc.errors import MonitorError
-from pytest_pidoc.qmp import Monitor
-from pytest_pidoc.values.files import QMP_SOCKET
 from pytest_pidoc.waiting import Deadline
 
-__all__ = ["await_banner", "guest_answers"]
+__all__ = ["await_banner"]
 
 PATIENCE = 1.0  # seconds after which a silent connection is looked into
 CHECK_INTERVAL = 0.25  # seconds between two looks at the node's health
@@ -83,20 +78,6 @@ def await_banner(
     finally:
         if connection is not None:
             connection.close()
-
-
-def guest_answers(endpoint: Endpoint) -> bool:
-    """Ask QEMU whether the guest has accepted a connection to its SSH port.
-
-    ``info usernet`` shows ``TCP[SYN_SENT]`` while it has not, ``TCP[ESTABLISHED]`` and later states when it has.
-    """
-    try:
-        with Monitor.connect(endpoint.directory / QMP_SOCKET, timeout=2) as monitor:
-            usernet = monitor.human("info usernet")
-    except MonitorError:
-        return True  # too busy to tell, or gone: the former wants patience, the latter is found by the check
-    states = re.findall(r"TCP\[(\w+)\]\s+\d+\s+\S+\s+\d+\s+\S+\s+22\s", usernet)
-    return any(state not in {"HOST_FORWARD", "SYN_SENT"} for state in states)
 
 
 class _Banner(enum.Enum):

@@ -6,8 +6,8 @@ and the screen of raspi3b was drawn. The machine stands still meanwhile.
 
 from __future__ import annotations
 
-from pytest_pidoc import qemu
-from pytest_pidoc.engines.engine import Launch
+from pytest_pidoc.qemu import command as qemu
+from pytest_pidoc.qemu.launch import Launch
 from pytest_pidoc.qmp import Monitor
 from pytest_pidoc.qtest import QTest
 from pytest_pidoc.values.files import QTEST_SOCKET

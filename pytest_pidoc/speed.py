@@ -7,8 +7,8 @@ import struct
 import time
 from collections.abc import Iterator
 
-from pytest_pidoc.engines.engine import Engine
 from pytest_pidoc.machines import Machine
+from pytest_pidoc.qemu.program import Qemu
 
 __all__ = ["PROBE_REFERENCE", "boot_timeout", "probe"]
 
@@ -42,7 +42,7 @@ _PROGRAM = struct.pack(
 )
 
 
-def probe(engine: Engine) -> float:
+def probe(qemu: Qemu) -> float:
     """Return the seconds that this host needs for a fixed piece of emulated work (0.3 to 0.6 on a recent x86-64 core).
 
     Raises
@@ -51,7 +51,7 @@ def probe(engine: Engine) -> float:
         QEMU is missing or fails, or the host is so slow that the probe takes over a minute.
     """
     start = time.monotonic()
-    engine.run_qemu(
+    qemu.run_qemu(
         "qemu-system-aarch64",
         [
             *("-machine", "virt", "-cpu", "cortex-a53", "-m", "16M", "-nodefaults", "-display", "none"),

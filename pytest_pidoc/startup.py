@@ -16,8 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
-from pytest_pidoc import artifacts, devicetree, processes, qemu, reaper, room, runtime, speed, warm
-from pytest_pidoc.engines.engine import Launch
+from pytest_pidoc import artifacts, devicetree, processes, reaper, room, runtime, speed, warm
 from pytest_pidoc.errors import BootError, ChecksumMismatch, ImageInUse, PidocError
 from pytest_pidoc.faults import FaultLog
 from pytest_pidoc.identity import Identity, LanPlace
@@ -29,6 +28,9 @@ from pytest_pidoc.migration import RestoreFailed
 from pytest_pidoc.node import Node
 from pytest_pidoc.progress import Progress
 from pytest_pidoc.provision import Provision
+from pytest_pidoc.qemu import command as qemu
+from pytest_pidoc.qemu.launch import Launch
+from pytest_pidoc.qemu.overlay import empty_overlay
 from pytest_pidoc.settings import ClusterSpec, Settings
 from pytest_pidoc.values.files import DEVICE_TREE, OVERLAY, SERIAL_LOG
 from pytest_pidoc.waiting import Deadline
@@ -286,7 +288,7 @@ class _Start:
     def _start_one(self, launch: Launch, hosts: Mapping[str, str], began: float, deadline: Deadline) -> Node:
         if launch.template is not None:  # what the machine said before it was saved; QEMU appends to it
             (launch.directory / SERIAL_LOG).write_bytes((launch.template / SERIAL_LOG).read_bytes())
-            (launch.directory / OVERLAY).write_bytes(qemu.empty_overlay(launch.template / OVERLAY))
+            (launch.directory / OVERLAY).write_bytes(empty_overlay(launch.template / OVERLAY))
         if (tree := devicetree.tree(launch, self._found.engine)) is not None:
             (launch.directory / DEVICE_TREE).write_bytes(tree)
         if self._cancelled.is_set():

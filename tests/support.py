@@ -19,10 +19,11 @@ import paramiko
 import pytest
 from paramiko.common import cMSG_CHANNEL_REQUEST
 
-from pytest_pidoc.engines.engine import Endpoint, Launch
+from pytest_pidoc.engines.engine import Endpoint
 from pytest_pidoc.engines.local import LocalEngine
 from pytest_pidoc.images.image import MANIFEST, Image, ImageFile, Manifest
 from pytest_pidoc.machines import MODELS, Machine
+from pytest_pidoc.qemu.launch import Launch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -13,8 +13,9 @@ import cache_faults
 import pytest
 from support import eventually
 
-from pytest_pidoc import migration, qemu
+from pytest_pidoc import migration
 from pytest_pidoc.engines.local import LocalEngine
+from pytest_pidoc.qemu.overlay import empty_overlay
 from pytest_pidoc.values.files import OVERLAY, QMP_SOCKET, RAM, SERIAL_LOG, STATE
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def saved() -> Iterator[Path]:
         here = Path(folder)
         (here / SERIAL_LOG).write_bytes(b"Linux version 6.1\n")
         subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", here / "disk.qcow2", "64M"], check=True)
-        (here / OVERLAY).write_bytes(qemu.empty_overlay(here / "disk.qcow2"))
+        (here / OVERLAY).write_bytes(empty_overlay(here / "disk.qcow2"))
         machine = [
             *("-machine", "virt,memory-backend=ram", "-m", "16M", "-nodefaults", "-display", "none", "-S"),
             *("-object", f"memory-backend-file,id=ram,size=16M,mem-path={RAM},share=on"),

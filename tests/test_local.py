@@ -20,18 +20,19 @@ from support import eventually, make_image, make_launch
 
 from pytest_pidoc import processes
 from pytest_pidoc.engines.engine import Endpoint
-from pytest_pidoc.engines.local import LocalEngine, forwarded_port
+from pytest_pidoc.engines.local import LocalEngine
 from pytest_pidoc.errors import EngineUnavailable, MonitorError, NodeDied, SettingsError
 from pytest_pidoc.machines import MODELS
 from pytest_pidoc.node import Node
+from pytest_pidoc.qemu.usernet import forwarded_port
 from pytest_pidoc.qmp import Monitor
 from pytest_pidoc.values.files import OVERLAY, QEMU_LOG, QMP_SOCKET, SCREENSHOT, SERIAL_LOG
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from pytest_pidoc.engines.engine import Launch
     from pytest_pidoc.images.image import Image
+    from pytest_pidoc.qemu.launch import Launch
 
 qemu = pytest.mark.qemu
 

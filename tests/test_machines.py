@@ -8,10 +8,10 @@ import subprocess
 
 import pytest
 
-from pytest_pidoc.engines.engine import QemuVersion
 from pytest_pidoc.errors import SettingsError
 from pytest_pidoc.images.debian import ARCHITECTURES
 from pytest_pidoc.machines import DEFAULT_MODEL, MIB, MODELS, Machine, machine
+from pytest_pidoc.qemu.program import QemuVersion
 
 every_model = pytest.mark.parametrize("row", MODELS.values(), ids=list(MODELS))
 

@@ -12,12 +12,13 @@ from bare_metal import DRAWS, HEIGHT, WIDTH, make_image
 from matplotlib.image import imread
 from support import make_launch
 
-from pytest_pidoc import migration, qemu
+from pytest_pidoc import migration
 from pytest_pidoc.engines.local import LocalEngine
 from pytest_pidoc.images.buildlog import BuildLog
 from pytest_pidoc.machines import MODELS
 from pytest_pidoc.migration import RestoreFailed
 from pytest_pidoc.node import Node
+from pytest_pidoc.qemu.overlay import empty_overlay
 from pytest_pidoc.values.files import OVERLAY, SERIAL_LOG, STATE
 from pytest_pidoc.warm import collect
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from pytest_pidoc.engines.engine import Launch
+    from pytest_pidoc.qemu.launch import Launch
 
 pytestmark = [pytest.mark.qemu, pytest.mark.usefixtures("clusters")]
 
@@ -63,7 +64,7 @@ def fork(short_path: Path) -> Launch:
         migration.save(launch.directory, node.qemu_version)
         collect(launch.directory, template, BuildLog(short_path / "log"))
     fork = make_launch(short_path / "fork", image, machine=row, template=template)
-    (fork.directory / OVERLAY).write_bytes(qemu.empty_overlay(template / OVERLAY))
+    (fork.directory / OVERLAY).write_bytes(empty_overlay(template / OVERLAY))
     return fork
 
 

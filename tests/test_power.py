@@ -16,7 +16,7 @@ from pytest_pidoc.engines.engine import Endpoint
 from pytest_pidoc.errors import FaultError, KernelPanic, NodeDied, WaitTimeout
 from pytest_pidoc.identity import Identity
 from pytest_pidoc.node import Node
-from pytest_pidoc.qemu import mac_address
+from pytest_pidoc.qemu.command import mac_address
 from pytest_pidoc.startup import Started
 from pytest_pidoc.values.files import QMP_SOCKET, SERIAL_LOG
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from pytest_pidoc.engines.engine import Launch
+    from pytest_pidoc.qemu.launch import Launch
 
 PANIC = b"[    9.1] Kernel panic - not syncing: sysrq triggered crash\r\n"
 

@@ -15,10 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import make_image, make_launch
 
-from pytest_pidoc import qemu
-from pytest_pidoc.engines.engine import Launch
 from pytest_pidoc.images.image import Image, Manifest
 from pytest_pidoc.machines import MIB, MODELS
+from pytest_pidoc.qemu import command as qemu
+from pytest_pidoc.qemu.launch import Launch
+from pytest_pidoc.qemu.overlay import empty_overlay, overlay_command
 from pytest_pidoc.values.files import DEVICE_TREE
 
 
@@ -290,7 +291,7 @@ def test_clock_counts_instructions_where_the_timer_is_the_bcm2835s(tmp_path: Pat
 
 def test_overlay_is_made_over_the_images_disk() -> None:
     """The backing file is the image's disk, and both formats are said rather than guessed."""
-    arguments = qemu.overlay_command(Path("/guest/disk.qcow2"))
+    arguments = overlay_command(Path("/guest/disk.qcow2"))
 
     assert arguments[:2] == ["qemu-img", "create"]
     assert values(arguments, "-b") == ["/guest/disk.qcow2"]
@@ -345,7 +346,7 @@ def test_empty_overlay_is_as_large_as_its_disk(tmp_path: Path) -> None:
     disk, overlay = tmp_path / "disk.qcow2", tmp_path / "overlay.qcow2"
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, "4G"], check=True)
 
-    overlay.write_bytes(qemu.empty_overlay(disk))
+    overlay.write_bytes(empty_overlay(disk))
 
     subprocess.run(["qemu-img", "check", "-q", overlay], check=True)
     info = json.loads(subprocess.check_output(["qemu-img", "info", "--output=json", overlay]))

@@ -13,7 +13,8 @@ from support import qmp_peer, tcp_server, unix_server
 from pytest_pidoc import readiness
 from pytest_pidoc.engines.engine import Endpoint
 from pytest_pidoc.errors import NodeDied
-from pytest_pidoc.readiness import await_banner, guest_answers
+from pytest_pidoc.qemu.usernet import guest_answers
+from pytest_pidoc.readiness import await_banner
 from pytest_pidoc.waiting import Deadline
 
 if TYPE_CHECKING:
@@ -263,17 +264,17 @@ def usernet(*states: str) -> str:
 def test_guest_has_accepted_when_qemu_says_so(short_path: Path, states: tuple[str, ...], expected: bool) -> None:
     """QEMU's list of connections tells a SYN without an answer from a connection."""
     with unix_server(short_path / "qmp.sock", qmp_peer({"human-monitor-command": usernet(*states)})):
-        assert guest_answers(endpoint(short_path)) is expected
+        assert guest_answers(endpoint(short_path).directory) is expected
 
 
 def test_connection_to_another_port_is_not_ssh(short_path: Path) -> None:
     """Only connections to the guest's port 22 count."""
     text = usernet("TCP[HOST_FORWARD]", "TCP[ESTABLISHED]").replace("   22 ", "   80 ")
     with unix_server(short_path / "qmp.sock", qmp_peer({"human-monitor-command": text})):
-        assert guest_answers(endpoint(short_path)) is False
+        assert guest_answers(endpoint(short_path).directory) is False
 
 
 def test_monitor_that_does_not_answer_wants_patience(short_path: Path) -> None:
     """A QEMU too busy to say is not drowned in new connections."""
     with unix_server(short_path / "qmp.sock", lambda connection: None):
-        assert guest_answers(endpoint(short_path)) is True
+        assert guest_answers(endpoint(short_path).directory) is True

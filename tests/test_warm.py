@@ -15,7 +15,7 @@ from pytest_pidoc.machines import MIB
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pytest_pidoc.engines.engine import Launch
+    from pytest_pidoc.qemu.launch import Launch
 
 pytestmark = [pytest.mark.qemu, pytest.mark.usefixtures("clusters")]
 

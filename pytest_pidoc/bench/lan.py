@@ -17,13 +17,13 @@ from typing import Any
 from pytest_pidoc import processes, startup
 from pytest_pidoc.bench import host, spread
 from pytest_pidoc.cluster import Cluster
-from pytest_pidoc.engines.engine import Launch
 from pytest_pidoc.engines.local import LocalEngine
 from pytest_pidoc.errors import EngineUnavailable, SettingsError
 from pytest_pidoc.machines import machine
 from pytest_pidoc.node import Node
 from pytest_pidoc.progress import Progress
 from pytest_pidoc.provision import Provision, provision
+from pytest_pidoc.qemu.launch import Launch
 from pytest_pidoc.settings import Settings
 from pytest_pidoc.tables import table
 

@@ -11,12 +11,16 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from pytest_pidoc import guard, migration, processes, qemu, reaper
+from pytest_pidoc import guard, migration, processes, reaper
 from pytest_pidoc.dockerd import GUEST_LABEL, daemon_errors
 from pytest_pidoc.engines.containers import own_labels, remove
-from pytest_pidoc.engines.engine import Endpoint, Launch, QemuVersion, refuse_more_cpus
+from pytest_pidoc.engines.engine import Endpoint, refuse_more_cpus
 from pytest_pidoc.errors import EngineUnavailable, ImageError, MonitorError, NodeDied
 from pytest_pidoc.machines import MIB
+from pytest_pidoc.qemu import command as qemu
+from pytest_pidoc.qemu.launch import Launch
+from pytest_pidoc.qemu.overlay import overlay_command
+from pytest_pidoc.qemu.program import QemuVersion
 from pytest_pidoc.qmp import Monitor
 from pytest_pidoc.values.files import BOOT_ELF, OVERLAY, QEMU_COMMAND, QEMU_LOG, QMP_SOCKET, RAM, STATE
 from pytest_pidoc.waiting import Deadline
@@ -155,7 +159,7 @@ class DockerEngine:
         )
         if launch.guarded:
             arguments = guard.command(arguments, python="python3", script=GUARD)
-        command = [*qemu.overlay_command(Path(disk)), "--", *arguments]
+        command = [*overlay_command(Path(disk)), "--", *arguments]
         with contextlib.suppress(OSError):  # it is for the evidence only
             (launch.directory / QEMU_COMMAND).write_text(f"{shlex.join(command)}\n", encoding="utf-8")
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shlex
 import shutil
 import subprocess
@@ -12,10 +11,15 @@ import threading
 from pathlib import Path
 from typing import ClassVar
 
-from pytest_pidoc import guard, migration, processes, qemu
+from pytest_pidoc import guard, migration, processes
 from pytest_pidoc.engines import cgroups
-from pytest_pidoc.engines.engine import Endpoint, Launch, QemuVersion, refuse_more_cpus
+from pytest_pidoc.engines.engine import Endpoint, refuse_more_cpus
 from pytest_pidoc.errors import EngineUnavailable, FaultError, MonitorError, NodeDied, SettingsError
+from pytest_pidoc.qemu import command as qemu
+from pytest_pidoc.qemu.launch import Launch
+from pytest_pidoc.qemu.overlay import overlay_command
+from pytest_pidoc.qemu.program import QemuVersion
+from pytest_pidoc.qemu.usernet import forwarded_port
 from pytest_pidoc.qmp import Monitor
 from pytest_pidoc.values.files import OVERLAY, QEMU_COMMAND, QEMU_LOG, QMP_SOCKET, STATE
 from pytest_pidoc.waiting import Deadline
@@ -66,7 +70,7 @@ class LocalEngine:
         refuse_more_cpus(launch, os.cpu_count() or 1)
         directory = launch.directory
         if not (directory / OVERLAY).exists():
-            _run(qemu.overlay_command(launch.image.file("disk")), timeout=START_TIMEOUT, cwd=directory)
+            _run(overlay_command(launch.image.file("disk")), timeout=START_TIMEOUT, cwd=directory)
         (directory / QMP_SOCKET).unlink(missing_ok=True)  # a former life's, after a power cut
         command = self.arguments(launch)
         if shutil.which(command[0]) is None:
@@ -173,17 +177,6 @@ def _how_it_ended(status: int | None) -> str | None:
 
 def _group(directory: Path) -> str:
     return f"{directory.parent.name}-{directory.name}"
-
-
-def forwarded_port(usernet: str) -> int:
-    """Return the host port of the SSH forward in what ``info usernet`` prints.
-
-    A line of it: ``TCP[HOST_FORWARD]  11       127.0.0.1 42345       10.0.2.15    22     0     0``.
-    """
-    found = re.search(r"TCP\[HOST_FORWARD\]\s+\d+\s+\S+\s+(\d+)\s+\S+\s+22\s", usernet)
-    if found is None:
-        raise MonitorError("QEMU shows no port that is forwarded to the guest's SSH port.", evidence=usernet)
-    return int(found[1])
 
 
 def _run(command: list[str], *, timeout: float, cwd: Path | None = None) -> str:

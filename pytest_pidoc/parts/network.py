@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from pytest_pidoc import qemu
 from pytest_pidoc.errors import FaultError, MonitorError
 from pytest_pidoc.faults import Fault
 from pytest_pidoc.lan import faults
+from pytest_pidoc.qemu import command as qemu
 
 if TYPE_CHECKING:
     from pytest_pidoc.node import Node

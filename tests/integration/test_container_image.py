@@ -26,7 +26,6 @@ from bare_metal import GREETING, make_image
 from pytest_pidoc.dockerd import GUEST_LABEL, IMAGE_LABEL, connect
 from pytest_pidoc.engines.containers import remove_session
 from pytest_pidoc.engines.docker import DockerEngine
-from pytest_pidoc.engines.engine import Launch
 from pytest_pidoc.errors import DownloadError, EngineUnavailable, ImageError
 from pytest_pidoc.images import container
 from pytest_pidoc.images.container import build, tag
@@ -34,6 +33,7 @@ from pytest_pidoc.images.registry import pull
 from pytest_pidoc.images.stored import discard, stored
 from pytest_pidoc.machines import MIB, machine
 from pytest_pidoc.progress import Progress
+from pytest_pidoc.qemu.launch import Launch
 from pytest_pidoc.values.files import SERIAL_LOG
 
 if TYPE_CHECKING:

@@ -21,11 +21,12 @@ from pytest_pidoc import unix
 from pytest_pidoc.dockerd import NODE_LABEL, SESSION_LABEL, connect
 from pytest_pidoc.engines.containers import node_containers, remove_session
 from pytest_pidoc.engines.docker import NOBODY, PIDS, QEMU_ALLOWANCE, DockerEngine
-from pytest_pidoc.engines.engine import Endpoint, Launch
+from pytest_pidoc.engines.engine import Endpoint
 from pytest_pidoc.errors import EngineUnavailable, ImageError, NodeDied, SettingsError
 from pytest_pidoc.images.container import build
 from pytest_pidoc.machines import MIB, machine
 from pytest_pidoc.progress import Progress
+from pytest_pidoc.qemu.launch import Launch
 from pytest_pidoc.qmp import Monitor
 from pytest_pidoc.values.files import CONSOLE_SOCKET, OVERLAY, QMP_SOCKET, SERIAL_LOG
 

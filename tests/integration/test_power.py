@@ -14,12 +14,13 @@ from invoke.exceptions import CommandTimedOut
 from leftovers import leftovers
 from support import make_image, make_launch
 
-from pytest_pidoc import qemu
 from pytest_pidoc.bench.power_cuts import FIRST, power_cuts
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.errors import FaultError, KernelPanic, NodeDied
 from pytest_pidoc.machines import MODELS
 from pytest_pidoc.progress import Progress
+from pytest_pidoc.qemu import command as qemu
+from pytest_pidoc.qemu.overlay import overlay_command
 from pytest_pidoc.qmp import Monitor
 from pytest_pidoc.values.files import OVERLAY, QMP_SOCKET
 from pytest_pidoc.waiting import Deadline
@@ -181,7 +182,7 @@ def test_what_was_written_to_an_sd_card_is_in_its_file(model: str, tmp_path: Pat
     disk = tmp_path / "disk.qcow2"
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, "1G"], check=True)
     launch = make_launch(tmp_path / "node", make_image(tmp_path / "image"), machine=machine)
-    subprocess.run(qemu.overlay_command(disk), cwd=launch.directory, check=True)
+    subprocess.run(overlay_command(disk), cwd=launch.directory, check=True)
     arguments = qemu.arguments(launch, guest=tmp_path, forward="tcp:127.0.0.1:0")
     options = dict.fromkeys(("-blockdev", "-drive", "-chardev", "-mon", "-machine", "-m"))
     taken = [part for pair in pairwise(arguments) if pair[0] in options for part in pair]

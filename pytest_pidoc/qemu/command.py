@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import struct
 from pathlib import Path
 
 from pytest_pidoc import bootelf
-from pytest_pidoc.engines.engine import Launch, QemuVersion
-from pytest_pidoc.errors import ImageError
 from pytest_pidoc.images.image import ImageFile
 from pytest_pidoc.machines import MIB, Machine
+from pytest_pidoc.qemu.launch import Launch
+from pytest_pidoc.qemu.program import QemuVersion
 from pytest_pidoc.values.files import (
     AGENT_SOCKET,
     BOOT_ELF,
@@ -31,12 +30,10 @@ __all__ = [
     "LAN_CARD",
     "arguments",
     "boot_files",
-    "empty_overlay",
     "lan_mac_address",
     "mac_address",
     "maps_read_only_files",
     "network_cards",
-    "overlay_command",
 ]
 
 LAN_CARD = "lan-card"  # QEMU's name of the card to the LAN
@@ -245,34 +242,6 @@ def _disk(launch: Launch, base: Path, template: Path | None) -> list[str]:
 def maps_read_only_files(version: QemuVersion) -> bool:
     """Tell whether a QEMU can map a file that it may not write as private RAM: since 8.2 (``rom=off``)."""
     return version.numbers >= (8, 2)
-
-
-def overlay_command(disk: Path) -> list[str]:
-    """Return the command that makes the node's overlay over *disk*, to be run in the node's directory."""
-    return ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", str(disk), OVERLAY]
-
-
-def empty_overlay(disk: Path) -> bytes:
-    """Return an overlay without content for a qcow2 *disk*: what ``qemu-img create`` makes, 25 ms sooner.
-
-    Four clusters of 64 KiB: the header, the refcount table, a refcount block that counts these four, and the L1
-    table, which is all zero. See docs/interop/qcow2.rst of QEMU. What it lies on is said on the command line.
-    """
-    cluster = 1 << 16
-    with disk.open("rb") as stream:
-        header = stream.read(32)
-    if len(header) < 32 or header[:4] != b"QFI\xfb":
-        raise ImageError(f"{disk} is no qcow2 disk.")
-    (size,) = struct.unpack_from(">Q", header, 24)
-    # An entry of the L1 table stands for an L2 table of 8192 clusters.
-    entries = -(-size // (cluster * cluster // 8))
-    if entries > cluster // 8:
-        raise ImageError(f"{disk} is larger than one cluster of the L1 table can tell.")
-    header = struct.pack(">4sIQIIQIIQQIIQ", b"QFI\xfb", 3, 0, 0, 16, size, 0, entries, 3 * cluster, cluster, 1, 0, 0)
-    header += struct.pack(">QQQII", 0, 0, 0, 4, 104)
-    table = struct.pack(">Q", 2 * cluster)
-    block = struct.pack(">4H", 1, 1, 1, 1)
-    return b"".join(part.ljust(cluster, b"\0") for part in (header, table, block, b""))
 
 
 def mac_address(launch: Launch) -> str:

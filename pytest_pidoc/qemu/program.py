@@ -1,0 +1,57 @@
+"""The program QEMU: which version it is, and how it is run to its end."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from pytest_pidoc.errors import EngineUnavailable
+
+__all__ = ["Qemu", "QemuVersion"]
+
+
+class QemuVersion(NamedTuple):
+    """The version of a QEMU: its numbers, and all that it says, which tells builds of one version apart."""
+
+    numbers: tuple[int, ...]
+    text: str
+
+    @classmethod
+    def parse(cls, text: str) -> QemuVersion:
+        """Read what ``qemu-system-aarch64 --version`` prints.
+
+        Raises
+        ------
+        EngineUnavailable
+            There is no version in it.
+        """
+        found = re.search(r"version (\d+)\.(\d+)\.(\d+).*", text)
+        if found is None:
+            raise EngineUnavailable("What is called QEMU does not say its version.", evidence=text)
+        return cls(tuple(int(part) for part in found.groups()), found[0].removeprefix("version "))
+
+    def __str__(self) -> str:
+        return "QEMU " + ".".join(map(str, self.numbers))
+
+
+class Qemu(Protocol):
+    """What runs QEMU: on the host, or in a container."""
+
+    def qemu_version(self, binary: str) -> QemuVersion:
+        """Return the version of the QEMU program *binary*.
+
+        Raises
+        ------
+        EngineUnavailable
+            It is not installed.
+        """
+
+    def run_qemu(self, binary: str, arguments: list[str], *, timeout: float, directory: Path | None = None) -> None:
+        """Run a QEMU to its end, as the probe of this host's speed does; it writes files to *directory*, if given.
+
+        Raises
+        ------
+        EngineUnavailable
+            It cannot be run, fails, or has not ended after *timeout* seconds.
+        """
