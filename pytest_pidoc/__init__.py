@@ -29,12 +29,14 @@ from pytest_pidoc.errors import (
     NodeDied,
     NoRoom,
     PidocError,
+    RestoreFailed,
     SettingsError,
     WaitError,
     WaitTimeout,
 )
 from pytest_pidoc.machines import MODELS, Machine
 from pytest_pidoc.settings import Settings
+from pytest_pidoc.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from pytest_pidoc.bringup import Timings
@@ -62,14 +64,13 @@ __all__ = [
     "Node",
     "NodeDied",
     "PidocError",
+    "RestoreFailed",
     "Settings",
     "SettingsError",
     "Timings",
     "WaitError",
     "WaitTimeout",
 ]
-
-__version__ = "0.1.0"
 
 _LAZY = {"Cluster": "cluster", "Node": "node", "Timings": "bringup"}
 

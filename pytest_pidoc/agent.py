@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_pidoc import unix
-from pytest_pidoc.errors import BootError
+from pytest_pidoc.errors import BootError, RestoreFailed
 from pytest_pidoc.identity import Identity
-from pytest_pidoc.migration import RestoreFailed
 from pytest_pidoc.values.files import AGENT_SOCKET
 
 if TYPE_CHECKING:

@@ -21,9 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from pytest_pidoc import __version__, documents, processes, runtime
+from pytest_pidoc import documents, processes, runtime
 from pytest_pidoc.lan.lan import SWITCH_LOG
 from pytest_pidoc.values.files import QEMU_COMMAND, QEMU_LOG, SERIAL_LOG
+from pytest_pidoc.version import __version__
 
 __all__ = ["LIMITS", "REPORT", "Folder", "Limits", "folder_name", "folders", "keep", "of_run"]
 

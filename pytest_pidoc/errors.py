@@ -12,6 +12,7 @@
     │   └── ImageInUse         it cannot be removed or replaced: nodes run from it
     ├── BootError              a node did not become ready
     │   ├── BootTimeout        ... in the time it was given
+    │   ├── RestoreFailed      ... because its saved machine does not go on
     │   ├── NodeDied           ... because its QEMU or container ended, or was ended
     │   └── KernelPanic        ... because its kernel gave up
     ├── ConsoleError           the serial console did not do what was expected
@@ -44,6 +45,7 @@ __all__ = [
     "NoRoom",
     "NodeDied",
     "PidocError",
+    "RestoreFailed",
     "SettingsError",
     "WaitError",
     "WaitTimeout",
@@ -131,6 +133,10 @@ class BootError(PidocError):
 
 class BootTimeout(BootError):
     """A node was not ready in the time it was given."""
+
+
+class RestoreFailed(BootError):
+    """A saved machine does not go on; a start falls back to saving a new one, then to a cold boot."""
 
 
 class NodeDied(BootError):

@@ -10,22 +10,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pytest_pidoc import repairs
-from pytest_pidoc.errors import BootError, MonitorError
+from pytest_pidoc.errors import BootError, MonitorError, RestoreFailed
 from pytest_pidoc.qemu.launch import Launch
 from pytest_pidoc.qemu.program import QemuVersion
 from pytest_pidoc.qmp import Monitor
 from pytest_pidoc.values.files import QEMU_LOG, QMP_SOCKET, STATE
 from pytest_pidoc.waiting import Deadline
 
-__all__ = ["RestoreFailed", "restore", "save"]
+__all__ = ["restore", "save"]
 
 SAVE_TIMEOUT = 60.0  # seconds until the state of the devices is written; 0.02 on an idle host
 RESTORE_TIMEOUT = 30.0  # seconds until it is read
 DEATH_GRACE = 1.0  # seconds from a refusal, or a broken connection, until QEMU must have ended if it does
-
-
-class RestoreFailed(BootError):
-    """A saved machine does not go on; the start falls back to saving a new one, then to a cold boot."""
 
 
 def save(directory: Path, version: QemuVersion) -> None:

@@ -16,6 +16,7 @@ from pytest_pidoc.errors import SettingsError
 from pytest_pidoc.images import recipes, registry
 from pytest_pidoc.images.cache import Cache
 from pytest_pidoc.images.image import Image
+from pytest_pidoc.images.source import REGISTRY_PREFIX
 from pytest_pidoc.machines import Machine, machine
 from pytest_pidoc.progress import Progress
 from pytest_pidoc.settings import ClusterSpec, Settings
@@ -85,7 +86,7 @@ def provision(spec: ClusterSpec, settings: Settings, progress: Progress) -> Prov
     ImageError
         The image cannot be built, pulled or trusted.
     """
-    published = spec.image.startswith(registry.PREFIX)
+    published = spec.image.startswith(REGISTRY_PREFIX)
     if published:
         _refuse_parts(spec)
     engine = choose(spec.engine)

@@ -17,14 +17,13 @@ from pathlib import Path
 from types import TracebackType
 
 from pytest_pidoc import artifacts, devicetree, processes, reaper, room, runtime, speed, warm
-from pytest_pidoc.errors import BootError, ChecksumMismatch, ImageInUse, PidocError
+from pytest_pidoc.errors import BootError, ChecksumMismatch, ImageInUse, PidocError, RestoreFailed
 from pytest_pidoc.faults import FaultLog
 from pytest_pidoc.identity import Identity, LanPlace
 from pytest_pidoc.images import usage
 from pytest_pidoc.images.cache import Cache
 from pytest_pidoc.lan.lan import NETWORK, Lan, address
 from pytest_pidoc.machines import machine
-from pytest_pidoc.migration import RestoreFailed
 from pytest_pidoc.node import Node
 from pytest_pidoc.progress import Progress
 from pytest_pidoc.provision import Provision

@@ -17,6 +17,7 @@ BELOW = {
     "ImageInUse": "ImageError",
     "BootError": "PidocError",
     "BootTimeout": "BootError",
+    "RestoreFailed": "BootError",
     "NodeDied": "BootError",
     "KernelPanic": "BootError",
     "ConsoleError": "PidocError",

@@ -14,9 +14,9 @@ from support import make_launch
 
 from pytest_pidoc import migration
 from pytest_pidoc.engines.local import LocalEngine
+from pytest_pidoc.errors import RestoreFailed
 from pytest_pidoc.images.buildlog import BuildLog
 from pytest_pidoc.machines import MODELS
-from pytest_pidoc.migration import RestoreFailed
 from pytest_pidoc.node import Node
 from pytest_pidoc.qemu.overlay import empty_overlay
 from pytest_pidoc.values.files import OVERLAY, SERIAL_LOG, STATE

@@ -22,6 +22,7 @@ from pytest_pidoc.images.ext4 import Ext4
 from pytest_pidoc.images.fat import Fat
 from pytest_pidoc.images.first_boot import PATIENCE
 from pytest_pidoc.images.partitions import SECTOR, read
+from pytest_pidoc.images.stock import Recipe
 from pytest_pidoc.machines import MODELS
 from pytest_pidoc.progress import Progress
 
@@ -109,7 +110,7 @@ def pi_disk(tmp_path):
 
 
 def own(path):
-    return raspios.Recipe(str(path), source.FileSource(str(path)))
+    return Recipe(str(path), source.FileSource(str(path)))
 
 
 def build(cache, path):

@@ -25,6 +25,7 @@ from pytest_pidoc.images.ext4 import Ext4
 from pytest_pidoc.images.fat import Fat
 from pytest_pidoc.images.first_boot import PATIENCE
 from pytest_pidoc.images.partitions import read
+from pytest_pidoc.images.stock import Recipe
 from pytest_pidoc.machines import MODELS
 from pytest_pidoc.progress import Progress
 
@@ -234,7 +235,7 @@ def test_an_absurd_partition_table_is_refused(tmp_path: Path, start: int, sector
     cache = Cache(tmp_path / "cache")
 
     with pytest.raises(ImageError, match="ends at byte"):
-        raspios.build(cache, raspios.Recipe("own", source.FileSource(str(disk))), PI3)
+        raspios.build(cache, Recipe("own", source.FileSource(str(disk))), PI3)
     assert list((cache.root / "images").iterdir()) == []
     assert sum(path.stat().st_size for path in cache.root.rglob("*")) < MIB
 

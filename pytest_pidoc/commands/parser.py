@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from pytest_pidoc import __version__, commands
+from pytest_pidoc import commands
 from pytest_pidoc.commands.arguments import GUEST, add_command, add_json, add_parser
 from pytest_pidoc.commands.measure import add_subjects
+from pytest_pidoc.version import __version__
 
 __all__ = ["make_parser"]
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_pidoc.checks import shown
@@ -18,11 +17,12 @@ from pytest_pidoc.images.cache import Cache
 from pytest_pidoc.images.first_boot import PATIENCE, Patience
 from pytest_pidoc.images.image import Image, Manifest
 from pytest_pidoc.images.source import FileSource
+from pytest_pidoc.images.stock import Recipe
 from pytest_pidoc.images.tools import require_tools
 from pytest_pidoc.machines import MODELS, Machine
 from pytest_pidoc.progress import Progress
 
-__all__ = ["PUBLISHED", "TOOLS", "Recipe", "build", "key", "recipe"]
+__all__ = ["PUBLISHED", "TOOLS", "build", "key", "recipe"]
 
 #: Raised when code changes what an image holds.
 VERSION = 3
@@ -55,25 +55,6 @@ PUBLISHED = {
         "a50237c2f718bd8d806b96df5b9d2174ce8b789eda1f03434ed2213bbca6c6ff",
     ),
 }
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What is asked for: a disk image, and what it is called.
-
-    Attributes
-    ----------
-    name
-        As ``--pidoc-image`` takes it.
-    source
-        The disk image, packed or not.
-    """
-
-    name: str
-    source: FileSource
-
-    def __str__(self) -> str:
-        return self.name
 
 
 def recipe(text: str, model: str) -> Recipe:

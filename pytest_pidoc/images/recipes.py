@@ -7,7 +7,7 @@ from functools import partial
 
 from pytest_pidoc.checks import shown
 from pytest_pidoc.errors import ImageError, SettingsError
-from pytest_pidoc.images import debian, derived, raspios, registry, source
+from pytest_pidoc.images import debian, derived, raspios, source
 from pytest_pidoc.images.cache import Cache
 from pytest_pidoc.images.image import Image
 from pytest_pidoc.images.source import FileSource, Member
@@ -51,7 +51,7 @@ def _base(cache: Cache, spec: ClusterSpec) -> tuple[str, Callable[..., Image]]:
     """Return the content address of the image without other parts, and what builds it."""
     model = machine(spec.model)
     family = spec.image.partition(":")[0]
-    if family == "raspios" or (source.is_location(spec.image) and not spec.image.startswith(registry.PREFIX)):
+    if family == "raspios" or (source.is_location(spec.image) and not spec.image.startswith(source.REGISTRY_PREFIX)):
         stock = raspios.recipe(spec.image, spec.model)
         return raspios.key(cache, stock, model), partial(raspios.build, cache, stock, model)
     if family == "debian":

@@ -18,6 +18,7 @@ from pytest_pidoc.engines.containers import own_labels, remove
 from pytest_pidoc.errors import ChecksumMismatch, DownloadError, ImageError
 from pytest_pidoc.images.cache import faults_named
 from pytest_pidoc.images.image import MANIFEST, Image, Manifest
+from pytest_pidoc.images.source import REGISTRY_PREFIX
 from pytest_pidoc.sharing import locked
 
 if TYPE_CHECKING:
@@ -27,9 +28,8 @@ if TYPE_CHECKING:
 
     from pytest_pidoc.progress import Progress
 
-__all__ = ["PREFIX", "pull"]
+__all__ = ["pull"]
 
-PREFIX = "docker://"
 GUEST = "/guest"
 LOCK_TIMEOUT = 1800.0  # seconds to wait for another process's pull
 LARGEST = 1 << 20  # bytes: neither a manifest nor a key is larger
@@ -65,7 +65,7 @@ def pull(
     EngineUnavailable
         The daemon does not answer.
     """
-    reference = reference.removeprefix(PREFIX)
+    reference = reference.removeprefix(REGISTRY_PREFIX)
     with contextlib.ExitStack() as stack:
         stack.enter_context(faults_named(directory))
         directory.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,10 @@ from pytest_pidoc.images.cache import Cache, image_file
 from pytest_pidoc.images.unpack import unpack
 from pytest_pidoc.progress import Progress
 
-__all__ = ["FileSource", "Member", "is_location", "parse"]
+__all__ = ["REGISTRY_PREFIX", "FileSource", "Member", "is_location", "parse"]
+
+#: What the name of an image in a registry begins with, in the place of a URL's scheme.
+REGISTRY_PREFIX = "docker://"
 
 _FORM = "URL#sha256=<64 hex digits>"
 _MARK = "#sha256="

@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pytest_pidoc.errors import ImageError
 from pytest_pidoc.images import boot_files, debian, disks, elf, ext4, partitions
@@ -21,14 +20,12 @@ from pytest_pidoc.images.image import Image, ImageFile, Manifest, Source
 from pytest_pidoc.images.packages import VIRT
 from pytest_pidoc.images.partitions import Partition
 from pytest_pidoc.images.second_stage import FAST
+from pytest_pidoc.images.source import FileSource
 from pytest_pidoc.images.unpack import unpack
 from pytest_pidoc.machines import MIB, MODELS, Machine
 from pytest_pidoc.progress import Progress
 
-if TYPE_CHECKING:
-    from pytest_pidoc.images.raspios import Recipe
-
-__all__ = ["LEAST", "Build", "boots_donor", "donor_of"]
+__all__ = ["LEAST", "Build", "Recipe", "boots_donor", "donor_of"]
 
 LEAST = 4096 * MIB  # bytes of a disk: published images are just full, and a test wants room
 
@@ -44,6 +41,25 @@ ONE_DRIVER = "module_blacklist=cdc_subset modprobe.blacklist=cdc_subset"
 #: nothing comes from a network card of QEMU's.
 OWN_KERNEL = "8250.nr_uarts=1 coherent_pool=1M dwc_otg.lpm_enable=0 dwc_otg.fiq_enable=0 dwc_otg.fiq_fsm_enable=0"
 BOOT_PARTITION = ("vfat", "nls_cp437", "nls_ascii", "nls_utf8")  # what mounts it
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is asked for: a disk image, and what it is called.
+
+    Attributes
+    ----------
+    name
+        As ``--pidoc-image`` takes it.
+    source
+        The disk image, packed or not.
+    """
+
+    name: str
+    source: FileSource
+
+    def __str__(self) -> str:
+        return self.name
 
 
 @dataclass(frozen=True)
