@@ -5,16 +5,17 @@ from __future__ import annotations
 import base64
 import gzip
 import shlex
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pytest_pidoc import unix
 from pytest_pidoc.errors import BootError, RestoreFailed
 from pytest_pidoc.identity import Identity
+from pytest_pidoc.shell import Output
 from pytest_pidoc.values.files import AGENT_SOCKET
 
-if TYPE_CHECKING:
-    from pytest_pidoc.node import Node
+#: Runs a shell command in the guest.
+Shell = Callable[[str], Output]
 
 __all__ = ["PROGRAM", "hold_ssh", "identify", "start"]
 
@@ -41,8 +42,8 @@ systemctl daemon-reload && systemctl stop ssh.service && systemctl start ssh.ser
 """
 
 
-def start(node: Node) -> None:
-    """Bring the agent to a node and start it there, where it waits to be told who it is.
+def start(shell: Shell, *, name: str, port: str) -> None:
+    """Bring the agent to the node *name* and start it at its *port*, where it waits for its identity.
 
     Raises
     ------
@@ -50,21 +51,20 @@ def start(node: Node) -> None:
         It has ended instead.
     """
     program = base64.b64encode(gzip.compress(PROGRAM.read_bytes())).decode()
-    port = node.machine.agent
     # Out of the service that runs the console, which ends with all its processes when somebody logs out.
     leave = "for each in '' systemd/; do f=/sys/fs/cgroup/${each}cgroup.procs; [ ! -e $f ] || echo $$ >$f; done"
     # It says when it listens, so that nothing is left to chance, and its file may go.
     wait = f"{leave}; setsid --fork python3 .pidoc-agent {port} </dev/null 2>&1 | sed /^listening/q; rm .pidoc-agent"
-    said = node.shell(f"echo {program} | base64 -d | gzip -d >.pidoc-agent; sudo -n sh -c {shlex.quote(wait)}").text
+    said = shell(f"echo {program} | base64 -d | gzip -d >.pidoc-agent; sudo -n sh -c {shlex.quote(wait)}").text
     if said.strip() != "listening":
         raise BootError(
-            f"{node.name} cannot be given its identity: the agent in it has ended.",
+            f"{name} cannot be given its identity: the agent in it has ended.",
             evidence=said,
             tip="an image with python3",
         )
 
 
-def hold_ssh(node: Node) -> None:
+def hold_ssh(shell: Shell, *, name: str) -> None:
     """Let the SSH server of a machine that is to be saved wait for `identify`; the connection stays.
 
     Raises
@@ -72,9 +72,9 @@ def hold_ssh(node: Node) -> None:
     BootError
         It does not.
     """
-    held = node.shell(f"sudo -n sh -ec {shlex.quote(_HOLD_SSH)}")
+    held = shell(f"sudo -n sh -ec {shlex.quote(_HOLD_SSH)}")
     if held.status:
-        raise BootError(f"The SSH server of {node.name} cannot be made to wait for its key.", evidence=held.text)
+        raise BootError(f"The SSH server of {name} cannot be made to wait for its key.", evidence=held.text)
 
 
 def identify(directory: Path, identity: Identity, *, forked: bool, readdress: bool) -> None:

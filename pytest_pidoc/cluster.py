@@ -6,14 +6,14 @@ import contextlib
 import json
 import shlex
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
 
 from pytest_pidoc import processes, reaper, room, runtime, ssh
-from pytest_pidoc.bringup import Timings
+from pytest_pidoc.bringup import Bringup, Timings
 from pytest_pidoc.checks import shown
 from pytest_pidoc.engines.engine import Endpoint, Engine
 from pytest_pidoc.errors import FaultError, KernelPanic, PidocError
@@ -24,14 +24,15 @@ from pytest_pidoc.node import Node
 from pytest_pidoc.progress import Progress
 from pytest_pidoc.provision import Provision, provision
 from pytest_pidoc.settings import ClusterSpec, Settings
-from pytest_pidoc.startup import Ownership, Started, launch_of
+from pytest_pidoc.startup import Member, Ownership, Started, launch_of
 from pytest_pidoc.startup import start as start_nodes
+from pytest_pidoc.vm.vm import Vm
 from pytest_pidoc.waiting import Deadline
 
 if TYPE_CHECKING:
     from fabric import GroupResult
 
-__all__ = ["Cluster"]
+__all__ = ["Cluster", "start_cluster"]
 
 ROOM_PATIENCE = 600.0  # seconds to wait for other processes' nodes to end
 ROOM_INTERVAL = 2.0
@@ -134,35 +135,7 @@ class Cluster(Sequence[Node]):
             "internet": internet,
             "host_access": host_access,
         }
-        return cls.from_spec(settings.spec(asked, where="Cluster.up"), settings, progress=progress, keep=keep)
-
-    @classmethod
-    def from_spec(
-        cls,
-        spec: ClusterSpec,
-        settings: Settings,
-        *,
-        progress: Progress | None = None,
-        keep: bool = False,
-        ownership: Ownership | None = None,
-    ) -> Cluster:
-        """Start the cluster that *spec* describes; see `up`.
-
-        With *ownership* it is not this process's alone, and the error of one that does not fit now is not put off.
-        """
-        progress = progress or Progress()
-        reaper.sweep()
-        patience = Deadline(ROOM_PATIENCE if ownership is None else 0.0, interval=ROOM_INTERVAL)
-        own = ownership or Ownership(None if keep else processes.own())
-        with contextlib.ExitStack() as closing:
-            found = closing.enter_context(provision(spec, settings, progress))
-            started = room.awaited(
-                lambda: start_nodes(spec, settings, found, ownership=own, progress=progress),
-                patience=patience,
-                progress=progress,
-            )
-            closing.pop_all()
-        return cls(started, spec, found, owned=ownership is None and not keep)
+        return start_cluster(settings.spec(asked, where="Cluster.up"), settings, progress=progress, keep=keep)
 
     @classmethod
     def attach(cls, name: str | Path) -> Cluster:
@@ -181,20 +154,20 @@ class Cluster(Sequence[Node]):
             names = [entry["name"] for entry in record["nodes"]]
             lan = Lan(directory, names, record["switch"]) if record["switch"] else None
             template = Path(record["template"]) if record["template"] else None
-            nodes, faults = [], FaultLog()
+            members, faults = [], FaultLog()
             for number, entry in enumerate(record["nodes"], 1):
                 endpoint = Endpoint(**{**entry["endpoint"], "directory": Path(entry["endpoint"]["directory"])})
                 launch = replace(launch_of(spec, found, directory, number), template=template)
                 timings = Timings(**entry["timings"])
                 keys = entry["host_keys"]
-                nodes.append(
-                    Node(launch, found.engine, endpoint, host_keys=keys, timings=timings, faults=faults, lan=lan)
-                )
+                vm = Vm(launch, found.engine, endpoint, host_keys=keys)
+                node = Node(vm, Bringup(vm, timings=timings), faults=faults, lan=lan)
+                members.append(Member(node, vm))
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise PidocError(
                 f"{directory / runtime.RECORD} is of another version: {error!r}.", tip="pidoc down"
             ) from error
-        return cls(Started(directory, tuple(nodes), lan=lan), spec, found)
+        return cls(Started(directory, tuple(members), lan=lan), spec, found)
 
     @property
     def directory(self) -> Path:
@@ -241,18 +214,18 @@ class Cluster(Sequence[Node]):
         from fabric import ThreadingGroup
         from fabric.exceptions import GroupException
 
-        connections = {node: node.connection for node in self}
+        connections = {member.vm: member.vm.connection for member in self._started.members}
         group, cause = ThreadingGroup.from_connections(connections.values()), None
         try:
             results = group.run(command, **kwargs)
         except GroupException as error:
             results, cause = error.result, error
-        for node, connection in connections.items():
+        for vm, connection in connections.items():
             outcome = results.get(connection)
             if isinstance(outcome, KernelPanic):
                 raise outcome from cause
             if ssh.broke(outcome):  # with warn=True, too
-                node.await_death(f"while it ran {shown(command)}", cause=cause)
+                vm.await_death(f"while it ran {shown(command)}", cause=cause)
         if cause is not None:
             raise cause
         return results
@@ -282,7 +255,7 @@ class Cluster(Sequence[Node]):
         FaultError
             A node is in two groups or is none of this cluster's, there is no LAN, or its switch is gone.
         """
-        return lan_faults.partition(self._lan(), self.faults, groups)
+        return lan_faults.partition(self._lan(), self.faults, [_names(group) for group in groups])
 
     def degrade(
         self,
@@ -318,8 +291,9 @@ class Cluster(Sequence[Node]):
         FaultError
             An argument is not usable, there is no LAN, or its switch is gone.
         """
+        sides = [_names(side) for side in between] if isinstance(between, (tuple, list)) else between
         return lan_faults.degrade(
-            self._lan(), self.faults, delay=delay, jitter=jitter, loss=loss, rate=rate, between=between
+            self._lan(), self.faults, delay=delay, jitter=jitter, loss=loss, rate=rate, between=sides
         )
 
     def _lan(self) -> Lan:
@@ -429,3 +403,36 @@ class Cluster(Sequence[Node]):
 
     def __repr__(self) -> str:
         return f"<Cluster {self.name} {len(self)} x {self.spec.model} {'down' if self._down else 'up'}>"
+
+
+def start_cluster(
+    spec: ClusterSpec,
+    settings: Settings,
+    *,
+    progress: Progress | None = None,
+    keep: bool = False,
+    ownership: Ownership | None = None,
+) -> Cluster:
+    """Start the cluster that *spec* describes; see `Cluster.up`.
+
+    With *ownership* it is not this process's alone, and the error of one that does not fit now is not put off.
+    """
+    progress = progress or Progress()
+    reaper.sweep()
+    patience = Deadline(ROOM_PATIENCE if ownership is None else 0.0, interval=ROOM_INTERVAL)
+    own = ownership or Ownership(None if keep else processes.own())
+    with contextlib.ExitStack() as closing:
+        found = closing.enter_context(provision(spec, settings, progress))
+        started = room.awaited(
+            lambda: start_nodes(spec, settings, found, ownership=own, progress=progress),
+            patience=patience,
+            progress=progress,
+        )
+        closing.pop_all()
+    return Cluster(started, spec, found, owned=ownership is None and not keep)
+
+
+def _names(group: Node | str | Sequence[Node | str]) -> list[str]:
+    """Return the names of one node or of several; what is neither a node nor a name is left to who checks names."""
+    nodes = group if isinstance(group, (Sequence, Set)) and not isinstance(group, str) else (group,)
+    return [node.name if isinstance(node, Node) else node for node in nodes]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_pidoc import artifacts, leases
 from pytest_pidoc.errors import PidocError
+from pytest_pidoc.node import UP
 
 if TYPE_CHECKING:
     from pytest_pidoc.cluster import Cluster
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["describe", "of_crash", "of_test"]
 
 SERIAL_LINES = 30  # of each node, in the report of a failed test
-UP = "up"  # the state of a node that runs
 
 
 def of_test(test: str, when: str, clusters: Sequence[Cluster], base: Path) -> list[tuple[str, str]]:
@@ -110,6 +110,6 @@ def describe(cluster: Cluster) -> dict[str, Any]:
 
 def _state(node: Node) -> str:
     try:
-        return node.death() or UP
+        return node.state
     except PidocError as error:  # the daemon does not answer: the other evidence is wanted all the same
         return f"unknown: {error.what}"

@@ -20,7 +20,7 @@ from pytest_pidoc.waits import require_port
 if TYPE_CHECKING:
     import paramiko
 
-    from pytest_pidoc.node import Node
+    from pytest_pidoc.vm.vm import Vm
 
 __all__ = ["HOST", "Forward", "check", "open_forward"]
 
@@ -79,34 +79,47 @@ def check(port: int, protocol: str) -> None:
         raise SettingsError(f"{shown(protocol)} is no protocol that can be forwarded.", tip='"tcp" or "udp"')
 
 
-def open_forward(node: Node, port: int, protocol: str) -> Forward:
-    """Open a forward to a node's port; see `Node.forward`."""
+def open_forward(vm: Vm, port: int, protocol: str) -> Forward:
+    """Open a forward to a node's port, which ends with the connections to it; see `Node.forward`."""
     check(port, protocol)
-    if node.endpoint.engine == "local":
-        return _by_qemu(node, port, protocol)
+    vm.raise_if_dead(f"before its port {port} was forwarded")
+    forward = _opened(vm, port, protocol)
+    vm.dependents.append(forward)
+    forward._closing.callback(_forget, vm, forward)
+    return forward
+
+
+def _forget(vm: Vm, forward: Forward) -> None:
+    with contextlib.suppress(ValueError):  # closed by two threads
+        vm.dependents.remove(forward)
+
+
+def _opened(vm: Vm, port: int, protocol: str) -> Forward:
+    if vm.endpoint.engine == "local":
+        return _by_qemu(vm, port, protocol)
     if protocol != "tcp":
         raise SettingsError(
-            f"{protocol} cannot be forwarded on the engine {node.endpoint.engine}.", tip="--pidoc-engine=local"
+            f"{protocol} cannot be forwarded on the engine {vm.endpoint.engine}.", tip="--pidoc-engine=local"
         )
-    return _by_ssh(node, port)
+    return _by_ssh(vm, port)
 
 
-def _by_qemu(node: Node, guest_port: int, protocol: str) -> Forward:
+def _by_qemu(vm: Vm, guest_port: int, protocol: str) -> Forward:
     for _ in range(ATTEMPTS):
         # QEMU does not say which port the OS gave it, and several forwards may lead to the same port of the guest.
         port = _free_port(protocol)
         rule = f"{protocol}:{HOST}:{port}"
-        with node.qmp() as monitor:
+        with vm.qmp() as monitor:
             said = monitor.human(f"hostfwd_add net0 {rule}-:{guest_port}").strip()
         if not said:
             break
     else:
-        raise MonitorError(f"QEMU cannot forward to port {guest_port} of {node.name}.", evidence=said)
+        raise MonitorError(f"QEMU cannot forward to port {guest_port} of {vm.name}.", evidence=said)
     closing = contextlib.ExitStack()
 
     def remove() -> None:
-        if node.death() is None:  # or it went with its QEMU
-            with node.qmp() as monitor:
+        if vm.death() is None:  # or it went with its QEMU
+            with vm.qmp() as monitor:
                 monitor.human(f"hostfwd_remove net0 {rule}")
 
     closing.callback(remove)
@@ -120,7 +133,7 @@ def _free_port(protocol: str) -> int:
         return int(probe.getsockname()[1])
 
 
-def _by_ssh(node: Node, guest_port: int) -> Forward:
+def _by_ssh(vm: Vm, guest_port: int) -> Forward:
     listener = socket.create_server((HOST, 0))
     port = int(listener.getsockname()[1])
 
@@ -130,7 +143,7 @@ def _by_ssh(node: Node, guest_port: int) -> Forward:
                 client, peer = listener.accept()
             except OSError:  # the forward was closed
                 return
-            threading.Thread(target=_relay, args=(client, peer, node, guest_port), daemon=True).start()
+            threading.Thread(target=_relay, args=(client, peer, vm, guest_port), daemon=True).start()
 
     thread = threading.Thread(target=serve, name=f"pidoc-forward-{port}", daemon=True)
     thread.start()
@@ -147,7 +160,7 @@ def _wake(listener: socket.socket) -> None:
         listener.shutdown(socket.SHUT_RDWR)
 
 
-def _relay(client: socket.socket, peer: tuple[str, int], node: Node, guest_port: int) -> None:
+def _relay(client: socket.socket, peer: tuple[str, int], vm: Vm, guest_port: int) -> None:
     """Connect one client to the guest's port over SSH, until both sides have closed.
 
     A client is hung up on when nobody listens there, or when the node is gone, at whatever point that is found out.
@@ -156,7 +169,7 @@ def _relay(client: socket.socket, peer: tuple[str, int], node: Node, guest_port:
 
     with client, contextlib.suppress(PidocError, paramiko.SSHException, OSError, EOFError):
         # The connection is another one after a restart of the guest, and none while that lasts.
-        transport = None if node.death() else node.connection.transport
+        transport = None if vm.death() else vm.connection.transport
         if transport is None:
             return
         with transport.open_channel("direct-tcpip", (GUEST, guest_port), peer, timeout=OPENING) as channel:

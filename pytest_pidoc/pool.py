@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from pytest_pidoc import evidence, leases, processes, reaper, room, runtime
-from pytest_pidoc.cluster import Cluster
+from pytest_pidoc.cluster import Cluster, start_cluster
 from pytest_pidoc.errors import PidocError
 from pytest_pidoc.leases import Lease
+from pytest_pidoc.node import UP
 from pytest_pidoc.progress import Progress
 from pytest_pidoc.settings import ClusterSpec, Settings
 from pytest_pidoc.sharing import locked
@@ -144,7 +145,7 @@ class ClusterPool:
 
         def attempt() -> Cluster:
             own = Ownership(processes.own())
-            return Cluster.from_spec(spec, self._settings, progress=progress, ownership=own)
+            return start_cluster(spec, self._settings, progress=progress, ownership=own)
 
         cluster = self._with_room(attempt, progress)
         self._private.append(cluster)
@@ -230,7 +231,7 @@ class ClusterPool:
                 self._left.append(view.cluster)
             view = self._views[name] = _View(Cluster.attach(lease.directory), seen)
         cluster = view.cluster
-        if cluster.switch_is_gone or any(node.death() or node.panicked() for node in cluster):
+        if cluster.switch_is_gone or any(node.state != UP for node in cluster):
             return None
         return cluster
 
@@ -247,7 +248,7 @@ class ClusterPool:
 
         try:
             ownership = Ownership(self._run.owner, self._run.name, claim)
-            cluster = Cluster.from_spec(spec, self._settings, progress=progress, ownership=ownership)
+            cluster = start_cluster(spec, self._settings, progress=progress, ownership=ownership)
         except BaseException:
             for lease in taken:
                 lease.close()

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 
 from pytest_pidoc import artifacts, devicetree, processes, reaper, room, runtime, speed, warm
+from pytest_pidoc.bringup import Bringup
 from pytest_pidoc.errors import BootError, ChecksumMismatch, ImageInUse, PidocError, RestoreFailed
 from pytest_pidoc.faults import FaultLog
 from pytest_pidoc.identity import Identity, LanPlace
@@ -32,6 +33,7 @@ from pytest_pidoc.qemu.launch import Launch
 from pytest_pidoc.qemu.overlay import empty_overlay
 from pytest_pidoc.settings import ClusterSpec, Settings
 from pytest_pidoc.values.files import DEVICE_TREE, OVERLAY, SERIAL_LOG
+from pytest_pidoc.vm.vm import Vm
 from pytest_pidoc.waiting import Deadline
 
 __all__ = ["Ownership", "Started", "launch_of", "start"]
@@ -57,6 +59,14 @@ class Ownership:
 
 
 @dataclass(frozen=True)
+class Member:
+    """A node of a cluster, and the machine behind it."""
+
+    node: Node
+    vm: Vm
+
+
+@dataclass(frozen=True)
 class Started:
     """Nodes that run, and what watches over them.
 
@@ -64,8 +74,8 @@ class Started:
     ----------
     directory
         The cluster's.
-    nodes
-        In the order of their names.
+    members
+        The nodes, in the order of their names.
     reaper
         The process that ends the nodes when their owner is gone; ``None`` if somebody else started them.
     lan
@@ -75,10 +85,15 @@ class Started:
     """
 
     directory: Path
-    nodes: tuple[Node, ...]
+    members: tuple[Member, ...]
     reaper: subprocess.Popen[bytes] | None = None
     lan: Lan | None = None
     switch: subprocess.Popen[bytes] | None = None
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """The nodes, in the order of their names."""
+        return tuple(member.node for member in self.members)
 
     def leave(self) -> None:
         """Let nobody wait for the owner's end any more."""
@@ -86,8 +101,8 @@ class Started:
 
     def end(self) -> None:
         """End all nodes at once and remove everything of theirs; it is no error when they are gone."""
-        with ThreadPoolExecutor(max_workers=max(1, len(self.nodes))) as pool:
-            stops = [pool.submit(node.stop) for node in self.nodes]
+        with ThreadPoolExecutor(max_workers=max(1, len(self.members))) as pool:
+            stops = [pool.submit(member.vm.stop) for member in self.members]
         for stop in stops:
             with _guarded(self.directory.name):
                 stop.result()
@@ -193,13 +208,13 @@ def _template(spec: ClusterSpec, settings: Settings, found: Provision, progress:
     """Return the directory of the template for *spec*, made if it is not there."""
 
     @contextlib.contextmanager
-    def boot() -> Iterator[Node]:
+    def boot() -> Iterator[Vm]:
         progress.step(f"booting {spec.model} once, to save it: nodes are then forked from it")
         one = replace(spec, nodes=1, cpus=None, boot_timeout=None, lan=False)
         ownership = Ownership(processes.own())
         started = _boot(one, settings, found, ownership=ownership, progress=progress, record=True)
         try:
-            yield started.nodes[0]
+            yield started.members[0].vm
         finally:
             started.end()
 
@@ -232,7 +247,7 @@ class _Start:
         self._reaper: subprocess.Popen[bytes] | None = None
         self._switch: subprocess.Popen[bytes] | None = None
         self._lan: Lan | None = None
-        self._futures: list[Future[Node]] = []
+        self._futures: list[Future[Member]] = []
         self._held: list[int] = []
         self._holding = contextlib.ExitStack()
 
@@ -270,21 +285,21 @@ class _Start:
         self._futures = [pool.submit(self._start_node, launch, hosts, began, timeout) for launch in launches]
         pool.shutdown(wait=False)
         for future in as_completed(self._futures):  # the first that failed raises here
-            node = future.result()
+            node = future.result().node
             progress.step(f"{node.name} is ready on {node.host}:{node.port} after {node.timings.ready:.1f} s")
-        nodes = tuple(future.result() for future in self._futures)
-        self._record(nodes)
-        return Started(self._directory, nodes, self._reaper, self._lan, self._switch)
+        members = tuple(future.result() for future in self._futures)
+        self._record(members)
+        return Started(self._directory, members, self._reaper, self._lan, self._switch)
 
     def _launch(self, number: int) -> Launch:
         launch = launch_of(self._spec, self._found, self._directory, number)
         return replace(launch, template=self._template, record=self._recorded)
 
-    def _start_node(self, launch: Launch, hosts: Mapping[str, str], began: float, timeout: float) -> Node:
+    def _start_node(self, launch: Launch, hosts: Mapping[str, str], began: float, timeout: float) -> Member:
         with room.slot(self._cancelled.is_set):
             return self._start_one(launch, hosts, began, Deadline(timeout))  # which the wait before it did not use up
 
-    def _start_one(self, launch: Launch, hosts: Mapping[str, str], began: float, deadline: Deadline) -> Node:
+    def _start_one(self, launch: Launch, hosts: Mapping[str, str], began: float, deadline: Deadline) -> Member:
         if launch.template is not None:  # what the machine said before it was saved; QEMU appends to it
             (launch.directory / SERIAL_LOG).write_bytes((launch.template / SERIAL_LOG).read_bytes())
             (launch.directory / OVERLAY).write_bytes(empty_overlay(launch.template / OVERLAY))
@@ -297,15 +312,16 @@ class _Start:
         identity = Identity.new(launch.name, mac_address, place)
         identity.write(launch.directory)
         endpoint = self._found.engine.start(launch)
-        node = Node(launch, self._found.engine, endpoint, identity=identity, faults=self._faults, lan=self._lan)
+        vm = Vm(launch, self._found.engine, endpoint)
+        bringup = Bringup(vm, identity=identity)
         try:
-            node.bringup.come_up(began=began, deadline=deadline, cancelled=self._cancelled.is_set)
+            bringup.come_up(began=began, deadline=deadline, cancelled=self._cancelled.is_set)
         except BaseException:
-            node.stop()
+            vm.stop()
             raise
-        return node
+        return Member(Node(vm, bringup, faults=self._faults, lan=self._lan), vm)
 
-    def _record(self, nodes: tuple[Node, ...]) -> None:
+    def _record(self, members: tuple[Member, ...]) -> None:
         runtime.write(
             self._directory,
             {
@@ -321,12 +337,12 @@ class _Start:
                 "template": None if self._template is None else str(self._template),
                 "nodes": [
                     {
-                        "name": node.name,
-                        "endpoint": {**dataclasses.asdict(node.endpoint), "directory": str(node.endpoint.directory)},
-                        "host_keys": node.host_keys,
+                        "name": vm.name,
+                        "endpoint": {**dataclasses.asdict(vm.endpoint), "directory": str(vm.endpoint.directory)},
+                        "host_keys": vm.host_keys,
                         "timings": dataclasses.asdict(node.timings),
                     }
-                    for node in nodes
+                    for node, vm in ((member.node, member.vm) for member in members)
                 ],
             },
         )
@@ -344,7 +360,7 @@ class _Start:
             wait(self._futures)
             for future in self._futures:
                 if future.exception() is None:
-                    future.result().stop()
+                    future.result().vm.stop()
             reaper.reap(self._directory)
         _dismiss(self._reaper)
         _dismiss(self._switch)

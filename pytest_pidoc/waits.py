@@ -10,15 +10,15 @@ import re
 import shlex
 from typing import TYPE_CHECKING
 
-from pytest_pidoc import ssh
 from pytest_pidoc.checks import is_whole, shown
 from pytest_pidoc.errors import SettingsError, WaitError, WaitTimeout
+from pytest_pidoc.vm.vm import Unanswered
 from pytest_pidoc.waiting import Deadline, deadline_of
 
 if TYPE_CHECKING:
     from invoke.runners import Result
 
-    from pytest_pidoc.node import Node
+    from pytest_pidoc.vm.vm import Vm
 
 __all__ = ["until_succeeds", "wait_for_port", "wait_for_unit"]
 
@@ -30,7 +30,7 @@ ENDED_IT = (124, 137)  # the statuses of timeout(1) when it has ended a command
 FAILED = 3  # our own status of a unit that has failed
 
 
-def until_succeeds(node: Node, command: str, *, timeout: float) -> Result:
+def until_succeeds(vm: Vm, command: str, *, timeout: float) -> Result:
     """Run a command again and again until its status is 0; see `Node.wait_until_succeeds`."""
     if not isinstance(command, str):
         raise SettingsError(f"{shown(command)} is no command.", tip='a text for the shell, such as "ping -c 1 pi-2"')
@@ -38,8 +38,8 @@ def until_succeeds(node: Node, command: str, *, timeout: float) -> Result:
     while not deadline.expired:
         attempts += 1
         try:
-            result = _run(node, command, deadline.remaining)
-        except _Unanswered as error:
+            result = _run(vm, command, deadline.remaining)
+        except Unanswered as error:
             seen = str(error)
         else:
             if result.ok:
@@ -50,13 +50,13 @@ def until_succeeds(node: Node, command: str, *, timeout: float) -> Result:
                 seen = f"the last time: {ended}\n{_said(result)}"
         deadline.pause()
     raise WaitTimeout(
-        f"{shown(command)} has not succeeded on {node.name} within {timeout:g} s, tried {attempts} times.",
+        f"{shown(command)} has not succeeded on {vm.name} within {timeout:g} s, tried {attempts} times.",
         evidence=seen,
         tip=f"timeout={timeout * 2:g} if it only takes longer",
     )
 
 
-def wait_for_port(node: Node, port: int, *, host: str, timeout: float) -> None:
+def wait_for_port(vm: Vm, port: int, *, host: str, timeout: float) -> None:
     """Wait until a connection to a TCP port can be made in the guest; see `Node.wait_for_port`."""
     require_port(port)
     if not isinstance(host, str) or not re.fullmatch(r"[0-9A-Za-z_.:%-]{1,255}", host):
@@ -66,20 +66,20 @@ def wait_for_port(node: Node, port: int, *, host: str, timeout: float) -> None:
     connect = f"until (exec 3<>/dev/tcp/{host}/{port}) 2>/dev/null; do sleep {INTERVAL}; done"
     deadline = deadline_of(timeout, INTERVAL)
     try:
-        if _await(node, f"bash -c {shlex.quote(connect)}", deadline).ok:
+        if _await(vm, f"bash -c {shlex.quote(connect)}", deadline).ok:
             return
-        listening = _said(_run(node, "ss -Hltn || netstat -ltn || cat /proc/net/tcp", GRACE), LISTENERS)
-        seen = f"what listens on {node.name}:\n{listening or 'nothing'}"
-    except _Unanswered as error:
+        listening = _said(_run(vm, "ss -Hltn || netstat -ltn || cat /proc/net/tcp", GRACE), LISTENERS)
+        seen = f"what listens on {vm.name}:\n{listening or 'nothing'}"
+    except Unanswered as error:
         seen = str(error)
     raise WaitTimeout(
-        f"{node.name} could not connect to {host}:{port} within {timeout:g} s.",
+        f"{vm.name} could not connect to {host}:{port} within {timeout:g} s.",
         evidence=seen,
         tip="does the program run, and does it listen on that address and port?",
     )
 
 
-def wait_for_unit(node: Node, name: str, *, timeout: float) -> None:
+def wait_for_unit(vm: Vm, name: str, *, timeout: float) -> None:
     """Wait until a unit of systemd is active; see `Node.wait_for_unit`."""
     if not isinstance(name, str) or not re.fullmatch(r"[0-9A-Za-z:_.\\@][0-9A-Za-z:_.\\@-]{0,254}", name):
         raise SettingsError(f"{shown(name)} is no name of a unit.", tip='a name such as "mosquitto" or "ssh.socket"')
@@ -90,18 +90,18 @@ def wait_for_unit(node: Node, name: str, *, timeout: float) -> None:
     )
     deadline, failed = deadline_of(timeout, INTERVAL), False
     try:
-        done = _await(node, f"sh -c {shlex.quote(loop)}", deadline)
+        done = _await(vm, f"sh -c {shlex.quote(loop)}", deadline)
         if done.ok:
             return
         failed = done.return_code == FAILED
-        seen = _said(_run(node, f"sudo -n systemctl status --no-pager --full -n {LINES} {unit}", 2 * GRACE))
-    except _Unanswered as error:
+        seen = _said(_run(vm, f"sudo -n systemctl status --no-pager --full -n {LINES} {unit}", 2 * GRACE))
+    except Unanswered as error:
         seen = str(error)
-    look = shlex.join([*node.ssh_arguments(), "sudo", "journalctl", "-u", name])
+    look = shlex.join([*vm.login.arguments(), "sudo", "journalctl", "-u", name])
     if failed:
-        raise WaitError(f"The unit {name} has failed on {node.name}.", evidence=seen, look=look)
+        raise WaitError(f"The unit {name} has failed on {vm.name}.", evidence=seen, look=look)
     raise WaitTimeout(
-        f"The unit {name} was not active on {node.name} within {timeout:g} s.",
+        f"The unit {name} was not active on {vm.name} within {timeout:g} s.",
         evidence=seen,
         look=look,
         tip="systemctl start it first, if nothing else does",
@@ -114,45 +114,29 @@ def require_port(port: object) -> None:
         raise SettingsError(f"{shown(port)} is no port.", tip="a whole number from 1 to 65535")
 
 
-class _Unanswered(Exception):
-    """The guest does not answer on its connection, or has closed it."""
-
-
-def _await(node: Node, loop: str, deadline: Deadline) -> Result:
+def _await(vm: Vm, loop: str, deadline: Deadline) -> Result:
     """Run a loop that ends by itself in the guest; once more when the connection breaks and the node lives on."""
     while True:
         try:
-            return _run(node, loop, deadline.remaining)
-        except _Unanswered:
+            return _run(vm, loop, deadline.remaining)
+        except Unanswered:
             if deadline.expired:
                 raise
             deadline.pause()
 
 
-def _run(node: Node, command: str, seconds: float) -> Result:
+def _run(vm: Vm, command: str, seconds: float) -> Result:
     """Run a command as the node's user would; after that time it is ended in the guest, with its children.
 
     Raises
     ------
-    _Unanswered
+    Unanswered
         The guest itself does not answer.
     NodeDied
         The node has ended.
     """
-    from invoke.exceptions import CommandTimedOut
-
     bounded = f'timeout -k 1 {max(seconds, 0.01):.2f} "${{SHELL:-sh}}" -c {shlex.quote(command)}'
-    try:
-        result = node.run(bounded, warn=True, timeout=seconds + GRACE)
-    except CommandTimedOut as error:
-        raise _Unanswered("the guest does not answer") from error
-    except Exception as error:
-        if ssh.broke(error):
-            raise _Unanswered(f"the guest does not answer: {error}") from error
-        raise
-    if ssh.broke(result):
-        raise _Unanswered("the connection to the guest broke")
-    return result
+    return vm.ask(bounded, timeout=seconds + GRACE)
 
 
 def _said(result: Result, most: int = LINES) -> str:

@@ -21,11 +21,11 @@ from pytest_pidoc.errors import BootError
 from pytest_pidoc.images.buildlog import BuildLog
 from pytest_pidoc.images.cache import Cache, image_file
 from pytest_pidoc.images.image import Image, Manifest, Source
-from pytest_pidoc.node import Node
 from pytest_pidoc.progress import Progress
 from pytest_pidoc.qemu import command as qemu
 from pytest_pidoc.qemu.launch import Launch
 from pytest_pidoc.values.files import AGENT_SOCKET, BOOT_ELF, OVERLAY, RAM, SERIAL_LOG, STATE
+from pytest_pidoc.vm.vm import Vm
 
 __all__ = ["Template", "base", "collect", "key", "template"]
 
@@ -96,7 +96,7 @@ def template(
     cache: Cache,
     launch: Launch,
     engine: Engine,
-    boot: Callable[[], AbstractContextManager[Node]],
+    boot: Callable[[], AbstractContextManager[Vm]],
     *,
     progress: Progress,
     rebuild: bool = False,
@@ -127,17 +127,17 @@ def template(
     manifest = launch.image.manifest
 
     def make(directory: Path, log: BuildLog) -> Manifest:
-        with boot() as node:
+        with boot() as vm:
             progress.step("waiting until the machine is quiet, to save it")
-            agent.start(node)
+            agent.start(vm.shell, name=vm.name, port=vm.launch.machine.agent)
             # With somebody connected the agent sleeps in its read; with nobody it would have to look again and again.
-            with unix.connect(node.directory / AGENT_SOCKET):
-                _await_quiet(node)
-                agent.hold_ssh(node)
-                node.leave()
+            with unix.connect(vm.directory / AGENT_SOCKET):
+                _await_quiet(vm)
+                agent.hold_ssh(vm.shell, name=vm.name)
+                vm.leave()
                 time.sleep(REST)
-                migration.save(node.directory, version)
-            collect(node.directory, directory, log)
+                migration.save(vm.directory, version)
+            collect(vm.directory, directory, log)
         parts = list(PARTS)
         kernel, initrd = (launch.image.path / file.name if file else None for file in qemu.boot_files(launch))
         qemus_tree = "dtb" not in manifest.files  # with the board's name in it or not
@@ -156,10 +156,10 @@ def template(
     return Template(cache.build(key(launch, engine), make, what=what, progress=progress, rebuild=rebuild))
 
 
-def _await_quiet(node: Node) -> None:
+def _await_quiet(vm: Vm) -> None:
     """Wait until nothing happens in the guest any more."""
-    if node.shell(_AWAIT_QUIET, timeout=3 * QUIET_TIMEOUT).status:
-        busy = node.shell("top -b -n 1 | head -n 15").text
+    if vm.shell(_AWAIT_QUIET, timeout=3 * QUIET_TIMEOUT).status:
+        busy = vm.shell("top -b -n 1 | head -n 15").text
         raise BootError(f"The guest has not come to rest within {QUIET_TIMEOUT} s.", evidence=busy)
 
 

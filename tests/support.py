@@ -19,15 +19,20 @@ import paramiko
 import pytest
 from paramiko.common import cMSG_CHANNEL_REQUEST
 
+from pytest_pidoc.bringup import Bringup
 from pytest_pidoc.engines.engine import Endpoint
 from pytest_pidoc.engines.local import LocalEngine
 from pytest_pidoc.images.image import MANIFEST, Image, ImageFile, Manifest
 from pytest_pidoc.machines import MODELS, Machine
+from pytest_pidoc.node import Node
 from pytest_pidoc.qemu.launch import Launch
+from pytest_pidoc.vm.vm import Vm
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
+
+    from pytest_pidoc.identity import Identity
 
 #: The command ``pidoc``, wherever this Python has its programs.
 PIDOC = (sys.executable, "-c", "import sys; from pytest_pidoc.cli import main; sys.exit(main())")
@@ -173,6 +178,19 @@ def make_launch(directory: Path, image: Image, *, cluster: str = "c-00000000", *
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     machine = changes.pop("machine", MODELS["pi3-virt"])
     return Launch("pi-1", cluster, directory, machine, image, memory=changes.pop("memory", machine.memory), **changes)
+
+
+def node_of(
+    launch: Launch, engine: Any, endpoint: Endpoint, *, identity: Identity | None = None, host_keys: Sequence[str] = ()
+) -> Node:
+    """Return the node of a machine that runs at *endpoint*."""
+    vm = Vm(launch, engine, endpoint, host_keys=host_keys)
+    return Node(vm, Bringup(vm, identity=identity))
+
+
+def vm_of(node: Node) -> Vm:
+    """Return the machine behind a node, for tests that look below what a user holds."""
+    return node._vm
 
 
 def require_machine(row: Machine) -> None:

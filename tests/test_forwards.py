@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING
 
 import paramiko
 import pytest
-from support import SshServer, StandInEngine, eventually, make_image, make_launch, qmp_peer, tcp_server, unix_server
+from support import (
+    SshServer,
+    StandInEngine,
+    eventually,
+    make_image,
+    make_launch,
+    node_of,
+    qmp_peer,
+    tcp_server,
+    unix_server,
+)
 
 from pytest_pidoc import processes
 from pytest_pidoc.engines.engine import Endpoint
@@ -39,7 +49,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Node, Lo
     engine = LocalEngine()
     endpoint = engine.start(launch)
     try:
-        with contextlib.closing(Node(launch, engine, endpoint)) as node:
+        with contextlib.closing(node_of(launch, engine, endpoint)) as node:
             yield node, engine
     finally:
         engine.stop(endpoint)
@@ -60,7 +70,7 @@ def by_ssh(tmp_path: Path) -> Iterator[tuple[Node, SshServer]]:
         )
         launch = make_launch(tmp_path / "pi-1", pinned)
         endpoint = Endpoint("docker", "127.0.0.1", server.port, launch.directory, "0123")
-        with contextlib.closing(Node(launch, StandInEngine(), endpoint)) as node:
+        with contextlib.closing(node_of(launch, StandInEngine(), endpoint)) as node:
             node.run("true")
             yield node, server
 
@@ -137,7 +147,7 @@ def test_forward_of_a_node_that_dies(tmp_path: Path) -> None:
     launch = make_launch(tmp_path / "pi-1", image, cluster=f"c-dies-{os.getpid()}", memory=64 * 1024**2)
     engine = LocalEngine()
     endpoint = engine.start(launch)
-    node = Node(launch, engine, endpoint)
+    node = node_of(launch, engine, endpoint)
     try:
         web = node.forward(80)
         processes.kill(endpoint.handle)
@@ -154,7 +164,7 @@ def test_forward_of_a_node_that_dies(tmp_path: Path) -> None:
 def test_what_qemu_says_is_shown(tmp_path: Path, short_path: Path) -> None:
     """A QEMU that refuses is an error with its words, after a few ports were tried."""
     launch = make_launch(short_path / "pi-1", make_image(tmp_path / "image"))
-    node = Node(launch, StandInEngine(), Endpoint("local", "127.0.0.1", 1, launch.directory, "1:2:3"))
+    node = node_of(launch, StandInEngine(), Endpoint("local", "127.0.0.1", 1, launch.directory, "1:2:3"))
     answers = {"human-monitor-command": "invalid host forwarding rule\r\n"}
     requests: list[dict[str, object]] = []
     with (

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import bare_metal
 import pytest
-from support import eventually, make_image, make_launch
+from support import eventually, make_image, make_launch, node_of, vm_of
 
 from pytest_pidoc import processes
 from pytest_pidoc.engines.engine import Endpoint
@@ -91,7 +91,7 @@ def board_of(image: Image, tmp_path: Path) -> Launch:
 def board(start: Any, engine: LocalEngine, tmp_path: Path, image: Image) -> Iterator[Node]:
     """Start a board that has nothing to boot."""
     launch = board_of(image, tmp_path)
-    with contextlib.closing(Node(launch, engine, start(launch))) as node:
+    with contextlib.closing(node_of(launch, engine, start(launch))) as node:
         yield node
 
 
@@ -122,7 +122,7 @@ def test_pictures_while_the_guest_changes_its_screen(start: Any, engine: LocalEn
     flickering = bare_metal.make_image(tmp_path / "image", kernel=bare_metal.FLICKERS)
     launch = board_of(flickering, tmp_path)
 
-    with contextlib.closing(Node(launch, engine, start(launch))) as node:
+    with contextlib.closing(node_of(launch, engine, start(launch))) as node:
         pictures = [node.screenshot(tmp_path / "picture.png").read_bytes() for _ in range(30)]
 
         assert {struct.unpack_from(">I", picture, 16)[0] for picture in pictures} >= {1920, 896}
@@ -151,8 +151,8 @@ def test_machine_that_stood_still_goes_on_after_an_error(board: Node) -> None:
 def test_picture_of_a_board_that_died(board: Node, engine: LocalEngine, tmp_path: Path) -> None:
     """The error says how it died, not what its monitor did."""
     assert board.monitor.execute("query-status")
-    os.kill(int(board.endpoint.handle.partition(":")[0]), signal.SIGKILL)
-    assert eventually(lambda: engine.death(board.endpoint))
+    os.kill(int(vm_of(board).endpoint.handle.partition(":")[0]), signal.SIGKILL)
+    assert eventually(lambda: engine.death(vm_of(board).endpoint))
 
     with pytest.raises(NodeDied, match="pi-1 died while a picture of it was taken: QEMU was killed by signal 9"):
         board.screenshot(tmp_path / "picture.png")
@@ -161,7 +161,7 @@ def test_picture_of_a_board_that_died(board: Node, engine: LocalEngine, tmp_path
 @qemu
 def test_picture_of_a_machine_without_a_display(start: Any, engine: LocalEngine, launch: Launch) -> None:
     """The error names models that have one."""
-    node = Node(launch, engine, start(launch))
+    node = node_of(launch, engine, start(launch))
 
     with pytest.raises(MonitorError, match="no picture of pi-1: the model pi3-virt has no display") as caught:
         node.screenshot("picture.png")

@@ -8,7 +8,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 import pytest
-from support import SshServer, StandInEngine, eventually, make_image, make_launch
+from support import SshServer, StandInEngine, eventually, make_image, make_launch, node_of
 
 from pytest_pidoc.benchmarks import measure as measuring
 from pytest_pidoc.benchmarks.measure import Measurement, measure
@@ -34,7 +34,7 @@ def node(tmp_path: Path, short_path: Path, server: SshServer) -> Iterator[Node]:
     manifest = dataclasses.replace(launch.image.manifest, host_keys=(server.public_key,))
     launch = dataclasses.replace(launch, image=dataclasses.replace(launch.image, manifest=manifest))
     endpoint = Endpoint("local", "127.0.0.1", server.port, launch.directory, "1:2:3")
-    with contextlib.closing(Node(launch, StandInEngine(), endpoint)) as node:
+    with contextlib.closing(node_of(launch, StandInEngine(), endpoint)) as node:
         yield node
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from bare_metal import DRAWS, HEIGHT, WIDTH, make_image
 from matplotlib.image import imread
-from support import make_launch
+from support import make_launch, node_of, vm_of
 
 from pytest_pidoc import migration
 from pytest_pidoc.engines.local import LocalEngine
@@ -40,11 +40,11 @@ def is_drawn(picture: Path) -> bool:
 @contextlib.contextmanager
 def running(launch: Launch) -> Iterator[Node]:
     engine = LocalEngine()
-    with contextlib.closing(Node(launch, engine, engine.start(launch))) as node:
+    with contextlib.closing(node_of(launch, engine, engine.start(launch))) as node:
         try:
             yield node
         finally:
-            node.stop()
+            vm_of(node).stop()
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_restored_board_shows_what_the_saved_one_did(fork: Launch, short_path: P
     """Its screen has the size that the guest had set, and is drawn although nothing has changed since."""
     with running(fork) as node:
         assert is_drawn(node.screenshot(short_path / "after.png"))
-        assert node.death() is None
+        assert vm_of(node).death() is None
 
 
 def test_state_that_qemu_refuses(fork: Launch) -> None:

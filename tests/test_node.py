@@ -16,7 +16,7 @@ import paramiko
 import pytest
 from fabric.runners import Remote
 from invoke.exceptions import CommandTimedOut, UnexpectedExit
-from support import SshServer, StandInEngine, make_image, make_launch, qmp_peer, tcp_server, unix_server
+from support import SshServer, StandInEngine, make_image, make_launch, node_of, qmp_peer, tcp_server, unix_server, vm_of
 
 from pytest_pidoc.bringup import Timings
 from pytest_pidoc.engines.engine import Endpoint
@@ -54,7 +54,7 @@ def make_node(directory: Path, image: Image, engine: StandInEngine, port: int, h
     pinned = dataclasses.replace(image, manifest=dataclasses.replace(image.manifest, host_keys=(host_key,)))
     launch = make_launch(directory, pinned)
     (directory / SERIAL_LOG).write_bytes(b"[  OK  ] Started everything\r\npi-1 login: ")
-    return Node(launch, engine, Endpoint("local", "127.0.0.1", port, directory, "1:2:3"))
+    return node_of(launch, engine, Endpoint("local", "127.0.0.1", port, directory, "1:2:3"))
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def starting(short_path: Path, image: Image, engine: StandInEngine, server: SshS
 
 
 def wait(node: Node, *, timeout: float = 30, cancelled: bool = False) -> None:
-    node.bringup.await_ready(began=time.monotonic(), deadline=Deadline(timeout), cancelled=lambda: cancelled)
+    node._bringup.await_ready(began=time.monotonic(), deadline=Deadline(timeout), cancelled=lambda: cancelled)
 
 
 @pytest.fixture
@@ -312,7 +312,7 @@ def test_death_while_starting(starting: Node, engine: StandInEngine) -> None:
     """A node that dies before its banner ends the wait, long before the deadline."""
     engine.reason = "QEMU ended with status 1"
     with tcp_server(lambda connection: connection.recv(1) and None) as (_, port):
-        starting.endpoint = dataclasses.replace(starting.endpoint, port=port)
+        vm_of(starting).endpoint = dataclasses.replace(vm_of(starting).endpoint, port=port)
         with pytest.raises(NodeDied, match="pi-1 died: QEMU ended with status 1"):
             wait(starting, timeout=3600)
 
@@ -321,7 +321,7 @@ def test_panic_while_starting(starting: Node) -> None:
     """A kernel that gives up ends the wait, with the line in which it did."""
     (starting.directory / SERIAL_LOG).write_bytes(b"Kernel panic - not syncing: No working init found.\r\n")
     with tcp_server(lambda connection: connection.recv(1) and None) as (_, port):
-        starting.endpoint = dataclasses.replace(starting.endpoint, port=port)
+        vm_of(starting).endpoint = dataclasses.replace(vm_of(starting).endpoint, port=port)
         with pytest.raises(KernelPanic, match="gave up: Kernel panic - not syncing: No working init found"):
             wait(starting, timeout=3600)
 
@@ -330,7 +330,7 @@ def test_emergency_mode_while_starting(starting: Node) -> None:
     """A guest that will start no SSH server is not waited for."""
     (starting.directory / SERIAL_LOG).write_bytes(b"You are in emergency mode. After logging in, type\r\n")
     with tcp_server(lambda connection: connection.recv(1) and None) as (_, port):
-        starting.endpoint = dataclasses.replace(starting.endpoint, port=port)
+        vm_of(starting).endpoint = dataclasses.replace(vm_of(starting).endpoint, port=port)
         with pytest.raises(
             BootError, match='pi-1 will start no SSH server: systemd says "You are in emergency mode"'
         ) as caught:
@@ -345,7 +345,7 @@ def test_boot_that_finds_no_root_device(starting: Node) -> None:
         b"Waiting for root device /dev/mmcblk0p2...\r\n" + b"usb 1-1\r\n" * 99
     )
     with tcp_server(lambda connection: connection.recv(1) and None) as (_, port):
-        starting.endpoint = dataclasses.replace(starting.endpoint, port=port)
+        vm_of(starting).endpoint = dataclasses.replace(vm_of(starting).endpoint, port=port)
         with pytest.raises(BootTimeout, match="after 1 s: its kernel waits for the root device /dev/mmcblk0p2"):
             wait(starting, timeout=0.6)
 
@@ -353,7 +353,7 @@ def test_boot_that_finds_no_root_device(starting: Node) -> None:
 def test_cancelled_start(starting: Node) -> None:
     """A start that somebody else gave up ends at its next look."""
     with tcp_server(lambda connection: connection.recv(1) and None) as (_, port):
-        starting.endpoint = dataclasses.replace(starting.endpoint, port=port)
+        vm_of(starting).endpoint = dataclasses.replace(vm_of(starting).endpoint, port=port)
         with pytest.raises(BootError, match="The start of pi-1 was cancelled"):
             wait(starting, timeout=3600, cancelled=True)
 
@@ -361,7 +361,7 @@ def test_cancelled_start(starting: Node) -> None:
 def test_boot_that_takes_too_long(starting: Node) -> None:
     """The error has the time, the last serial lines and a longer timeout to try."""
     with tcp_server(lambda connection: connection.recv(1) and None) as (_, port):
-        starting.endpoint = dataclasses.replace(starting.endpoint, port=port)
+        vm_of(starting).endpoint = dataclasses.replace(vm_of(starting).endpoint, port=port)
         with pytest.raises(
             BootTimeout, match="pi-1 was not ready after 1 s: its SSH server has not answered"
         ) as caught:
@@ -380,7 +380,7 @@ def test_login_that_takes_too_long(starting: Node) -> None:
             pass
 
     with tcp_server(banner_only) as (_, port):
-        starting.endpoint = dataclasses.replace(starting.endpoint, port=port)
+        vm_of(starting).endpoint = dataclasses.replace(vm_of(starting).endpoint, port=port)
         with pytest.raises(BootTimeout, match="it has answered, but no command has run"):
             wait(starting, timeout=0.6)
 
@@ -439,9 +439,9 @@ def test_console_of_a_dead_node(node: Node, engine: StandInEngine) -> None:
 def test_stop_ends_the_node(node: Node, engine: StandInEngine) -> None:
     """Stop closes the connections and tells the engine."""
     connection = node.connection
-    node.stop()
+    vm_of(node).stop()
 
-    assert engine.stopped == [node.endpoint]
+    assert engine.stopped == [vm_of(node).endpoint]
     assert not connection.is_connected
 
 
@@ -450,7 +450,7 @@ def test_closing_twice_is_no_error(node: Node) -> None:
     node.close()
     node.close()
 
-    assert node.death() is None
+    assert vm_of(node).death() is None
 
 
 @pytest.mark.parametrize("path", ["", "with space"])
@@ -471,7 +471,7 @@ def test_ssh_command_refuses_a_wrong_host_key(
     """OpenSSH does not blindly accept, either."""
     other = paramiko.ECDSAKey.generate()
     node = make_node(short_path / "pi-1", image, engine, server.port, f"{other.get_name()} {other.get_base64()}")
-    command = [*node.ssh_arguments(), "echo", "hello"]
+    command = [*shlex.split(node.ssh_command), "echo", "hello"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, timeout=30)
 
     assert done.returncode == 255

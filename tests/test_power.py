@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support import SshServer, StandInEngine, make_launch, qmp_peer, unix_server
+from support import SshServer, StandInEngine, make_launch, node_of, qmp_peer, unix_server, vm_of
 
 from pytest_pidoc.bench.power_cuts import CutReport, PowerCut, lost
 from pytest_pidoc.cluster import Cluster
@@ -17,7 +17,7 @@ from pytest_pidoc.errors import FaultError, KernelPanic, NodeDied, WaitTimeout
 from pytest_pidoc.identity import Identity
 from pytest_pidoc.node import Node
 from pytest_pidoc.qemu.command import mac_address
-from pytest_pidoc.startup import Started
+from pytest_pidoc.startup import Member, Started
 from pytest_pidoc.values.files import QMP_SOCKET, SERIAL_LOG
 
 if TYPE_CHECKING:
@@ -61,9 +61,11 @@ def node(short_path: Path, engine: Engine, server: SshServer) -> Iterator[Node]:
     (short_path / "cluster.json").write_text('{"engine": "local", "owner": null, "nodes": [{"name": "pi-1"}]}')
     endpoint = Endpoint("local", "127.0.0.1", server.port, launch.directory, "1:2:3")
     identity = Identity.new("pi-1", mac_address(launch))
-    with contextlib.closing(Node(launch, engine, endpoint, identity=identity, host_keys=[server.public_key])) as node:
+    with contextlib.closing(
+        node_of(launch, engine, endpoint, identity=identity, host_keys=[server.public_key])
+    ) as node:
         yield node
-        node.stop()
+        vm_of(node).stop()
 
 
 @contextlib.contextmanager
@@ -89,7 +91,7 @@ def test_a_node_without_power_says_since_when(node: Node, engine: Engine) -> Non
 
 def test_the_port_of_a_node_without_power_is_kept(node: Node) -> None:
     """Nobody else gets it, and who connects is refused at once."""
-    node.endpoint = replace(node.endpoint, port=_free_port())
+    vm_of(node).endpoint = replace(vm_of(node).endpoint, port=_free_port())
     node.power_cut()
 
     with socket.socket() as other, pytest.raises(OSError, match="in use"):
@@ -254,7 +256,7 @@ def test_kernel_that_has_started_again_has_not_given_up(node: Node) -> None:
 
 def test_cluster_waits_for_the_engine_to_notice_a_death(node: Node, engine: Engine, server: SshServer) -> None:
     """A node whose connection breaks is looked after for a second, as by ``Node.run``; with ``warn=True``, too."""
-    cluster = Cluster(Started(node.directory.parent, (node,)), None, None)  # type: ignore[arg-type]
+    cluster = Cluster(Started(node.directory.parent, (Member(node, vm_of(node)),)), None, None)  # type: ignore[arg-type]
     answers = iter([None, None, None])
     engine.death = lambda endpoint: next(answers, "QEMU was killed by signal 9")  # type: ignore[method-assign]
 
@@ -265,7 +267,7 @@ def test_cluster_waits_for_the_engine_to_notice_a_death(node: Node, engine: Engi
 
 def test_cluster_names_the_kernel_that_gives_up(node: Node) -> None:
     """A command on all nodes ends with the panic of one."""
-    cluster = Cluster(Started(node.directory.parent, (node,)), None, None)  # type: ignore[arg-type]
+    cluster = Cluster(Started(node.directory.parent, (Member(node, vm_of(node)),)), None, None)  # type: ignore[arg-type]
     log = node.directory / SERIAL_LOG
 
     with pytest.raises(KernelPanic, match="The kernel of pi-1 gave up"):

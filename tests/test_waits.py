@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from support import SshServer, StandInEngine, make_image, make_launch, tcp_server
+from support import SshServer, StandInEngine, make_image, make_launch, node_of, tcp_server
 
 from pytest_pidoc.engines.engine import Endpoint
 from pytest_pidoc.errors import NodeDied, SettingsError, WaitError, WaitTimeout
@@ -32,7 +32,7 @@ def node(tmp_path: Path, server: SshServer, engine: StandInEngine) -> Iterator[N
     image = dataclasses.replace(image, manifest=dataclasses.replace(image.manifest, host_keys=(server.public_key,)))
     launch = make_launch(tmp_path / "pi-1", image)
     endpoint = Endpoint("local", "127.0.0.1", server.port, launch.directory, "1:2:3")
-    with contextlib.closing(Node(launch, engine, endpoint)) as node:
+    with contextlib.closing(node_of(launch, engine, endpoint)) as node:
         yield node
 
 

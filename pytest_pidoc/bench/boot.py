@@ -88,7 +88,7 @@ def boot(settings: Settings, *, runs: int, progress: Progress) -> BootReport:
     for number in range(1, runs + 1):
         for (what, kind), measured in zip(kinds, times, strict=True):
             progress.step(f"run {number} of {runs}: {kind.nodes} x {what}")
-            cluster = Cluster.from_spec(kind.spec(), kind)
+            cluster = Cluster.up(settings=kind)
             with cluster:
                 engine = cluster.engine.name
                 qemu = str(cluster.engine.qemu_version(cluster[0].machine.binary))

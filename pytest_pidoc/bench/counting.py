@@ -127,7 +127,7 @@ def counting(settings: Settings, *, runs: int, progress: Progress, unchanged: in
     wanted, usual = METRICS[chosen], PROGRAM.format(loops=LOOPS)
     found: list[Measurement] = []
     caught = alarms = 0
-    with Cluster.from_spec(counted.spec(), counted, progress=progress) as cluster:
+    with Cluster.up(settings=counted, progress=progress) as cluster:
         node = cluster[0]
         engine, qemu = cluster.engine.name, str(node.qemu_version)
         before = _entry(node, measure(node, usual, wanted=wanted, rounds=1))
@@ -139,7 +139,7 @@ def counting(settings: Settings, *, runs: int, progress: Progress, unchanged: in
     with _busy():
         for number in range(1, max(unchanged, runs) + 1):
             progress.step(f"node {number} of {max(unchanged, runs)}")
-            with Cluster.from_spec(counted.spec(), counted) as cluster:
+            with Cluster.up(settings=counted) as cluster:
                 node = cluster[0]
                 found.append(measure(node, usual, wanted=wanted, rounds=1))
                 alarms += _fails(before, _entry(node, found[-1]))
@@ -160,7 +160,7 @@ def _prepared(settings: Settings) -> tuple[ClusterSpec, str]:
 def _costs(settings: Settings, counted: Node, command: str, metric: str, runs: int) -> tuple[Cost, ...]:
     """Run the program by turns on a node with this host's clock and on the one that counts, with events and without."""
     seconds: dict[tuple[str, str], list[float]] = {}
-    with Cluster.from_spec(settings.spec(), settings) as cluster:
+    with Cluster.up(settings=settings) as cluster:
         for _ in range(runs):
             for clock, node, events, named in (
                 ("this machine's", cluster[0], False, "wall_time"),

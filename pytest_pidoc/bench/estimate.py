@@ -149,7 +149,7 @@ def estimate(settings: Settings, *, progress: Progress) -> EstimateReport:
         The node cannot be started, or a program cannot be measured.
     """
     counting = replace(settings, model=MODEL, nodes=1, cpus=None, start="warm", mips=DEFAULT_MIPS)
-    with Cluster.from_spec(counting.spec(), counting, progress=progress) as cluster:
+    with Cluster.up(settings=counting, progress=progress) as cluster:
         node = cluster[0]
         counts = {}
         for program in _PROGRAMS:

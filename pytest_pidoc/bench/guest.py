@@ -308,8 +308,8 @@ def _measure(settings: Settings, runs: int, progress: Progress, events: int) -> 
     model = machine(settings.model)
     full, half = (replace(settings, nodes=2 if model.lan else 1, cpus=share) for share in SHARES)
     with (
-        Cluster.from_spec(full.spec(), full, progress=progress) as first,
-        Cluster.from_spec(half.spec(), half, progress=progress) as second,
+        Cluster.up(settings=full, progress=progress) as first,
+        Cluster.up(settings=half, progress=progress) as second,
     ):
         sysbench = str(first[0].run("sysbench --version").stdout.strip())
         versions = str(first.engine.qemu_version(model.binary)), sysbench

@@ -167,7 +167,7 @@ def lan(settings: Settings, *, runs: int, progress: Progress) -> LanReport:
     if qemu.numbers < RECONNECTS:
         raise EngineUnavailable(f"{qemu} is too old for pidoc bench lan: 9.2 is needed.", tip="a newer QEMU")
     settings = replace(settings, engine="local", nodes=3, start="warm", lan=True)
-    with Cluster.from_spec(settings.spec(), settings, progress=progress) as cluster:  # and the template is made
+    with Cluster.up(settings=settings, progress=progress) as cluster:  # and the template is made
         crossed, answered, healed = _partitions(cluster, progress)
         delay = _delay(cluster, progress)
         lost = _loss(cluster, progress)
@@ -176,7 +176,7 @@ def lan(settings: Settings, *, runs: int, progress: Progress) -> LanReport:
         for kind, times in ready.items():
             progress.step(f"starting three nodes {kind} a LAN")
             given = replace(settings, lan=kind == "with")
-            with Cluster.from_spec(given.spec(), given) as started:
+            with Cluster.up(settings=given) as started:
                 times.append(started.timings.ready)
     carried, plain = _transfers(replace(settings, nodes=2), runs, progress)
     starts = {kind: tuple(each) for kind, each in ready.items()}

@@ -130,7 +130,7 @@ def models(settings: Settings, *, runs: int, progress: Progress, names: Sequence
 def _measure(settings: Settings, *, runs: int, progress: Progress) -> tuple[Model, str]:
     """Return what was found out about a model, and the version of its QEMU."""
     cold, warm = replace(settings, start="cold"), replace(settings, start="warm")
-    with Cluster.from_spec(cold.spec(), cold, progress=progress) as cluster:
+    with Cluster.up(settings=cold, progress=progress) as cluster:
         node, qemu = cluster[0], str(cluster.engine.qemu_version(cluster[0].machine.binary))
         model = Model(
             settings.model,
@@ -139,10 +139,10 @@ def _measure(settings: Settings, *, runs: int, progress: Progress) -> tuple[Mode
             board=_read(node, r"tr -d '\0' </proc/device-tree/model"),
             cold=node.timings,
         )
-    Cluster.from_spec(warm.spec(), warm, progress=progress).down()  # makes the template
+    Cluster.up(settings=warm, progress=progress).down()  # makes the template
     timings, memory = [], []
     for _ in range(runs):
-        with Cluster.from_spec(warm.spec(), warm) as cluster:
+        with Cluster.up(settings=warm) as cluster:
             if cluster.timings.start != "warm":
                 raise PidocError(f"A node of {settings.model} that should have started warm has not.")
             time.sleep(SETTLE)

@@ -136,7 +136,7 @@ def power_cuts(settings: Settings, *, cuts: int, progress: Progress) -> CutRepor
     """
     settings = replace(settings, nodes=1)
     found = []
-    with Cluster.from_spec(settings.spec(), settings, progress=progress) as cluster:
+    with Cluster.up(settings=settings, progress=progress) as cluster:
         engine, qemu = cluster.engine.name, str(cluster.engine.qemu_version(cluster[0].machine.binary))
         _bring_writer(cluster[0])
         for number in range(1, cuts + 1):

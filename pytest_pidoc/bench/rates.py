@@ -200,8 +200,8 @@ def _measure(settings: Settings, port: int, *, runs: int, progress: Progress) ->
     for run in range(1, runs + 1):
         progress.step(f"{model}, run {run} of {runs}: starting two nodes")
         with (
-            Cluster.from_spec(node.spec(), node, progress=progress) as ours,
-            Cluster.from_spec(plain.spec(), plain, progress=progress) as theirs,
+            Cluster.up(settings=node, progress=progress) as ours,
+            Cluster.up(settings=plain, progress=progress) as theirs,
         ):
             for name, way in WAYS.items():
                 lap = partial(_lap, way.command.replace("PORT", str(port)))

@@ -147,7 +147,7 @@ def soak(settings: Settings, *, runs: int, progress: Progress) -> SoakReport:
     settings = replace(settings, start="warm")
     spec = settings.spec()
     before = Traces.now()
-    with Cluster.from_spec(spec, settings, progress=progress) as first:
+    with Cluster.up(settings=settings, progress=progress) as first:
         engine, qemu = first.engine.name, str(first.engine.qemu_version(first[0].machine.binary))
     ready: list[float] = []
     failures: list[Failure] = []
@@ -155,7 +155,7 @@ def soak(settings: Settings, *, runs: int, progress: Progress) -> SoakReport:
     for number in range(1, runs + 1):
         progress.step(f"start {number} of {runs}: {spec.nodes} x {spec.model}")
         try:
-            with Cluster.from_spec(spec, settings) as cluster:
+            with Cluster.up(settings=settings) as cluster:
                 timings = cluster.timings
         except Exception as error:  # noqa: BLE001 # whatever a start may raise is what is looked for
             failures.append(Failure(number, f"{type(error).__name__}: {error}"))

@@ -130,7 +130,7 @@ def start(
     """
     starts = []
     engine = qemu = ""
-    Cluster.from_spec(replace(settings, nodes=1, start="warm").spec(), settings, progress=progress).down()
+    Cluster.up(settings=replace(settings, nodes=1, start="warm"), progress=progress).down()
     warm = replace(settings, start="warm")
     kinds = [
         *([("untuned", replace(settings, image=PLAIN, start="cold"))] if untuned else []),
@@ -142,7 +142,7 @@ def start(
         for kind, chosen in kinds:
             progress.step(f"run {number} of {runs}: {chosen.nodes} x {settings.model} {kind}")
             began = time.monotonic()
-            with Cluster.from_spec(chosen.spec(), chosen) as cluster:
+            with Cluster.up(settings=chosen) as cluster:
                 total = time.monotonic() - began
                 engine = cluster.engine.name
                 qemu = str(cluster.engine.qemu_version(cluster[0].machine.binary))

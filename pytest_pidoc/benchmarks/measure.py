@@ -65,7 +65,7 @@ def conditions(node: Node) -> Conditions:
     """Return the machine that a figure of this node is true of."""
     manifest = node.image.manifest
     made_from = f"{manifest.recipe} {manifest.key[:12]}"
-    return Conditions(node.model, node.mips, node.qemu_version.text, made_from)
+    return Conditions(node.model, node.clock.mips, node.qemu_version.text, made_from)
 
 
 def measure(
@@ -180,7 +180,7 @@ def _raise_if_failed(node: Node, command: str, answer: Mapping[str, Any]) -> Non
 
 def _raise_if_lacking(node: Node, wanted: Metric, found: Mapping[str, tuple[float, ...]], refused: str) -> None:
     """Refuse a figure that is not what its name says."""
-    if wanted.counting and not node.counts_instructions:
+    if wanted.counting and not node.clock.counts_instructions:
         raise BenchmarkError(
             f"{node.name} cannot give {wanted.name}: its clock does not count instructions.",
             tip="mips=1000 where it is started",
@@ -193,7 +193,7 @@ def _raise_if_partial(node: Node, command: str, answers: list[dict[str, Any]]) -
     """Refuse figures of a part of the command: Linux stops counting a program that takes on another user's rights."""
     for answer in answers:
         counted, used = answer["guest_time"], answer["processor_time"]
-        if counted is not None and used > PART * counted + START / (node.mips or OWN_RATE):
+        if counted is not None and used > PART * counted + START / (node.clock.mips or OWN_RATE):
             raise BenchmarkError(
                 f"Of {shown(command)} only a part was counted on {node.name}: {counted:.3f} s of {used:.3f} s.",
                 tip="no sudo in the command: Linux stops counting a program that takes on another user's rights",

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import dataclasses
 import os
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -29,7 +30,7 @@ def up(options: argparse.Namespace, settings: Settings) -> int:
     """Start nodes that outlive this command."""
     from pytest_pidoc.cluster import Cluster
 
-    cluster = Cluster.from_spec(settings.spec(), settings, progress=terminal_progress(), keep=True)
+    cluster = Cluster.up(settings=settings, progress=terminal_progress(), keep=True)
     if options.json:
         print_json(_describe(cluster))
     else:
@@ -87,7 +88,7 @@ def ps(options: argparse.Namespace, settings: Settings) -> int:
 def ssh(options: argparse.Namespace, settings: Settings) -> int:
     """Become an ssh to a node."""
     node = _node(options.node)
-    command = [*node.ssh_arguments(), *options.words]
+    command = [*shlex.split(node.ssh_command), *options.words]
     sys.stdout.flush()
     try:
         os.execvp(command[0], command)  # noqa: S606 # to become it, terminal and all, is the point
@@ -175,7 +176,7 @@ def _describe(cluster: Cluster) -> dict[str, Any]:
                 "name": node.name,
                 "host": node.host,
                 "port": node.port,
-                "state": node.death() or "up",
+                "state": node.state,
                 "ssh": node.ssh_command,
                 "timings": dataclasses.asdict(node.timings),
             }

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import itertools
 import secrets
-from collections.abc import Callable, Iterable, Sequence, Set
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
 
 from pytest_pidoc.checks import is_number, shown
 from pytest_pidoc.errors import FaultError
 from pytest_pidoc.faults import Fault, FaultLog
 from pytest_pidoc.lan.lan import Condition, Lan
 
-if TYPE_CHECKING:
-    from pytest_pidoc.node import Node
-
 __all__ = ["degrade", "isolate", "partition"]
 
 
-def partition(lan: Lan, log: FaultLog, groups: Sequence[Sequence[Node | str]]) -> Fault:
+def partition(lan: Lan, log: FaultLog, groups: Sequence[Sequence[str]]) -> Fault:
     """Cut what connects the groups; see `Cluster.partition`."""
     names = lan.names
     parts = [_names(group, names, f"group {number} of the partition") for number, group in enumerate(groups, 1)]
@@ -42,7 +38,7 @@ def degrade(
     jitter: float,
     loss: float,
     rate: float | None,
-    between: tuple[Node | str | Sequence[Node | str], Node | str | Sequence[Node | str]] | None,
+    between: Sequence[str | Sequence[str]] | None,
 ) -> Fault:
     """Make the ways between nodes worse; see `Cluster.degrade`."""
     names = lan.names
@@ -58,7 +54,7 @@ def degrade(
     else:
         if not isinstance(between, (tuple, list)) or len(between) != 2:
             raise FaultError("between is not two nodes, or two groups of nodes.", tip="between=(pi_1, pi_2)")
-        one, other = (_names(_group(side), names, "between") for side in between)
+        one, other = (_names([side] if isinstance(side, str) else side, names, "between") for side in between)
         if both := [name for name in one if name in other]:
             raise FaultError(f"{both[0]} is on both sides of between.")
         pairs = [pair for each in itertools.product(one, other) for pair in (each, each[::-1])]
@@ -92,17 +88,12 @@ def _hold(lan: Lan, pairs: Iterable[tuple[str, str]], condition: Condition) -> C
     return lambda: lan.clear(identity)
 
 
-def _group(side: Node | str | Sequence[Node | str]) -> Sequence[Node | str]:
-    return side if isinstance(side, (Sequence, Set)) and not isinstance(side, str) else (side,)
-
-
-def _names(group: Sequence[Node | str], known: Sequence[str], where: str) -> list[str]:
-    """Return the names of the nodes of a group, each of which must be one of the cluster's, once."""
+def _names(group: Sequence[str], known: Sequence[str], where: str) -> list[str]:
+    """Return the names of a group, each of which must be one of the cluster's, once."""
     names: list[str] = []
-    for node in _group(group):
-        name = node if isinstance(node, str) else getattr(node, "name", None)
+    for name in group:
         if not isinstance(name, str) or name not in known:
-            raise FaultError(f"{where}: {shown(node)} is no node of this cluster.", tip=f"one of {', '.join(known)}")
+            raise FaultError(f"{where}: {shown(name)} is no node of this cluster.", tip=f"one of {', '.join(known)}")
         if name in names:
             raise FaultError(f"{where}: {name} is named twice.")
         names.append(name)

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from pytest_pidoc.checks import is_number, shown
 from pytest_pidoc.errors import FaultError
-from pytest_pidoc.faults import Fault
+from pytest_pidoc.faults import Fault, FaultLog
 from pytest_pidoc.parts.guest import change, change_back
 
 if TYPE_CHECKING:
-    from pytest_pidoc.node import Node
+    from pytest_pidoc.vm.vm import Vm
 
 __all__ = ["Clock"]
 
@@ -21,8 +21,19 @@ BOOT_ID = "/proc/sys/kernel/random/boot_id"
 class Clock:
     """A node's clock: ``pi.clock``."""
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
+    def __init__(self, vm: Vm, faults: FaultLog) -> None:
+        self._vm = vm
+        self._faults = faults
+
+    @property
+    def mips(self) -> float | None:
+        """How many million instructions are a second of the guest's clock, if that was asked for."""
+        return self._vm.launch.mips
+
+    @property
+    def counts_instructions(self) -> bool:
+        """Whether the clock counts instructions: with ``mips``, and on ``pi0`` and ``pi1`` always."""
+        return self.mips is not None or bool(self._vm.launch.machine.icount)
 
     def jump(self, seconds: float) -> Fault:
         """Let the real-time clock jump, and jump back by the same amount when that is undone.
@@ -40,19 +51,19 @@ class Clock:
         FaultError
             It is not a number or is 0, the node is off, or the guest refuses such a time.
         """
-        node = self._node
+        vm = self._vm
         if not is_number(seconds, -FARTHEST, FARTHEST):
             raise FaultError(f"A clock cannot jump by {shown(seconds)} seconds.", tip="a number such as 3600 or -3600")
         if seconds == 0:
             raise FaultError("A jump by 0 seconds is none.", tip="a number such as 3600 or -3600")
-        what = f"{node.name} clock jump {seconds:+g} s"
-        node.require_on("its clock cannot jump")
-        boot = change(node, f"cat {BOOT_ID}; {_jump(seconds)}", what).split()[0]
+        what = f"{vm.name} clock jump {seconds:+g} s"
+        vm.require_on("its clock cannot jump")
+        boot = change(vm, f"cat {BOOT_ID}; {_jump(seconds)}", what).split()[0]
 
         def undo() -> None:
-            change_back(node, f'[ "$(cat {BOOT_ID})" != {boot} ] || {_jump(-seconds)}', what)
+            change_back(vm, f'[ "$(cat {BOOT_ID})" != {boot} ] || {_jump(-seconds)}', what)
 
-        return node.faults.add(what, undo)
+        return self._faults.add(what, undo)
 
 
 def _jump(seconds: float) -> str:

@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING
 
 from pytest_pidoc.checks import is_number, shown
 from pytest_pidoc.errors import FaultError
-from pytest_pidoc.faults import Fault
+from pytest_pidoc.faults import Fault, FaultLog
 
 if TYPE_CHECKING:
-    from pytest_pidoc.engines.engine import Engine
-    from pytest_pidoc.node import Node
+    from pytest_pidoc.vm.vm import Vm
 
 __all__ = ["Cpu"]
 
@@ -21,9 +20,9 @@ MOST = 1024  # processors: more than any host has
 class Cpu:
     """A node's processor: ``pi.cpu``."""
 
-    def __init__(self, node: Node, engine: Engine) -> None:
-        self._node = node
-        self._engine = engine
+    def __init__(self, vm: Vm, faults: FaultLog) -> None:
+        self._vm = vm
+        self._faults = faults
 
     def limit(self, share: float) -> Fault:
         """Let the node's QEMU use only that share of one processor of the host, from now on until that is undone.
@@ -38,15 +37,15 @@ class Cpu:
         FaultError
             It is not such a number, the node is off, or its QEMU cannot be limited here.
         """
-        node, engine = self._node, self._engine
+        vm, engine = self._vm, self._vm.engine
         if not is_number(share, LEAST, MOST):
             raise FaultError(f"A node cannot be limited to {shown(share)} of a processor.", tip=f"{LEAST} or more")
-        what = f"{node.name} cpu limit {share:g}"
-        node.require_on("its processor cannot be limited")
-        before = engine.limit_cpus(node.endpoint, share)
+        what = f"{vm.name} cpu limit {share:g}"
+        vm.require_on("its processor cannot be limited")
+        before = engine.limit_cpus(vm.endpoint, share)
 
         def undo() -> None:
-            if node.death() is None:
-                engine.limit_cpus(node.endpoint, before)
+            if vm.death() is None:
+                engine.limit_cpus(vm.endpoint, before)
 
-        return node.faults.add(what, undo)
+        return self._faults.add(what, undo)

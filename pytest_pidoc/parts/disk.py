@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from pytest_pidoc.checks import is_whole, shown
 from pytest_pidoc.errors import FaultError
-from pytest_pidoc.faults import Fault
+from pytest_pidoc.faults import Fault, FaultLog
 from pytest_pidoc.parts.guest import change, change_back
 
 if TYPE_CHECKING:
-    from pytest_pidoc.node import Node
+    from pytest_pidoc.vm.vm import Vm
 
 __all__ = ["Disk"]
 
@@ -37,8 +37,9 @@ free=$(bytes)
 class Disk:
     """A node's disk: ``pi.disk``."""
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
+    def __init__(self, vm: Vm, faults: FaultLog) -> None:
+        self._vm = vm
+        self._faults = faults
 
     def fill(self, leave: int = 0) -> Fault:
         """Let the root file system be full, for root too, until that is undone.
@@ -55,15 +56,15 @@ class Disk:
         FaultError
             It is not a number of bytes, less is free already, or the node is off.
         """
-        node = self._node
+        vm = self._vm
         if not is_whole(leave, 0, MOST):
             raise FaultError(f"A disk cannot be filled but for {shown(leave)} bytes.", tip="0 or more")
-        what = f"{node.name} disk full but for {leave} bytes"
-        node.require_on("its disk cannot be filled")
+        what = f"{vm.name} disk full but for {leave} bytes"
+        vm.require_on("its disk cannot be filled")
         filler = f"/.pidoc-filler-{secrets.token_hex(4)}"
-        change(node, _FILL.format(leave=leave, filler=filler), what)
+        change(vm, _FILL.format(leave=leave, filler=filler), what)
 
         def undo() -> None:
-            change_back(node, f"rm -f {filler}", what)
+            change_back(vm, f"rm -f {filler}", what)
 
-        return node.faults.add(what, undo)
+        return self._faults.add(what, undo)

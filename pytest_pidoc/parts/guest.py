@@ -7,33 +7,37 @@ import shlex
 from typing import TYPE_CHECKING
 
 from pytest_pidoc.errors import FaultError, NodeDied
+from pytest_pidoc.vm.vm import Unanswered
 
 if TYPE_CHECKING:
-    from pytest_pidoc.node import Node
+    from pytest_pidoc.vm.vm import Vm
 
 __all__ = ["change", "change_back"]
 
 TIMEOUT = 60  # seconds for a script of a few commands
 
 
-def change(node: Node, script: str, what: str) -> str:
+def change(vm: Vm, script: str, what: str) -> str:
     """Run a shell script as root and return what it prints.
 
     Raises
     ------
     FaultError
-        It failed.
+        It failed, or the guest does not answer.
     NodeDied
         The node ended before it did.
     """
-    done = node.run(f"sudo -n sh -ec {shlex.quote(script)}", warn=True, timeout=TIMEOUT)
+    try:
+        done = vm.ask(f"sudo -n sh -ec {shlex.quote(script)}", timeout=TIMEOUT)
+    except Unanswered as error:
+        raise FaultError(f"{what} has failed: {error}.", **vm.evidence()) from error
     if not done.ok:
         raise FaultError(f"{what} has failed with status {done.return_code}.", evidence=done.stdout + done.stderr)
     return str(done.stdout)
 
 
-def change_back(node: Node, script: str, what: str) -> None:
+def change_back(vm: Vm, script: str, what: str) -> None:
     """Run a script that undoes a fault; there is nothing to undo in a node that has died, at whatever point of it."""
     with contextlib.suppress(NodeDied):
-        if node.death() is None:
-            change(node, script, f"undoing {what}")
+        if vm.death() is None:
+            change(vm, script, f"undoing {what}")

@@ -6,12 +6,13 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from pytest_pidoc.errors import FaultError, MonitorError
-from pytest_pidoc.faults import Fault
-from pytest_pidoc.lan import faults
+from pytest_pidoc.faults import Fault, FaultLog
+from pytest_pidoc.lan import faults as conditions
+from pytest_pidoc.lan.lan import Lan
 from pytest_pidoc.qemu import command as qemu
 
 if TYPE_CHECKING:
-    from pytest_pidoc.node import Node
+    from pytest_pidoc.vm.vm import Vm
 
 __all__ = ["Network"]
 
@@ -19,8 +20,10 @@ __all__ = ["Network"]
 class Network:
     """The card that connects a node with the others of its cluster. SSH goes by another."""
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
+    def __init__(self, vm: Vm, faults: FaultLog, lan: Lan | None) -> None:
+        self._vm = vm
+        self._faults = faults
+        self._lan = lan
 
     def down(self) -> Fault:
         """Take the cable out of the card: the guest sees that, and no packet passes, until the fault is undone.
@@ -30,13 +33,13 @@ class Network:
         FaultError
             The node is off, or in no LAN; or the LAN's switch is gone.
         """
-        node = self._node
-        if node.lan is None:
+        vm = self._vm
+        if self._lan is None:
             raise FaultError(
-                f"{node.name} is in no LAN.", tip="two nodes or more, lan=True, and a model that can have one"
+                f"{vm.name} is in no LAN.", tip="two nodes or more, lan=True, and a model that can have one"
             )
-        node.require_on("its cable cannot be taken out")
-        cut = faults.isolate(node.lan, node.name)
+        vm.require_on("its cable cannot be taken out")
+        cut = conditions.isolate(self._lan, vm.name)
         self._set_link(up=False)
 
         def undo() -> None:
@@ -44,7 +47,7 @@ class Network:
             with contextlib.suppress(MonitorError):  # a node that is off starts with its cable in
                 self._set_link(up=True)
 
-        return node.faults.add(f"cable of {node.name} out", undo)
+        return self._faults.add(f"cable of {vm.name} out", undo)
 
     def _set_link(self, *, up: bool) -> None:
-        self._node.monitor.execute("set_link", name=qemu.LAN_CARD, up=up)
+        self._vm.monitor.execute("set_link", name=qemu.LAN_CARD, up=up)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from support import vm_of
 
 from pytest_pidoc import Settings
 from pytest_pidoc.cluster import Cluster
@@ -29,9 +30,9 @@ def test_forked_node_is_the_board_also_after_a_restart(engine: str, settings: Se
         assert told(pi) == (row.board, [*row.compatible, "linux,dummy-virt"])
 
         before = pi.run("cat /proc/sys/kernel/random/boot_id").stdout
-        pi.console.log_in(deadline=Deadline(60), check=pi.raise_if_dead)
+        pi.console.log_in(deadline=Deadline(60), check=vm_of(pi).raise_if_dead)
         pi.console.run("sudo systemctl reboot --force", timeout=60)
-        pi.console.log_in(deadline=Deadline(300), check=pi.raise_if_dead)
+        pi.console.log_in(deadline=Deadline(300), check=vm_of(pi).raise_if_dead)
         after = pi.console.run("cat /proc/sys/kernel/random/boot_id; tr -d '\\0' </proc/device-tree/model", timeout=60)
 
         assert before.strip() not in after.text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import shlex
 import socket
 import stat
 import subprocess
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 from invoke.exceptions import UnexpectedExit
 from leftovers import leftovers
+from support import vm_of
 
 from pytest_pidoc import NodeDied, Settings
 from pytest_pidoc.cluster import Cluster
@@ -116,7 +118,7 @@ def test_only_loopback_listens(cluster: Cluster) -> None:
 def test_no_password_opens_a_node(cluster: Cluster) -> None:
     """SSH offers the key alone."""
     asked = subprocess.run(
-        [*cluster[0].ssh_arguments(), "-o", "PubkeyAuthentication=no", "-o", "BatchMode=yes", "true"],
+        [*shlex.split(cluster[0].ssh_command), "-o", "PubkeyAuthentication=no", "-o", "BatchMode=yes", "true"],
         capture_output=True,
         text=True,
         timeout=60,
@@ -260,14 +262,14 @@ def test_a_reset_node_is_as_it_was_at_first(engine: str, settings: Settings, ima
     """A reset takes back what was written to disk and memory, and keeps name, port and host key."""
     with Cluster.up(nodes=1, engine=engine, settings=settings) as cluster:
         pi = cluster[0]
-        port, keys, boot_id = pi.port, pi.host_keys, pi.run("cat /proc/sys/kernel/random/boot_id").stdout
+        port, keys, boot_id = pi.port, vm_of(pi).host_keys, pi.run("cat /proc/sys/kernel/random/boot_id").stdout
         pi.sudo("sh -c 'echo spoiled > /etc/motd; echo spoiled > /run/spoiled; sync'")
 
         pi.reset()
 
         assert pi.run("grep -c spoiled /etc/motd /run/spoiled", warn=True, hide=True).stdout.count("spoiled:1") == 0
-        assert (pi.port, pi.host_keys, pi.run("hostname").stdout.strip()) == (port, keys, "pi-1")
+        assert (pi.port, vm_of(pi).host_keys, pi.run("hostname").stdout.strip()) == (port, keys, "pi-1")
         assert pi.run("cat /proc/sys/kernel/random/boot_id").stdout != boot_id
         with contextlib.closing(Cluster.attach(cluster.name)) as seen:
-            assert seen[0].death() is None
+            assert vm_of(seen[0]).death() is None
     assert leftovers(cluster.name) == []

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from leftovers import leftovers
+from support import vm_of
 
 from pytest_pidoc import FaultError, Node, Settings, checks, documents, errors, processes, waiting
 from pytest_pidoc.cluster import Cluster
@@ -115,10 +116,10 @@ def test_processor_is_slower_for_a_while(any_node: Node) -> None:
 def test_node_with_part_of_a_processor(engine: str, settings: Settings, image: Image) -> None:
     """The marker's ``cpus`` holds from the start; a fault in between gives way to it again; no group is left."""
     with Cluster.up(nodes=1, engine=engine, cpus=0.8, settings=settings) as cluster:
-        limits = [cluster.engine.limit_cpus(cluster[0].endpoint, 0.8)]
+        limits = [cluster.engine.limit_cpus(vm_of(cluster[0]).endpoint, 0.8)]
         with cluster[0].cpu.limit(0.4):
-            limits.append(cluster.engine.limit_cpus(cluster[0].endpoint, 0.4))
-        limits.append(cluster.engine.limit_cpus(cluster[0].endpoint, 0.8))
+            limits.append(cluster.engine.limit_cpus(vm_of(cluster[0]).endpoint, 0.4))
+        limits.append(cluster.engine.limit_cpus(vm_of(cluster[0]).endpoint, 0.8))
         record = cluster[0].directory / cgroups.RECORD
         group = Path(record.read_text()) if engine == "local" else None
 
@@ -168,8 +169,8 @@ def test_faults_end_with_the_machine_that_had_them(settings: Settings, image: Im
         node.clock.jump(7200)
         node.disk.fill()
         node.cpu.limit(0.5)
-        processes.kill(node.endpoint.handle)
-        processes.wait(node.endpoint.handle, 10)
+        processes.kill(vm_of(node).endpoint.handle)
+        processes.wait(vm_of(node).endpoint.handle, 10)
         assert node.faults.undo_all() == []
         with pytest.raises(FaultError, match=r"pi-1 has died .*, so its clock cannot jump"):
             node.clock.jump(1)

@@ -170,7 +170,7 @@ def test_a_death_is_named_that_another_node_suffers_from(run) -> None:  # type: 
 
         @pytest.mark.pidoc(nodes=2)
         def test_fails(pi_cluster):
-            processes.kill(pi_cluster[1].endpoint.handle)
+            processes.kill(pi_cluster[1]._vm.endpoint.handle)
             pi_cluster[0].run("ping -c 1 -W 1 pi-2")
         """)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from invoke.exceptions import CommandTimedOut
 from leftovers import leftovers
-from support import make_image, make_launch
+from support import make_image, make_launch, vm_of
 
 from pytest_pidoc.bench.power_cuts import FIRST, power_cuts
 from pytest_pidoc.cluster import Cluster
@@ -54,7 +54,7 @@ def who(pi: Node) -> list[str]:
     """Return what must stay over a restart."""
     pi.connection.open()
     key = pi.connection.transport.get_remote_server_key().get_base64()
-    return [*pi.run(WHO).stdout.splitlines(), str(pi.port), key, *pi.host_keys]
+    return [*pi.run(WHO).stdout.splitlines(), str(pi.port), key, *vm_of(pi).host_keys]
 
 
 def boot_id(pi: Node) -> str:
@@ -82,7 +82,7 @@ def test_power_cut_right_after_the_start(pi: Node, own: Cluster) -> None:
     assert clock_error(pi) < 5
     assert pi.timings.start == "cold"
     with contextlib.closing(Cluster.attach(own.name)) as seen:
-        assert seen[0].death() is None
+        assert vm_of(seen[0]).death() is None
         assert seen[0].run("hostname").stdout == "pi-1\n"
 
 
@@ -205,13 +205,13 @@ def test_another_process_switches_a_node(own: Cluster, settings: Settings) -> No
     with contextlib.closing(Cluster.attach(own.name)) as view:
         pi = view[0]
         pi.power_cut().undo()
-        pi.disconnect()  # it may have begun with the key of the image, if the own one was not synced
+        vm_of(pi).disconnect()  # it may have begun with the key of the image, if the own one was not synced
         assert who(pi) == before
         pi.run("touch here")
         pi.reset()
         assert pi.timings.start == "warm"
         assert who(pi) == before
         assert not pi.run("ls here", warn=True).ok
-    own[0].disconnect()
+    vm_of(own[0]).disconnect()
     with contextlib.closing(Cluster.attach(own.name)) as view:
         assert who(view[0]) == before

@@ -17,7 +17,7 @@ from file_server import FileServer, cut, file_server
 from pi_images import Style, make
 
 from pytest_pidoc import Settings
-from pytest_pidoc.cluster import Cluster
+from pytest_pidoc.cluster import Cluster, start_cluster
 from pytest_pidoc.images.image import Image
 from pytest_pidoc.progress import Progress
 from pytest_pidoc.provision import build_image
@@ -212,7 +212,7 @@ def test_own_parts_on_an_image(image: Image, settings: Settings, tmp_path: Path)
             settings.spec({"engine": "local", "start": "cold", "kernel": kernel, "append": "pidoc.mine=1"}),
             initrd=f"{url}#sha256={sha256}",
         )
-        with Cluster.from_spec(asked, settings) as (pi,):
+        with start_cluster(asked, settings) as (pi,):
             assert "pidoc.mine=1" in pi.run("cat /proc/cmdline").stdout.split()
             assert pi.run("uname -m").stdout.strip() == "aarch64"
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support import PIDOC
+from support import PIDOC, vm_of
 
 from pytest_pidoc import Settings
 from pytest_pidoc.bench.soak import Traces, soak
@@ -50,7 +50,7 @@ def test_a_container_that_somebody_else_made_is_none_of_ours(settings: Settings,
     pidoc([*PIDOC, "up", "--engine", "docker", "--cache-dir", str(settings.cache_dir)])
     try:
         with Cluster.up(nodes=1, engine="docker", settings=settings) as cluster:
-            assert Traces.now().since(before)["containers"] == [cluster[0].endpoint.handle]
+            assert Traces.now().since(before)["containers"] == [vm_of(cluster[0]).endpoint.handle]
     finally:
         pidoc([*PIDOC, "down"])
     assert Traces.now().since(before)["containers"] == []

@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 
 import pytest
+from support import vm_of
 
 from pytest_pidoc import BootTimeout, ConsoleError, Node, NodeDied, Settings, WaitError, WaitTimeout
 from pytest_pidoc.cluster import Cluster
@@ -141,7 +142,7 @@ def test_node_that_dies_while_it_is_waited_for(settings: Settings, image: Image)
     """It is told as that, with the last serial lines, long before the time is over."""
     with Cluster.up(nodes=1, engine="local", settings=settings) as cluster:
         node = cluster[0]
-        pid = int(node.endpoint.handle.partition(":")[0])
+        pid = int(vm_of(node).endpoint.handle.partition(":")[0])
         killer = later(3, lambda: os.kill(pid, signal.SIGKILL))
         start = time.monotonic()
         with pytest.raises(NodeDied, match=r"pi-1 died while it ran .*: QEMU was killed by signal 9") as caught:

@@ -9,7 +9,7 @@ import pytest
 from bad_inputs import almost, anything, judged
 from hypothesis import given
 from hypothesis import strategies as st
-from support import LAN_NAMES, StandInEngine, make_image, make_launch
+from support import LAN_NAMES, StandInEngine, make_image, make_launch, node_of
 
 from pytest_pidoc.checks import is_seconds
 from pytest_pidoc.cluster import Cluster
@@ -56,7 +56,7 @@ def engine() -> StandInEngine:
 def node(tmp_path: Path, engine: StandInEngine) -> Iterator[Node]:
     """A node that has ended: what it is asked with good arguments is refused, too, for that reason."""
     launch = make_launch(tmp_path / "c-00000000" / "pi-1", make_image(tmp_path / "image"))
-    node = Node(launch, engine, Endpoint("local", "127.0.0.1", 1, launch.directory, "1:2:3"))
+    node = node_of(launch, engine, Endpoint("local", "127.0.0.1", 1, launch.directory, "1:2:3"))
     yield node
     assert node.faults.all() == []
     assert node.forwards == ()

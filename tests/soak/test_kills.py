@@ -53,9 +53,9 @@ def kill(what, cluster):
                 if words[0].endswith(b"qemu-system-aarch64") and f"{cluster.name}/{pi.name}".encode() in words:
                     os.kill(int(entry.name), signal.SIGKILL)
     elif what == "switch":
-        os.kill(int(pi.lan.handle.partition(":")[0]), signal.SIGKILL)
+        os.kill(int(pi._lan.handle.partition(":")[0]), signal.SIGKILL)
     elif what == "container":
-        subprocess.run(["docker", "rm", "--force", pi.endpoint.handle], check=True, capture_output=True)
+        subprocess.run(["docker", "rm", "--force", pi._vm.endpoint.handle], check=True, capture_output=True)
     elif what == "daemon":
         subprocess.run(os.environ["RESTART"], shell=True, check=True)
     elif what == "worker":
