@@ -16,7 +16,7 @@ import pytest
 
 from pytest_pidoc.benchmarks import baseline, metrics
 from pytest_pidoc.errors import BenchmarkError, PidocError, SettingsError
-from pytest_pidoc.tables import table
+from pytest_pidoc.values.text import table
 
 if TYPE_CHECKING:
     from pytest_pidoc.benchmarks.measure import Measurement

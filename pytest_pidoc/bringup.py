@@ -12,7 +12,7 @@ from pytest_pidoc import agent, readiness, speed, ssh
 from pytest_pidoc.errors import BootError, BootTimeout, ConsoleError
 from pytest_pidoc.identity import Identity
 from pytest_pidoc.qemu.usernet import guest_answers
-from pytest_pidoc.waiting import Deadline
+from pytest_pidoc.values.deadline import Deadline
 
 if TYPE_CHECKING:
     from pytest_pidoc.vm.vm import Vm

@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING, Any, overload
 
 from pytest_pidoc import processes, reaper, room, runtime, ssh
 from pytest_pidoc.bringup import Bringup, Timings
-from pytest_pidoc.checks import shown
 from pytest_pidoc.engines.engine import Endpoint, Engine
 from pytest_pidoc.errors import FaultError, KernelPanic, PidocError
-from pytest_pidoc.faults import Fault, FaultLog
 from pytest_pidoc.lan import faults as lan_faults
 from pytest_pidoc.lan.lan import Lan
 from pytest_pidoc.node import Node
-from pytest_pidoc.progress import Progress
 from pytest_pidoc.provision import Provision, provision
 from pytest_pidoc.settings import ClusterSpec, Settings
 from pytest_pidoc.startup import Member, Ownership, Started, launch_of
 from pytest_pidoc.startup import start as start_nodes
+from pytest_pidoc.values.checks import shown
+from pytest_pidoc.values.deadline import Deadline
+from pytest_pidoc.values.faults import Fault, FaultLog
+from pytest_pidoc.values.progress import Progress
 from pytest_pidoc.vm.vm import Vm
-from pytest_pidoc.waiting import Deadline
 
 if TYPE_CHECKING:
     from fabric import GroupResult

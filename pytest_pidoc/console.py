@@ -20,7 +20,7 @@ from pexpect.socket_pexpect import SocketSpawn
 from pytest_pidoc import unix
 from pytest_pidoc.errors import ConsoleError
 from pytest_pidoc.shell import Output
-from pytest_pidoc.waiting import Deadline
+from pytest_pidoc.values.deadline import Deadline
 
 if TYPE_CHECKING:
     _Spawn = SocketSpawn[str]

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_pidoc import runtime
-from pytest_pidoc.checks import shown
 from pytest_pidoc.errors import ImageError
 from pytest_pidoc.machines import MIB
+from pytest_pidoc.values.checks import shown
 from pytest_pidoc.values.files import DEVICE_TREE
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from pytest_pidoc.errors import ChecksumMismatch, EngineUnavailable, PidocError
 from pytest_pidoc.images import debian, download, raspios
 from pytest_pidoc.images.cache import Cache, repair
 from pytest_pidoc.images.tools import search_path
-from pytest_pidoc.progress import Progress
 from pytest_pidoc.settings import Settings
+from pytest_pidoc.values.progress import Progress
 
 __all__ = ["Check", "examine", "has_tool", "install", "missing_packages", "verify"]
 

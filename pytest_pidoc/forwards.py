@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from pytest_pidoc.checks import shown
 from pytest_pidoc.errors import MonitorError, PidocError, SettingsError
+from pytest_pidoc.values.checks import shown
 from pytest_pidoc.waits import require_port
 
 if TYPE_CHECKING:

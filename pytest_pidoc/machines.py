@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from pytest_pidoc.checks import shown
 from pytest_pidoc.errors import SettingsError
+from pytest_pidoc.values.checks import shown
 
 __all__ = ["DEFAULT_MODEL", "MIB", "MODELS", "KernelArchive", "Machine", "machine"]
 

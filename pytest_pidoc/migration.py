@@ -14,8 +14,8 @@ from pytest_pidoc.errors import BootError, MonitorError, RestoreFailed
 from pytest_pidoc.qemu.launch import Launch
 from pytest_pidoc.qemu.program import QemuVersion
 from pytest_pidoc.qmp import Monitor
+from pytest_pidoc.values.deadline import Deadline
 from pytest_pidoc.values.files import QEMU_LOG, QMP_SOCKET, STATE
-from pytest_pidoc.waiting import Deadline
 
 __all__ = ["restore", "save"]
 

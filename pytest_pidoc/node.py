@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from pytest_pidoc import forwards, waits
 from pytest_pidoc.bringup import Bringup, Timings
 from pytest_pidoc.errors import BootError, MonitorError
-from pytest_pidoc.faults import Fault, FaultLog
 from pytest_pidoc.forwards import Forward
 from pytest_pidoc.images.image import Image
 from pytest_pidoc.lan.lan import Lan
@@ -24,9 +23,10 @@ from pytest_pidoc.power import SHUTDOWN_TIMEOUT, Power
 from pytest_pidoc.qemu.program import QemuVersion
 from pytest_pidoc.qmp import Monitor
 from pytest_pidoc.serial import SerialLog
+from pytest_pidoc.values.deadline import deadline_of
+from pytest_pidoc.values.faults import Fault, FaultLog
 from pytest_pidoc.values.files import OVERLAY, SCREENSHOT
 from pytest_pidoc.vm.vm import Vm
-from pytest_pidoc.waiting import deadline_of
 
 if TYPE_CHECKING:  # Fabric takes 0.2 s to import: only when a connection is made
     import fabric

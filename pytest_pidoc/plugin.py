@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from pytest_pidoc.benchmark_plugin import prepare
-from pytest_pidoc.checks import shown
 from pytest_pidoc.errors import EngineUnavailable, SettingsError
 from pytest_pidoc.settings import MARKER_SIGNATURE, OPTIONS, ClusterSpec, Settings
+from pytest_pidoc.values.checks import shown
 
 if TYPE_CHECKING:
     import fabric
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pytest_pidoc.images.image import Image
     from pytest_pidoc.node import Node
     from pytest_pidoc.pool import ClusterPool, Run
-    from pytest_pidoc.progress import Progress
+    from pytest_pidoc.values.progress import Progress
 
 __all__ = ["boot_pi", "pi", "pi_cluster", "pi_connection", "pidoc_image", "pidoc_settings"]
 

@@ -23,11 +23,11 @@ from pytest_pidoc.cluster import Cluster, start_cluster
 from pytest_pidoc.errors import PidocError
 from pytest_pidoc.leases import Lease
 from pytest_pidoc.node import UP
-from pytest_pidoc.progress import Progress
 from pytest_pidoc.settings import ClusterSpec, Settings
 from pytest_pidoc.sharing import locked
 from pytest_pidoc.startup import Ownership
-from pytest_pidoc.waiting import Deadline
+from pytest_pidoc.values.deadline import Deadline
+from pytest_pidoc.values.progress import Progress
 
 __all__ = ["ClusterPool", "Run", "end_torn"]
 

@@ -8,9 +8,9 @@ import time
 from typing import TYPE_CHECKING
 
 from pytest_pidoc.errors import BootError, BootTimeout, FaultError, MonitorError, NodeDied, WaitTimeout
-from pytest_pidoc.faults import Fault, FaultLog
+from pytest_pidoc.values.deadline import Deadline, deadline_of
+from pytest_pidoc.values.faults import Fault, FaultLog
 from pytest_pidoc.vm.vm import Unanswered
-from pytest_pidoc.waiting import Deadline, deadline_of
 
 if TYPE_CHECKING:
     from pytest_pidoc.bringup import Bringup

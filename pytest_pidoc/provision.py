@@ -18,8 +18,8 @@ from pytest_pidoc.images.cache import Cache
 from pytest_pidoc.images.image import Image
 from pytest_pidoc.images.source import REGISTRY_PREFIX
 from pytest_pidoc.machines import Machine, machine
-from pytest_pidoc.progress import Progress
 from pytest_pidoc.settings import ClusterSpec, Settings
+from pytest_pidoc.values.progress import Progress
 
 __all__ = ["Provision", "build_image", "provision"]
 

@@ -17,7 +17,7 @@ from pytest_pidoc.errors import ImageError, ImageInUse, PidocError
 from pytest_pidoc.images import download, stored, usage
 from pytest_pidoc.images.cache import Cache
 from pytest_pidoc.images.image import Image
-from pytest_pidoc.tables import duration
+from pytest_pidoc.values.text import duration
 
 if TYPE_CHECKING:
     import docker

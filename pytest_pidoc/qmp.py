@@ -16,7 +16,7 @@ from typing import Any
 
 from pytest_pidoc import documents, unix
 from pytest_pidoc.errors import MonitorError
-from pytest_pidoc.waiting import Deadline
+from pytest_pidoc.values.deadline import Deadline
 
 __all__ = ["Monitor"]
 

@@ -7,7 +7,7 @@ import select
 import socket
 from collections.abc import Callable
 
-from pytest_pidoc.waiting import Deadline
+from pytest_pidoc.values.deadline import Deadline
 
 __all__ = ["await_banner"]
 

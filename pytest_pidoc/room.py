@@ -16,10 +16,10 @@ from typing import Any, TypeVar
 from pytest_pidoc import processes, runtime
 from pytest_pidoc.errors import NoRoom, PidocError, SettingsError
 from pytest_pidoc.machines import MIB, machine
-from pytest_pidoc.progress import Progress
 from pytest_pidoc.settings import ClusterSpec
 from pytest_pidoc.sharing import locked, try_lock
-from pytest_pidoc.waiting import Deadline
+from pytest_pidoc.values.deadline import Deadline
+from pytest_pidoc.values.progress import Progress
 
 __all__ = ["awaited", "booked", "memory", "needed", "slot"]
 

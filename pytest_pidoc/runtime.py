@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from pytest_pidoc import documents, processes
-from pytest_pidoc.checks import is_number, is_whole
 from pytest_pidoc.errors import PidocError, SettingsError
+from pytest_pidoc.values.checks import is_number, is_whole
 
 __all__ = [
     "RECORD",

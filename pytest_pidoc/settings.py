@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pytest_pidoc.checks import MOST_SECONDS, shown
 from pytest_pidoc.errors import SettingsError
 from pytest_pidoc.machines import DEFAULT_MODEL, MIB, MODELS
+from pytest_pidoc.values.checks import MOST_SECONDS, shown
 
 __all__ = ["MARKER_SIGNATURE", "NO_FILE", "OPTIONS", "ClusterSpec", "Option", "Settings", "parse_size"]
 

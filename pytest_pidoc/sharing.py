@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from pytest_pidoc import documents
 from pytest_pidoc.errors import PidocError
-from pytest_pidoc.progress import Progress
+from pytest_pidoc.values.progress import Progress
 
 __all__ = ["locked", "try_lock"]
 

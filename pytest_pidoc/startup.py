@@ -19,22 +19,22 @@ from types import TracebackType
 from pytest_pidoc import artifacts, devicetree, processes, reaper, room, runtime, speed, warm
 from pytest_pidoc.bringup import Bringup
 from pytest_pidoc.errors import BootError, ChecksumMismatch, ImageInUse, PidocError, RestoreFailed
-from pytest_pidoc.faults import FaultLog
 from pytest_pidoc.identity import Identity, LanPlace
 from pytest_pidoc.images import usage
 from pytest_pidoc.images.cache import Cache
 from pytest_pidoc.lan.lan import NETWORK, Lan, address
 from pytest_pidoc.machines import machine
 from pytest_pidoc.node import Node
-from pytest_pidoc.progress import Progress
 from pytest_pidoc.provision import Provision
 from pytest_pidoc.qemu import command as qemu
 from pytest_pidoc.qemu.launch import Launch
 from pytest_pidoc.qemu.overlay import empty_overlay
 from pytest_pidoc.settings import ClusterSpec, Settings
+from pytest_pidoc.values.deadline import Deadline
+from pytest_pidoc.values.faults import FaultLog
 from pytest_pidoc.values.files import DEVICE_TREE, OVERLAY, SERIAL_LOG
+from pytest_pidoc.values.progress import Progress
 from pytest_pidoc.vm.vm import Vm
-from pytest_pidoc.waiting import Deadline
 
 __all__ = ["Ownership", "Started", "launch_of", "start"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from pytest_pidoc.progress import Progress
+from pytest_pidoc.values.progress import Progress
 
 if TYPE_CHECKING:
     import pytest

@@ -10,10 +10,10 @@ import re
 import shlex
 from typing import TYPE_CHECKING
 
-from pytest_pidoc.checks import is_whole, shown
 from pytest_pidoc.errors import SettingsError, WaitError, WaitTimeout
+from pytest_pidoc.values.checks import is_whole, shown
+from pytest_pidoc.values.deadline import Deadline, deadline_of
 from pytest_pidoc.vm.vm import Unanswered
-from pytest_pidoc.waiting import Deadline, deadline_of
 
 if TYPE_CHECKING:
     from invoke.runners import Result

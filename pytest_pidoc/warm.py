@@ -21,10 +21,10 @@ from pytest_pidoc.errors import BootError
 from pytest_pidoc.images.buildlog import BuildLog
 from pytest_pidoc.images.cache import Cache, image_file
 from pytest_pidoc.images.image import Image, Manifest, Source
-from pytest_pidoc.progress import Progress
 from pytest_pidoc.qemu import command as qemu
 from pytest_pidoc.qemu.launch import Launch
 from pytest_pidoc.values.files import AGENT_SOCKET, BOOT_ELF, OVERLAY, RAM, SERIAL_LOG, STATE
+from pytest_pidoc.values.progress import Progress
 from pytest_pidoc.vm.vm import Vm
 
 __all__ = ["Template", "base", "collect", "key", "template"]

@@ -11,10 +11,10 @@ from pytest_pidoc.availability import Availability, availabilities, require
 from pytest_pidoc.engines.local import LocalEngine
 from pytest_pidoc.errors import EngineUnavailable
 from pytest_pidoc.machines import MODELS
-from pytest_pidoc.progress import Progress
 from pytest_pidoc.provision import provision
 from pytest_pidoc.qemu.program import QemuVersion
 from pytest_pidoc.settings import Settings
+from pytest_pidoc.values.progress import Progress
 
 OLD = "QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)"
 

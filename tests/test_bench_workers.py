@@ -7,8 +7,8 @@ import pytest
 from pytest_pidoc.bench import workers
 from pytest_pidoc.bench.workers import Use, WorkersReport, WorkersRow, overlaps
 from pytest_pidoc.errors import PidocError, SettingsError
-from pytest_pidoc.progress import Progress
 from pytest_pidoc.settings import Settings
+from pytest_pidoc.values.progress import Progress
 
 
 def test_overlaps() -> None:

@@ -17,7 +17,7 @@ from support import unix_server
 
 from pytest_pidoc.console import Console
 from pytest_pidoc.errors import ConsoleError
-from pytest_pidoc.waiting import Deadline
+from pytest_pidoc.values.deadline import Deadline
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -15,7 +15,7 @@ from pytest_pidoc.images import debian, disks, second_stage
 from pytest_pidoc.images.buildlog import BuildLog
 from pytest_pidoc.images.cache import Cache
 from pytest_pidoc.machines import MODELS
-from pytest_pidoc.waiting import Deadline
+from pytest_pidoc.values.deadline import Deadline
 
 
 @pytest.mark.parametrize("text", ["debian", "debian:bookworm"])

@@ -18,8 +18,8 @@ from pytest_pidoc.images.cache import Cache
 from pytest_pidoc.images.derived import derive
 from pytest_pidoc.images.source import FileSource, Member
 from pytest_pidoc.machines import MODELS
-from pytest_pidoc.progress import Progress
 from pytest_pidoc.provision import provision
+from pytest_pidoc.values.progress import Progress
 
 
 @pytest.fixture

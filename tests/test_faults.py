@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from pytest_pidoc.faults import FaultLog
+from pytest_pidoc.values.faults import FaultLog
 
 
 def test_fault_is_undone_once() -> None:

@@ -15,7 +15,7 @@ from pytest_pidoc.images import first_boot
 from pytest_pidoc.images.buildlog import BuildLog
 from pytest_pidoc.images.first_boot import Patience, Session
 from pytest_pidoc.machines import MODELS
-from pytest_pidoc.progress import Progress
+from pytest_pidoc.values.progress import Progress
 
 SOON = Patience(prompt=2, user=1, command=1, rest=1, off=2)
 

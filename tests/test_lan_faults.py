@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from pytest_pidoc.errors import FaultError
-from pytest_pidoc.faults import FaultLog
 from pytest_pidoc.lan.faults import degrade, isolate, partition
 from pytest_pidoc.lan.lan import Lan
+from pytest_pidoc.values.faults import FaultLog
 
 PERFECT: dict[str, Any] = {"delay": 0.0, "jitter": 0.0, "loss": 0.0, "rate": None, "between": None}
 

@@ -22,8 +22,8 @@ from pytest_pidoc.bringup import Timings
 from pytest_pidoc.engines.engine import Endpoint
 from pytest_pidoc.errors import BootError, BootTimeout, ConsoleError, KernelPanic, MonitorError, NodeDied
 from pytest_pidoc.node import Node
+from pytest_pidoc.values.deadline import Deadline
 from pytest_pidoc.values.files import CONSOLE_SOCKET, QMP_SOCKET, SERIAL_LOG
-from pytest_pidoc.waiting import Deadline
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -2,7 +2,7 @@
 
 import io
 
-from pytest_pidoc.progress import Progress, TerminalProgress
+from pytest_pidoc.values.progress import Progress, TerminalProgress
 
 
 def test_terminal_progress_prints_each_step_with_the_seconds_since_the_first():

@@ -24,7 +24,7 @@ from pytest_pidoc.images.first_boot import PATIENCE
 from pytest_pidoc.images.partitions import SECTOR, read
 from pytest_pidoc.images.stock import Recipe
 from pytest_pidoc.machines import MODELS
-from pytest_pidoc.progress import Progress
+from pytest_pidoc.values.progress import Progress
 
 MIB = 1 << 20
 PI3 = MODELS["pi3-virt"]

@@ -15,7 +15,7 @@ from pytest_pidoc.engines.engine import Endpoint
 from pytest_pidoc.errors import NodeDied
 from pytest_pidoc.qemu.usernet import guest_answers
 from pytest_pidoc.readiness import await_banner
-from pytest_pidoc.waiting import Deadline
+from pytest_pidoc.values.deadline import Deadline
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -27,7 +27,7 @@ from pytest_pidoc.images.first_boot import PATIENCE
 from pytest_pidoc.images.partitions import read
 from pytest_pidoc.images.stock import Recipe
 from pytest_pidoc.machines import MODELS
-from pytest_pidoc.progress import Progress
+from pytest_pidoc.values.progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,8 +11,8 @@ import time
 import pytest
 
 from pytest_pidoc.errors import PidocError
-from pytest_pidoc.progress import Progress
 from pytest_pidoc.sharing import locked
+from pytest_pidoc.values.progress import Progress
 
 HOLDER = """
 import pathlib, sys, time

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_pidoc.tables import duration, size, table
+from pytest_pidoc.values.text import duration, size, table
 
 
 def test_columns_line_up() -> None:

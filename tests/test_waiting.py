@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from pytest_pidoc.waiting import Deadline
+from pytest_pidoc.values.deadline import Deadline
 
 
 class Clock:

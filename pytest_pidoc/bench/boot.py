@@ -9,9 +9,9 @@ from typing import Any
 
 from pytest_pidoc.bench import host, spread
 from pytest_pidoc.cluster import Cluster
-from pytest_pidoc.progress import Progress
 from pytest_pidoc.settings import Settings
-from pytest_pidoc.tables import table
+from pytest_pidoc.values.progress import Progress
+from pytest_pidoc.values.text import table
 
 __all__ = ["BootReport", "BootRow", "boot"]
 

@@ -21,9 +21,9 @@ from pytest_pidoc.benchmarks.metrics import METRICS, prepare
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.errors import BenchmarkSlower, SettingsError
 from pytest_pidoc.node import Node
-from pytest_pidoc.progress import Progress
 from pytest_pidoc.settings import ClusterSpec, Settings
-from pytest_pidoc.tables import table
+from pytest_pidoc.values.progress import Progress
+from pytest_pidoc.values.text import table
 
 __all__ = ["Cost", "CountingReport", "counting"]
 

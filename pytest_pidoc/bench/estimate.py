@@ -21,9 +21,9 @@ from pytest_pidoc.benchmarks.measure import measure
 from pytest_pidoc.benchmarks.metrics import DEFAULT_MIPS, metric
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.node import Node
-from pytest_pidoc.progress import Progress
 from pytest_pidoc.settings import Settings
-from pytest_pidoc.tables import table
+from pytest_pidoc.values.progress import Progress
+from pytest_pidoc.values.text import table
 
 __all__ = ["EstimateReport", "Guess", "estimate", "factor", "guess"]
 

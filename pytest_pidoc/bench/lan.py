@@ -21,11 +21,11 @@ from pytest_pidoc.engines.local import LocalEngine
 from pytest_pidoc.errors import EngineUnavailable, SettingsError
 from pytest_pidoc.machines import machine
 from pytest_pidoc.node import Node
-from pytest_pidoc.progress import Progress
 from pytest_pidoc.provision import Provision, provision
 from pytest_pidoc.qemu.launch import Launch
 from pytest_pidoc.settings import Settings
-from pytest_pidoc.tables import table
+from pytest_pidoc.values.progress import Progress
+from pytest_pidoc.values.text import table
 
 __all__ = ["LanReport", "lan"]
 

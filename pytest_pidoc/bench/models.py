@@ -16,9 +16,9 @@ from pytest_pidoc.engines.choose import choose
 from pytest_pidoc.errors import EngineUnavailable, PidocError
 from pytest_pidoc.machines import machine
 from pytest_pidoc.node import Node
-from pytest_pidoc.progress import Progress
 from pytest_pidoc.settings import Settings
-from pytest_pidoc.tables import table
+from pytest_pidoc.values.progress import Progress
+from pytest_pidoc.values.text import table
 
 __all__ = ["Model", "ModelsReport", "cpu", "models"]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pytest_pidoc.bench.guest import SHARES, GuestReport
 from pytest_pidoc.bench.published import EMULATED, EVENTS, MAX_PRIME, PHYSICAL
-from pytest_pidoc.checks import shown
 from pytest_pidoc.errors import PidocError, SettingsError
+from pytest_pidoc.values.checks import shown
 
 __all__ = ["KINDS", "plot", "require"]
 

@@ -14,10 +14,10 @@ from pytest_pidoc.bench import host, spread
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.errors import BootError, PidocError
 from pytest_pidoc.node import Node
-from pytest_pidoc.progress import Progress
 from pytest_pidoc.settings import Settings
-from pytest_pidoc.tables import table
-from pytest_pidoc.waiting import Deadline
+from pytest_pidoc.values.deadline import Deadline
+from pytest_pidoc.values.progress import Progress
+from pytest_pidoc.values.text import table
 
 __all__ = ["FIRST", "CutReport", "PowerCut", "lost", "power_cuts"]
 

@@ -27,9 +27,9 @@ from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.errors import PidocError
 from pytest_pidoc.machines import MIB, machine
 from pytest_pidoc.node import Node
-from pytest_pidoc.progress import Progress
 from pytest_pidoc.settings import Settings
-from pytest_pidoc.tables import table
+from pytest_pidoc.values.progress import Progress
+from pytest_pidoc.values.text import table
 
 __all__ = ["Rate", "RatesReport", "rates", "size_for"]
 

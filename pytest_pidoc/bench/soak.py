@@ -13,10 +13,10 @@ from pytest_pidoc.bench import host
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.engines.containers import node_containers
 from pytest_pidoc.errors import EngineUnavailable, PidocError
-from pytest_pidoc.progress import Progress
 from pytest_pidoc.settings import Settings
-from pytest_pidoc.tables import table
-from pytest_pidoc.waiting import Deadline
+from pytest_pidoc.values.deadline import Deadline
+from pytest_pidoc.values.progress import Progress
+from pytest_pidoc.values.text import table
 
 __all__ = ["Failure", "SoakReport", "Traces", "soak"]
 

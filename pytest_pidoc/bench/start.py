@@ -15,9 +15,9 @@ from pytest_pidoc.bench.boot import PLAIN
 from pytest_pidoc.bringup import Timings
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.errors import PidocError
-from pytest_pidoc.progress import Progress
 from pytest_pidoc.settings import Settings
-from pytest_pidoc.tables import table
+from pytest_pidoc.values.progress import Progress
+from pytest_pidoc.values.text import table
 
 __all__ = ["SETTLE", "Start", "StartReport", "private_memory", "start"]
 

@@ -18,9 +18,9 @@ from typing import Any
 
 from pytest_pidoc.bench import host, spread
 from pytest_pidoc.errors import PidocError, SettingsError
-from pytest_pidoc.progress import Progress
 from pytest_pidoc.settings import Settings
-from pytest_pidoc.tables import table
+from pytest_pidoc.values.progress import Progress
+from pytest_pidoc.values.text import table
 
 __all__ = ["Use", "WorkersReport", "overlaps", "workers"]
 

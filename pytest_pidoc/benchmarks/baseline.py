@@ -16,8 +16,8 @@ from typing import Any
 
 from pytest_pidoc import documents
 from pytest_pidoc.benchmarks.metrics import METRICS
-from pytest_pidoc.checks import is_number, shown
 from pytest_pidoc.errors import BenchmarkError, BenchmarkSlower
+from pytest_pidoc.values.checks import is_number, shown
 
 __all__ = ["DEFAULT_FILE", "Conditions", "Entry", "change", "compare", "find", "read", "update"]
 

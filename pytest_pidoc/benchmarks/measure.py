@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from pytest_pidoc.benchmarks import meter
 from pytest_pidoc.benchmarks.baseline import Conditions
 from pytest_pidoc.benchmarks.metrics import METRICS, Metric
-from pytest_pidoc.checks import shown
 from pytest_pidoc.errors import BenchmarkError
+from pytest_pidoc.values.checks import shown
 
 if TYPE_CHECKING:
     from pytest_pidoc.node import Node

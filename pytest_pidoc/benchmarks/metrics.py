@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from pytest_pidoc.checks import shown
 from pytest_pidoc.errors import SettingsError
 from pytest_pidoc.machines import MODELS
 from pytest_pidoc.settings import ClusterSpec
+from pytest_pidoc.values.checks import shown
 
 __all__ = ["DEFAULT_METRIC", "DEFAULT_MIPS", "METRICS", "Metric", "limits", "metric", "prepare"]
 

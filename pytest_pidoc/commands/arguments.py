@@ -7,8 +7,8 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from pytest_pidoc.checks import shown
 from pytest_pidoc.settings import OPTIONS, Settings
+from pytest_pidoc.values.checks import shown
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_pidoc import processes, reaper, runtime
-from pytest_pidoc.checks import shown
 from pytest_pidoc.commands.output import print_json, terminal_progress
 from pytest_pidoc.errors import PidocError, SettingsError
 from pytest_pidoc.settings import Settings
-from pytest_pidoc.tables import duration, table
+from pytest_pidoc.values.checks import shown
+from pytest_pidoc.values.text import duration, table
 
 if TYPE_CHECKING:
     from pytest_pidoc.cluster import Cluster

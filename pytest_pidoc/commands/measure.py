@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_pidoc.bench.published import EVENTS
-from pytest_pidoc.checks import shown
 from pytest_pidoc.commands.arguments import GUEST, add_command, add_json, names, whole_number
 from pytest_pidoc.commands.output import print_json, terminal_progress
 from pytest_pidoc.machines import MODELS
 from pytest_pidoc.settings import OPTIONS, Settings
+from pytest_pidoc.values.checks import shown
 
 if TYPE_CHECKING:
     from pytest_pidoc.commands.arguments import Subparsers

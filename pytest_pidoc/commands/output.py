@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 
-from pytest_pidoc.progress import TerminalProgress
+from pytest_pidoc.values.progress import TerminalProgress
 
 __all__ = ["print_json", "terminal_progress"]
 

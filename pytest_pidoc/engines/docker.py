@@ -22,8 +22,8 @@ from pytest_pidoc.qemu.launch import Launch
 from pytest_pidoc.qemu.overlay import overlay_command
 from pytest_pidoc.qemu.program import QemuVersion
 from pytest_pidoc.qmp import Monitor
+from pytest_pidoc.values.deadline import Deadline
 from pytest_pidoc.values.files import BOOT_ELF, OVERLAY, QEMU_COMMAND, QEMU_LOG, QMP_SOCKET, RAM, STATE
-from pytest_pidoc.waiting import Deadline
 
 if TYPE_CHECKING:
     import docker

@@ -21,8 +21,8 @@ from pytest_pidoc.qemu.overlay import overlay_command
 from pytest_pidoc.qemu.program import QemuVersion
 from pytest_pidoc.qemu.usernet import forwarded_port
 from pytest_pidoc.qmp import Monitor
+from pytest_pidoc.values.deadline import Deadline
 from pytest_pidoc.values.files import OVERLAY, QEMU_COMMAND, QEMU_LOG, QMP_SOCKET, STATE
-from pytest_pidoc.waiting import Deadline
 
 __all__ = ["LocalEngine"]
 

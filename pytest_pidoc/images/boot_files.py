@@ -11,8 +11,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_pidoc.checks import listed
 from pytest_pidoc.errors import ImageError
+from pytest_pidoc.values.checks import listed
 
 __all__ = ["CPUS", "TREES", "BootFiles", "choose", "unpack_kernel"]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_pidoc.errors import ImageError
-from pytest_pidoc.waiting import Deadline
+from pytest_pidoc.values.deadline import Deadline
 
 __all__ = ["BuildLog"]
 

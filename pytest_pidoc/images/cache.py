@@ -32,9 +32,9 @@ from pytest_pidoc.images import stamps, usage
 from pytest_pidoc.images.buildlog import BuildLog
 from pytest_pidoc.images.image import MANIFEST, Image, ImageFile, Manifest
 from pytest_pidoc.machines import MODELS
-from pytest_pidoc.progress import Progress
 from pytest_pidoc.sharing import locked
-from pytest_pidoc.waiting import Deadline
+from pytest_pidoc.values.deadline import Deadline
+from pytest_pidoc.values.progress import Progress
 
 __all__ = ["Cache", "Maker", "faults_named", "image_file", "repair"]
 

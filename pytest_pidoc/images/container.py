@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import docker
 
     from pytest_pidoc.images.image import Image
-    from pytest_pidoc.progress import Progress
+    from pytest_pidoc.values.progress import Progress
 
 __all__ = ["BASE_IMAGE", "OWN_BASE", "build", "context", "key", "tag"]
 

@@ -21,7 +21,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_pidoc.checks import shown
 from pytest_pidoc.errors import ImageError, SettingsError
 from pytest_pidoc.images import disks, second_stage
 from pytest_pidoc.images.buildlog import BuildLog
@@ -39,7 +38,8 @@ from pytest_pidoc.images.packages import (
 )
 from pytest_pidoc.images.tools import require_tools, search_path
 from pytest_pidoc.machines import MIB, MODELS
-from pytest_pidoc.progress import Progress
+from pytest_pidoc.values.checks import shown
+from pytest_pidoc.values.progress import Progress
 
 __all__ = ["ARCHITECTURES", "TOOLS", "VARIANTS", "Recipe", "build", "key", "recipe"]
 

@@ -18,7 +18,7 @@ from pytest_pidoc.images.buildlog import BuildLog
 from pytest_pidoc.images.cache import Cache, image_file
 from pytest_pidoc.images.image import Image, Manifest, Source
 from pytest_pidoc.images.source import FileSource, Member
-from pytest_pidoc.progress import Progress
+from pytest_pidoc.values.progress import Progress
 
 __all__ = ["ROLES", "derive", "key"]
 

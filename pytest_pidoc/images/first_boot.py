@@ -18,7 +18,7 @@ from pytest_pidoc.errors import ConsoleError
 from pytest_pidoc.images.buildlog import BuildLog
 from pytest_pidoc.images.second_stage import FAST, quoted
 from pytest_pidoc.machines import Machine
-from pytest_pidoc.progress import Progress
+from pytest_pidoc.values.progress import Progress
 
 __all__ = ["PASSWORD", "PASSWORD_HASH", "PATIENCE", "USER", "Patience", "Session", "first_boot"]
 

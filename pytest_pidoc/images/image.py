@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from pytest_pidoc import documents
-from pytest_pidoc.checks import is_whole, shown
 from pytest_pidoc.errors import ImageError
+from pytest_pidoc.values.checks import is_whole, shown
 
 __all__ = ["MANIFEST", "Image", "ImageFile", "Manifest", "Source"]
 

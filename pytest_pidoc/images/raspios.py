@@ -9,7 +9,6 @@ import hashlib
 import json
 from pathlib import Path
 
-from pytest_pidoc.checks import shown
 from pytest_pidoc.errors import SettingsError
 from pytest_pidoc.images import debian, ext4, fat, source, stock
 from pytest_pidoc.images.buildlog import BuildLog
@@ -20,7 +19,8 @@ from pytest_pidoc.images.source import FileSource
 from pytest_pidoc.images.stock import Recipe
 from pytest_pidoc.images.tools import require_tools
 from pytest_pidoc.machines import MODELS, Machine
-from pytest_pidoc.progress import Progress
+from pytest_pidoc.values.checks import shown
+from pytest_pidoc.values.progress import Progress
 
 __all__ = ["PUBLISHED", "TOOLS", "build", "key", "recipe"]
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from pytest_pidoc.checks import shown
 from pytest_pidoc.errors import ImageError, SettingsError
 from pytest_pidoc.images import debian, derived, raspios, source
 from pytest_pidoc.images.cache import Cache
 from pytest_pidoc.images.image import Image
 from pytest_pidoc.images.source import FileSource, Member
 from pytest_pidoc.machines import KernelArchive, machine
-from pytest_pidoc.progress import Progress
 from pytest_pidoc.settings import NO_FILE, ClusterSpec
+from pytest_pidoc.values.checks import shown
+from pytest_pidoc.values.progress import Progress
 
 __all__ = ["build"]
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     import docker
 
-    from pytest_pidoc.progress import Progress
+    from pytest_pidoc.values.progress import Progress
 
 __all__ = ["pull"]
 

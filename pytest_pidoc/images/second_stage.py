@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pytest_pidoc.images.buildlog import BuildLog
 from pytest_pidoc.machines import Machine
-from pytest_pidoc.progress import Progress
+from pytest_pidoc.values.progress import Progress
 
 __all__ = ["FAST", "INIT", "finish", "quoted"]
 

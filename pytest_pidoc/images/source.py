@@ -16,7 +16,7 @@ from pytest_pidoc.errors import ChecksumMismatch, DownloadError, ImageError, Set
 from pytest_pidoc.images import download, stamps
 from pytest_pidoc.images.cache import Cache, image_file
 from pytest_pidoc.images.unpack import unpack
-from pytest_pidoc.progress import Progress
+from pytest_pidoc.values.progress import Progress
 
 __all__ = ["REGISTRY_PREFIX", "FileSource", "Member", "is_location", "parse"]
 

@@ -23,7 +23,7 @@ from pytest_pidoc.images.second_stage import FAST
 from pytest_pidoc.images.source import FileSource
 from pytest_pidoc.images.unpack import unpack
 from pytest_pidoc.machines import MIB, MODELS, Machine
-from pytest_pidoc.progress import Progress
+from pytest_pidoc.values.progress import Progress
 
 __all__ = ["LEAST", "Build", "Recipe", "boots_donor", "donor_of"]
 

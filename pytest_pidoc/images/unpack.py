@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from pytest_pidoc.checks import listed, shown
 from pytest_pidoc.errors import ImageError
+from pytest_pidoc.values.checks import listed, shown
 
 __all__ = ["LIMITS", "Limits", "unpack"]
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from pytest_pidoc.errors import ImageError, ImageInUse
 from pytest_pidoc.sharing import try_lock
-from pytest_pidoc.waiting import Deadline
+from pytest_pidoc.values.deadline import Deadline
 
 __all__ = ["claimed", "hold", "last_used"]
 

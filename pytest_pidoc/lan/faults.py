@@ -6,10 +6,10 @@ import itertools
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 
-from pytest_pidoc.checks import is_number, shown
 from pytest_pidoc.errors import FaultError
-from pytest_pidoc.faults import Fault, FaultLog
 from pytest_pidoc.lan.lan import Condition, Lan
+from pytest_pidoc.values.checks import is_number, shown
+from pytest_pidoc.values.faults import Fault, FaultLog
 
 __all__ = ["degrade", "isolate", "partition"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_pidoc.checks import is_number, shown
 from pytest_pidoc.errors import FaultError
-from pytest_pidoc.faults import Fault, FaultLog
+from pytest_pidoc.values.checks import is_number, shown
+from pytest_pidoc.values.faults import Fault, FaultLog
 
 if TYPE_CHECKING:
     from pytest_pidoc.vm.vm import Vm

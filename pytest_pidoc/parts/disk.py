@@ -5,10 +5,10 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING
 
-from pytest_pidoc.checks import is_whole, shown
 from pytest_pidoc.errors import FaultError
-from pytest_pidoc.faults import Fault, FaultLog
 from pytest_pidoc.parts.guest import change, change_back
+from pytest_pidoc.values.checks import is_whole, shown
+from pytest_pidoc.values.faults import Fault, FaultLog
 
 if TYPE_CHECKING:
     from pytest_pidoc.vm.vm import Vm

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_pidoc import documents, runtime, ssh
-from pytest_pidoc.checks import shown
 from pytest_pidoc.engines.engine import Endpoint, Engine
 from pytest_pidoc.errors import FaultError, KernelPanic, MonitorError, NodeDied
 from pytest_pidoc.qemu.launch import Launch
@@ -20,8 +19,9 @@ from pytest_pidoc.qmp import Monitor
 from pytest_pidoc.serial import SerialLog
 from pytest_pidoc.shell import Output
 from pytest_pidoc.ssh import Login
+from pytest_pidoc.values.checks import shown
+from pytest_pidoc.values.deadline import Deadline
 from pytest_pidoc.values.files import CONSOLE_SOCKET, QMP_SOCKET, SERIAL_LOG
-from pytest_pidoc.waiting import Deadline
 
 if TYPE_CHECKING:  # Fabric takes 0.2 s to import: only when a connection is made
     import fabric

@@ -15,8 +15,8 @@ from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.engines import cgroups
 from pytest_pidoc.images.image import Image
 from pytest_pidoc.node import Node
-from pytest_pidoc.progress import Progress
 from pytest_pidoc.provision import build_image
+from pytest_pidoc.values.progress import Progress
 
 ENGINES = (
     pytest.param("local", marks=pytest.mark.qemu),

@@ -10,7 +10,7 @@ from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.images.image import Image
 from pytest_pidoc.machines import MODELS
 from pytest_pidoc.node import Node
-from pytest_pidoc.waiting import Deadline
+from pytest_pidoc.values.deadline import Deadline
 
 pytestmark = pytest.mark.usefixtures("image")
 

@@ -11,7 +11,7 @@ from pytest_pidoc import Settings
 from pytest_pidoc.bench import rates
 from pytest_pidoc.bench.guest import PRIME, guest
 from pytest_pidoc.images.image import Image
-from pytest_pidoc.progress import Progress
+from pytest_pidoc.values.progress import Progress
 
 
 @pytest.mark.parametrize("engine", [pytest.param("local", marks=pytest.mark.qemu)])

@@ -10,7 +10,7 @@ from pytest_pidoc import Settings
 from pytest_pidoc.bench import lan
 from pytest_pidoc.engines.local import LocalEngine
 from pytest_pidoc.images.image import Image
-from pytest_pidoc.progress import Progress
+from pytest_pidoc.values.progress import Progress
 
 
 @pytest.mark.qemu

@@ -9,7 +9,7 @@ import pytest
 from pytest_pidoc import Settings
 from pytest_pidoc.bench import rates
 from pytest_pidoc.images.image import Image
-from pytest_pidoc.progress import Progress
+from pytest_pidoc.values.progress import Progress
 
 
 @pytest.mark.qemu

@@ -32,9 +32,9 @@ from pytest_pidoc.images.container import build, tag
 from pytest_pidoc.images.registry import pull
 from pytest_pidoc.images.stored import discard, stored
 from pytest_pidoc.machines import MIB, machine
-from pytest_pidoc.progress import Progress
 from pytest_pidoc.qemu.launch import Launch
 from pytest_pidoc.values.files import SERIAL_LOG
+from pytest_pidoc.values.progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -520,7 +520,7 @@ class TestSource:
         )
         code = (
             "import sys; from pathlib import Path; from pytest_pidoc.dockerd import connect;"
-            "from pytest_pidoc.images.container import build; from pytest_pidoc.progress import Progress;"
+            "from pytest_pidoc.images.container import build; from pytest_pidoc.values.progress import Progress;"
             f"build(connect(), directory=Path({str(tmp_path)!r}), progress=Progress(), arguments={arguments!r})"
         )
         running = {"label": [f"{IMAGE_LABEL}=qemu-source"]}

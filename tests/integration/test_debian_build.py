@@ -26,7 +26,7 @@ BUILD = """
 import pathlib, sys
 from pytest_pidoc.images import debian
 from pytest_pidoc.images.cache import Cache
-from pytest_pidoc.progress import TerminalProgress
+from pytest_pidoc.values.progress import TerminalProgress
 debian.build(Cache(pathlib.Path(sys.argv[1])), debian.recipe("debian"), "arm64", progress=TerminalProgress(sys.stdout))
 """
 

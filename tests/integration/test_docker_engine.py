@@ -25,10 +25,10 @@ from pytest_pidoc.engines.engine import Endpoint
 from pytest_pidoc.errors import EngineUnavailable, ImageError, NodeDied, SettingsError
 from pytest_pidoc.images.container import build
 from pytest_pidoc.machines import MIB, machine
-from pytest_pidoc.progress import Progress
 from pytest_pidoc.qemu.launch import Launch
 from pytest_pidoc.qmp import Monitor
 from pytest_pidoc.values.files import CONSOLE_SOCKET, OVERLAY, QMP_SOCKET, SERIAL_LOG
+from pytest_pidoc.values.progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -13,10 +13,11 @@ import pytest
 from leftovers import leftovers
 from support import vm_of
 
-from pytest_pidoc import FaultError, Node, Settings, checks, documents, errors, processes, waiting
+from pytest_pidoc import FaultError, Node, Settings, documents, errors, processes
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.engines import cgroups
 from pytest_pidoc.images.image import Image
+from pytest_pidoc.values import checks, deadline
 
 MIB = 1024**2
 
@@ -207,7 +208,7 @@ def test_control_groups_of_version_2(node: Node, tmp_path: Path, who: str) -> No
     node.run("sudo rm -rf lib node && mkdir -p lib/pytest_pidoc/engines && touch lib/pytest_pidoc/__init__.py")
     node.run("touch lib/pytest_pidoc/engines/__init__.py")
     node.put(Path(cgroups.__file__), "lib/pytest_pidoc/engines/cgroups.py")
-    for module in (checks, documents, errors, waiting):
+    for module in (checks, documents, errors, deadline):
         node.put(Path(module.__file__), f"lib/pytest_pidoc/{Path(module.__file__).name}")
     (tmp_path / "script.py").write_text(DELEGATED)
     node.put(tmp_path / "script.py", "script.py")

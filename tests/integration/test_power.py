@@ -18,12 +18,12 @@ from pytest_pidoc.bench.power_cuts import FIRST, power_cuts
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.errors import FaultError, KernelPanic, NodeDied
 from pytest_pidoc.machines import MODELS
-from pytest_pidoc.progress import Progress
 from pytest_pidoc.qemu import command as qemu
 from pytest_pidoc.qemu.overlay import overlay_command
 from pytest_pidoc.qmp import Monitor
+from pytest_pidoc.values.deadline import Deadline
 from pytest_pidoc.values.files import OVERLAY, QMP_SOCKET
-from pytest_pidoc.waiting import Deadline
+from pytest_pidoc.values.progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,7 +15,7 @@ from pytest_pidoc import Settings
 from pytest_pidoc.bench.soak import Traces, soak
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.images.image import Image
-from pytest_pidoc.progress import Progress
+from pytest_pidoc.values.progress import Progress
 
 
 class Saboteur(Progress):

@@ -11,15 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import LAN_NAMES, StandInEngine, make_image, make_launch, node_of
 
-from pytest_pidoc.checks import is_seconds
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.engines.engine import Endpoint
-from pytest_pidoc.faults import FaultLog
 from pytest_pidoc.lan import faults
 from pytest_pidoc.lan.lan import Lan
 from pytest_pidoc.machines import MODELS
 from pytest_pidoc.node import Node
 from pytest_pidoc.settings import ClusterSpec
+from pytest_pidoc.values.checks import is_seconds
+from pytest_pidoc.values.faults import FaultLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

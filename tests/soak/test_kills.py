@@ -21,8 +21,8 @@ import pytest
 
 from pytest_pidoc import Settings, dockerd
 from pytest_pidoc.engines.containers import node_containers
-from pytest_pidoc.progress import Progress
 from pytest_pidoc.provision import build_image
+from pytest_pidoc.values.progress import Progress
 
 STARTS = 3  # of clusters, in each run of pytest; one of them is disturbed
 RUNS = {"short": 7, "full": 84}  # for each engine

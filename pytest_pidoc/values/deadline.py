@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from pytest_pidoc.checks import MOST_SECONDS, is_seconds, shown
 from pytest_pidoc.errors import SettingsError
+from pytest_pidoc.values.checks import MOST_SECONDS, is_seconds, shown
 
 __all__ = ["Deadline", "deadline_of"]
 
