@@ -8,8 +8,8 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
-from pytest_pidoc import unix
 from pytest_pidoc.errors import BootError, RestoreFailed
+from pytest_pidoc.host import sockets
 from pytest_pidoc.identity import Identity
 from pytest_pidoc.shell import Output
 from pytest_pidoc.values.files import AGENT_SOCKET
@@ -98,9 +98,9 @@ def identify(directory: Path, identity: Identity, *, forked: bool, readdress: bo
     """
     name = identity.host_name
     try:
-        with unix.connect(directory / AGENT_SOCKET, timeout=IDENTITY_TIMEOUT) as port:
+        with sockets.connect(directory / AGENT_SOCKET, timeout=IDENTITY_TIMEOUT) as port:
             port.sendall(identity.request(ssh_held=forked, readdress=readdress))
-            answer = unix.read_line(port).decode(errors="replace").strip()
+            answer = sockets.read_line(port).decode(errors="replace").strip()
     except OSError as error:
         raise RestoreFailed(f"{name} did not take its identity: {error}.") from error
     if answer != "done":

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from pytest_pidoc import documents, processes, runtime
+from pytest_pidoc.host import documents, processes, records
 from pytest_pidoc.lan.lan import SWITCH_LOG
 from pytest_pidoc.values.files import QEMU_COMMAND, QEMU_LOG, SERIAL_LOG
 from pytest_pidoc.version import __version__
@@ -29,7 +29,7 @@ from pytest_pidoc.version import __version__
 __all__ = ["LIMITS", "REPORT", "Folder", "Limits", "folder_name", "folders", "keep", "of_run"]
 
 REPORT = "report.json"
-OF_CLUSTER = (runtime.RECORD, SWITCH_LOG)
+OF_CLUSTER = (records.RECORD, SWITCH_LOG)
 OF_NODE = (SERIAL_LOG, QEMU_LOG, QEMU_COMMAND)
 
 _TOOL = "pytest-pidoc"

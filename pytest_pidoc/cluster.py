@@ -12,10 +12,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
 
-from pytest_pidoc import processes, reaper, room, runtime, ssh
+from pytest_pidoc import reaper, room, ssh
 from pytest_pidoc.bringup import Bringup, Timings
 from pytest_pidoc.engines.engine import Endpoint, Engine
 from pytest_pidoc.errors import FaultError, KernelPanic, PidocError
+from pytest_pidoc.host import processes, records
 from pytest_pidoc.lan import faults as lan_faults
 from pytest_pidoc.lan.lan import Lan
 from pytest_pidoc.node import Node
@@ -146,8 +147,8 @@ class Cluster(Sequence[Node]):
         PidocError
             There is no such cluster.
         """
-        directory = name if isinstance(name, Path) else runtime.root() / name
-        record = runtime.read_whole(directory)
+        directory = name if isinstance(name, Path) else records.root() / name
+        record = records.read_whole(directory)
         try:
             spec = ClusterSpec(**record["spec"])
             found = Provision.from_record(record["provision"])
@@ -165,7 +166,7 @@ class Cluster(Sequence[Node]):
                 members.append(Member(node, vm))
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise PidocError(
-                f"{directory / runtime.RECORD} is of another version: {error!r}.", tip="pidoc down"
+                f"{directory / records.RECORD} is of another version: {error!r}.", tip="pidoc down"
             ) from error
         return cls(Started(directory, tuple(members), lan=lan), spec, found)
 
@@ -363,7 +364,7 @@ class Cluster(Sequence[Node]):
         PidocError
             The cluster is down.
         """
-        runtime.write(self.directory, {**runtime.read(self.directory), "owner": None, "run": ""})
+        records.write(self.directory, {**records.read(self.directory), "owner": None, "run": ""})
         self._started.leave()
         self._owned = False
         self.close()

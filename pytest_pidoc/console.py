@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import pexpect
 from pexpect.socket_pexpect import SocketSpawn
 
-from pytest_pidoc import unix
 from pytest_pidoc.errors import ConsoleError
+from pytest_pidoc.host import sockets
 from pytest_pidoc.shell import Output
 from pytest_pidoc.values.deadline import Deadline
 
@@ -71,7 +71,7 @@ class Console(_Spawn):
             Nobody listens there.
         """
         try:
-            return cls(unix.connect(path), name=name, timeout=timeout)
+            return cls(sockets.connect(path), name=name, timeout=timeout)
         except OSError as error:
             raise ConsoleError(f"The console of {name} cannot be reached: {error}.", look=str(path)) from error
 

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_pidoc import runtime
 from pytest_pidoc.errors import ImageError
+from pytest_pidoc.host import records
 from pytest_pidoc.machines import MIB
 from pytest_pidoc.values.checks import shown
 from pytest_pidoc.values.files import DEVICE_TREE
@@ -143,7 +143,7 @@ def _qemus_own(launch: Launch, qemu: Qemu) -> bytes:
     with _dumping:
         if key not in _dumps:
             # Beside the nodes' directories: what those mount, a Docker daemon sees here, too.
-            with tempfile.TemporaryDirectory(prefix="tree-", dir=runtime.root()) as directory:
+            with tempfile.TemporaryDirectory(prefix="tree-", dir=records.root()) as directory:
                 qemu.run_qemu(machine.binary, arguments, timeout=DUMP_TIMEOUT, directory=Path(directory))
                 _dumps[key] = Path(directory, DEVICE_TREE).read_bytes()
         return _dumps[key]

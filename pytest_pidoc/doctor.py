@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_pidoc import guard, runtime, speed
+from pytest_pidoc import guard, speed
 from pytest_pidoc.engines.choose import INSTALL_DOCKER
 from pytest_pidoc.engines.local import LocalEngine
 from pytest_pidoc.errors import ChecksumMismatch, EngineUnavailable, PidocError
+from pytest_pidoc.host import records
 from pytest_pidoc.images import debian, download, raspios
 from pytest_pidoc.images.cache import Cache, repair
 from pytest_pidoc.images.tools import search_path
@@ -230,6 +231,6 @@ def _cache(settings: Settings) -> Check:
 
 def _runtime(settings: Settings) -> Check:
     try:
-        return Check("clusters", True, f"{runtime.root()}, {len(list(runtime.cluster_directories()))} there")
+        return Check("clusters", True, f"{records.root()}, {len(list(records.cluster_directories()))} there")
     except PidocError as error:
         return Check("clusters", False, error.what, error.tip)

@@ -13,8 +13,8 @@ from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import Any
 
-from pytest_pidoc import documents
 from pytest_pidoc.errors import PidocError
+from pytest_pidoc.host import documents
 
 __all__ = ["FILE", "HOST_KEY", "SEED_SIZE", "Identity", "LanPlace"]
 

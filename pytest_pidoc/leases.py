@@ -13,8 +13,8 @@ import secrets
 from pathlib import Path
 from types import TracebackType
 
-from pytest_pidoc import documents, processes
-from pytest_pidoc.sharing import try_lock
+from pytest_pidoc.host import documents, processes
+from pytest_pidoc.host.locks import try_lock
 
 __all__ = ["Lease", "abandoned_by", "give_up", "users"]
 

@@ -98,13 +98,14 @@ def pytest_configure_node(node: Any) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any, error: object) -> None:
     """Hear from a worker of pytest-xdist what stays up; keep what a crashed one's nodes have said, and end them."""
-    from pytest_pidoc import evidence, processes, runtime
+    from pytest_pidoc import evidence
+    from pytest_pidoc.host import processes, records
     from pytest_pidoc.pool import end_torn
 
     config, output = node.config, getattr(node, "workeroutput", {})
     config.stash.setdefault(_kept, []).extend(output.get("pidoc_kept", []))
     if error:
-        run, base = config.stash[_run], config.stash[_settings].artifacts or runtime.failed_directory()
+        run, base = config.stash[_run], config.stash[_settings].artifacts or records.failed_directory()
         evidence.of_crash(error, [directory for directory, _ in run.clusters()], base)
         config.stash.setdefault(_evidence, []).append((str(base), processes.own()))
         end_torn(run)
@@ -164,7 +165,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     report = yield
     if _pool not in item.config.stash:
         return report
-    from pytest_pidoc import evidence, processes
+    from pytest_pidoc import evidence
+    from pytest_pidoc.host import processes
 
     base = item.config.stash[_pool].artifacts
     # Also of a test that passes: a start may have failed in it. A report reaches the one who sums up, whatever happens
@@ -261,7 +263,7 @@ class _Asked(NamedTuple):
 
 def _run_of(config: pytest.Config) -> Run:
     """Return the run that the workers of pytest-xdist take part in, or one of this process's own."""
-    from pytest_pidoc import processes
+    from pytest_pidoc.host import processes
     from pytest_pidoc.pool import Run
 
     if given := getattr(config, "workerinput", {}).get("pidoc_run"):

@@ -18,13 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_pidoc import evidence, leases, processes, reaper, room, runtime
+from pytest_pidoc import evidence, leases, reaper, room
 from pytest_pidoc.cluster import Cluster, start_cluster
 from pytest_pidoc.errors import PidocError
+from pytest_pidoc.host import processes, records
+from pytest_pidoc.host.locks import locked
 from pytest_pidoc.leases import Lease
 from pytest_pidoc.node import UP
 from pytest_pidoc.settings import ClusterSpec, Settings
-from pytest_pidoc.sharing import locked
 from pytest_pidoc.startup import Ownership
 from pytest_pidoc.values.deadline import Deadline
 from pytest_pidoc.values.progress import Progress
@@ -63,9 +64,9 @@ class Run:
 
     def clusters(self) -> Iterator[tuple[Path, dict[str, Any]]]:
         """Yield directory and record of its clusters, the oldest first."""
-        for directory in runtime.cluster_directories():
+        for directory in records.cluster_directories():
             with contextlib.suppress(PidocError):  # it is just being made, or taken down
-                record = runtime.read(directory)
+                record = records.read(directory)
                 if record.get("run") == self.name:
                     yield directory, record
 
@@ -73,7 +74,7 @@ class Run:
         """Let its clusters outlive it; return the commands that reach their nodes and end them."""
         kept = []
         for directory, record in list(self.clusters()):
-            runtime.write(directory, {**record, "owner": None, "run": ""})
+            records.write(directory, {**record, "owner": None, "run": ""})
             kept += _reached_by(directory.name, [node["name"] for node in record["nodes"]])
         return kept
 
@@ -286,7 +287,7 @@ class ClusterPool:
     @contextlib.contextmanager
     def _first_come(self, spec: ClusterSpec, progress: Progress) -> Iterator[None]:
         """Let one process of the run at a time look for a cluster to share, and start it if there is none."""
-        folder = runtime.root() / "shares"
+        folder = records.root() / "shares"
         folder.mkdir(mode=0o700, exist_ok=True)
         # Two hex digits, so that there are never many of these files; two specs with the same ones wait in vain.
         name = hashlib.sha256(json.dumps([self._run.name, _plain(spec)]).encode()).hexdigest()[:2]
@@ -326,7 +327,7 @@ def _put_right(cluster: Cluster) -> list[Exception]:
 
 def _state(lease: Lease) -> tuple[str, int]:
     """Return what changes when somebody else has used the cluster alone, or has moved a node of it."""
-    return lease.last, (lease.directory / runtime.RECORD).stat().st_mtime_ns
+    return lease.last, (lease.directory / records.RECORD).stat().st_mtime_ns
 
 
 def _plain(spec: ClusterSpec) -> Mapping[str, Any]:

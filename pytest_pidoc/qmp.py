@@ -14,8 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from pytest_pidoc import documents, unix
 from pytest_pidoc.errors import MonitorError
+from pytest_pidoc.host import documents, sockets
 from pytest_pidoc.values.deadline import Deadline
 
 __all__ = ["Monitor"]
@@ -53,7 +53,7 @@ class Monitor:
         deadline = Deadline(timeout if patience is None else patience)
         while True:
             try:
-                connection = unix.connect(path, timeout=timeout)
+                connection = sockets.connect(path, timeout=timeout)
                 break
             except OSError as error:
                 if deadline.expired or not path.parent.exists():

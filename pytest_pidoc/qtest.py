@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from types import TracebackType
 
-from pytest_pidoc import unix
 from pytest_pidoc.errors import MonitorError
+from pytest_pidoc.host import sockets
 
 __all__ = ["QTest"]
 
@@ -31,7 +31,7 @@ class QTest:
 
     def __init__(self, path: Path, *, timeout: float = 10.0) -> None:
         try:
-            self._socket = unix.connect(path, timeout=timeout)
+            self._socket = sockets.connect(path, timeout=timeout)
         except OSError as error:
             raise MonitorError(f"QEMU's qtest socket cannot be reached: {error}.", look=str(path)) from error
         self._lines = self._socket.makefile("r", encoding="ascii")

@@ -15,9 +15,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from pytest_pidoc import processes, runtime
 from pytest_pidoc.engines import cgroups
 from pytest_pidoc.errors import EngineUnavailable, PidocError
+from pytest_pidoc.host import processes, records
 
 __all__ = ["end_nodes", "reap", "reap_run", "start", "sweep", "watched"]
 
@@ -74,7 +74,7 @@ def reap(directory: Path) -> None:
         As for `end_nodes`; the directory stays, so that the next sweep tries again.
     """
     end_nodes(directory)
-    runtime.remove(directory)
+    records.remove(directory)
 
 
 def reap_run(run: str, owner: str) -> None:
@@ -86,9 +86,9 @@ def reap_run(run: str, owner: str) -> None:
         One of them could not be ended; the others are.
     """
     failure: PidocError | None = None
-    for directory in runtime.cluster_directories():
+    for directory in records.cluster_directories():
         try:
-            record = runtime.read(directory)
+            record = records.read(directory)
         except PidocError:  # it is just being taken down
             continue
         if (record.get("run"), record["owner"]) == (run, owner):
@@ -103,7 +103,7 @@ def reap_run(run: str, owner: str) -> None:
 def sweep() -> list[str]:
     """Reap every cluster of this user whose owner is gone; return their names."""
     swept = []
-    for directory in runtime.cluster_directories():
+    for directory in records.cluster_directories():
         if not _is_orphan(directory):
             continue
         try:
@@ -129,7 +129,7 @@ def _start(arguments: list[str], holding: Sequence[int] = ()) -> subprocess.Pope
 
 def _is_orphan(directory: Path) -> bool:
     try:
-        owner = runtime.read(directory)["owner"]
+        owner = records.read(directory)["owner"]
     except PidocError:
         try:
             return time.time() - directory.stat().st_mtime > YOUNG
@@ -140,10 +140,10 @@ def _is_orphan(directory: Path) -> bool:
 
 def _may_have_containers(directory: Path) -> bool:
     """Tell whether the cluster may have containers; nothing is started before the record is written."""
-    if not (directory / runtime.RECORD).exists():
+    if not (directory / records.RECORD).exists():
         return False
     try:
-        return bool(runtime.read(directory)["engine"] != "local")
+        return bool(records.read(directory)["engine"] != "local")
     except PidocError:
         return True
 
@@ -166,7 +166,7 @@ def _folders(directory: Path) -> list[Path]:
 def _watch_cluster(directory: Path) -> None:
     """Wait until the owner is gone or the cluster is, and end what is left."""
     try:
-        owner: str | None = runtime.read(directory)["owner"]
+        owner: str | None = records.read(directory)["owner"]
     except PidocError:
         if directory.exists():
             raise
@@ -179,7 +179,7 @@ def _watch_cluster(directory: Path) -> None:
         if not directory.exists():
             return
         with contextlib.suppress(PidocError):
-            now = runtime.read(directory)["owner"]
+            now = records.read(directory)["owner"]
             owner, ended = now, ended and now == owner
     time.sleep(STARTING)
     _persist(lambda: reap(directory))

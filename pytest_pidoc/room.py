@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pytest_pidoc import processes, runtime
 from pytest_pidoc.errors import NoRoom, PidocError, SettingsError
+from pytest_pidoc.host import processes, records
+from pytest_pidoc.host.locks import locked, try_lock
 from pytest_pidoc.machines import MIB, machine
 from pytest_pidoc.settings import ClusterSpec
-from pytest_pidoc.sharing import locked, try_lock
 from pytest_pidoc.values.deadline import Deadline
 from pytest_pidoc.values.progress import Progress
 
@@ -88,7 +88,7 @@ def booked(spec: ClusterSpec, *, overcommit: bool) -> Iterator[int]:
             f"{what}, and this machine has {there // MIB} MiB for nodes.",
             tip="fewer nodes, less memory=, or --pidoc-overcommit",
         )
-    with locked(runtime.root() / "room.lock", purpose="a start", timeout=LOCK_PATIENCE):
+    with locked(records.root() / "room.lock", purpose="a start", timeout=LOCK_PATIENCE):
         running = list(_running())
         used = sum(int(record.get("memory") or 0) for record in running)
         if need + used > there and not overcommit:
@@ -105,9 +105,9 @@ def booked(spec: ClusterSpec, *, overcommit: bool) -> Iterator[int]:
 
 def _running() -> Iterator[dict[str, Any]]:
     """Yield the record of every cluster of this user that is not just waiting to be reaped."""
-    for directory in runtime.cluster_directories():
+    for directory in records.cluster_directories():
         with contextlib.suppress(PidocError):
-            record = runtime.read(directory)
+            record = records.read(directory)
             if record["owner"] is None or processes.is_alive(record["owner"]):
                 yield record
 
@@ -151,7 +151,7 @@ def awaited(
 @contextlib.contextmanager
 def slot(cancelled: Callable[[], bool]) -> Iterator[None]:
     """Be one of the few nodes of this user that start at a time; wait until it is this one's turn, or *cancelled*."""
-    directory = runtime.root() / "slots"
+    directory = records.root() / "slots"
     directory.mkdir(mode=0o700, exist_ok=True)
     files = [directory / str(number) for number in range(STARTS_PER_CPU * len(os.sched_getaffinity(0)))]
     descriptor = None

@@ -16,9 +16,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
-from pytest_pidoc import artifacts, devicetree, processes, reaper, room, runtime, speed, warm
+from pytest_pidoc import artifacts, devicetree, reaper, room, speed, warm
 from pytest_pidoc.bringup import Bringup
 from pytest_pidoc.errors import BootError, ChecksumMismatch, ImageInUse, PidocError, RestoreFailed
+from pytest_pidoc.host import processes, records
 from pytest_pidoc.identity import Identity, LanPlace
 from pytest_pidoc.images import usage
 from pytest_pidoc.images.cache import Cache
@@ -252,7 +253,7 @@ class _Start:
         self._holding = contextlib.ExitStack()
 
     def __enter__(self) -> _Start:
-        self._directory = runtime.new_directory()
+        self._directory = records.new_directory()
         try:
             self._ownership.claim(self._directory)
             with room.booked(self._spec, overcommit=self._settings.overcommit) as self._memory:
@@ -264,7 +265,7 @@ class _Start:
                 self._reaper = reaper.start(self._directory, holding=self._held)
         except BaseException:
             self._holding.close()
-            runtime.remove(self._directory)
+            records.remove(self._directory)
             raise
         return self
 
@@ -322,7 +323,7 @@ class _Start:
         return Member(Node(vm, bringup, faults=self._faults, lan=self._lan), vm)
 
     def _record(self, members: tuple[Member, ...]) -> None:
-        runtime.write(
+        records.write(
             self._directory,
             {
                 "name": self._directory.name,
@@ -369,7 +370,7 @@ class _Start:
         """Copy the logs to where they outlive the cluster, and let the error name that place."""
         if not self._directory.exists():
             return  # somebody took the cluster down while it started
-        logs = (self._settings.artifacts or runtime.failed_directory()) / self._directory.name
+        logs = (self._settings.artifacts or records.failed_directory()) / self._directory.name
         report = {"failed": "start", "error": str(error), "spec": dataclasses.asdict(self._spec)}
         with contextlib.suppress(OSError):  # the error itself matters more
             artifacts.keep([self._directory], logs, report)
@@ -396,7 +397,7 @@ def _full_disk_named() -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise BootError(
-            f"The nodes' files cannot be written: {error.strerror} ({error.filename or runtime.root()}).",
+            f"The nodes' files cannot be written: {error.strerror} ({error.filename or records.root()}).",
             tip="make room, or another place with TMPDIR",
         ) from error
 

@@ -15,9 +15,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pytest_pidoc import agent, bootelf, devicetree, migration, unix
+from pytest_pidoc import agent, bootelf, devicetree, migration
 from pytest_pidoc.engines.engine import Engine
 from pytest_pidoc.errors import BootError
+from pytest_pidoc.host import sockets
 from pytest_pidoc.images.buildlog import BuildLog
 from pytest_pidoc.images.cache import Cache, image_file
 from pytest_pidoc.images.image import Image, Manifest, Source
@@ -131,7 +132,7 @@ def template(
             progress.step("waiting until the machine is quiet, to save it")
             agent.start(vm.shell, name=vm.name, port=vm.launch.machine.agent)
             # With somebody connected the agent sleeps in its read; with nobody it would have to look again and again.
-            with unix.connect(vm.directory / AGENT_SOCKET):
+            with sockets.connect(vm.directory / AGENT_SOCKET):
                 _await_quiet(vm)
                 agent.hold_ssh(vm.shell, name=vm.name)
                 vm.leave()

@@ -13,7 +13,7 @@ import paramiko
 import pytest
 from support import LAN_NAMES, SshServer, make_image
 
-from pytest_pidoc import runtime
+from pytest_pidoc.host import records
 from pytest_pidoc.lan.lan import Lan
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def clusters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.setenv("TMPDIR", str(folder))
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    return runtime.root()
+    return records.root()
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_pidoc import processes
 from pytest_pidoc.artifacts import REPORT, Folder, Limits, folder_name, folders, keep, of_run
+from pytest_pidoc.host import processes
 
 if TYPE_CHECKING:
     from pathlib import Path

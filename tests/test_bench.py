@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from support import child, eventually
 
-from pytest_pidoc import processes, runtime
 from pytest_pidoc.bench import spread
 from pytest_pidoc.bench.boot import BootReport, BootRow
 from pytest_pidoc.bench.models import Model, ModelsReport, cpu
 from pytest_pidoc.bench.soak import Failure, SoakReport, Traces
 from pytest_pidoc.bench.start import Start, StartReport
 from pytest_pidoc.bringup import Timings
+from pytest_pidoc.host import processes, records
 
 BOOT = BootReport(
     host="2 CPUs",
@@ -194,14 +194,14 @@ def test_traces_of_an_open_file(clusters: Path, no_docker: str, tmp_path: Path) 
 def test_traces_of_a_cluster(clusters: Path, no_docker: str) -> None:
     """A directory that is this process's, or nobody knows whose, is a trace; that of another process is not."""
     before = Traces.now()
-    own, unknown, foreign, kept = (runtime.new_directory() for _ in range(4))
+    own, unknown, foreign, kept = (records.new_directory() for _ in range(4))
     with child() as other:
         for directory, owner in (
             (own, processes.identify(os.getpid())),
             (foreign, processes.identify(other.pid)),
             (kept, None),
         ):
-            runtime.write(directory, {"owner": owner, "engine": "local"})
+            records.write(directory, {"owner": owner, "engine": "local"})
 
         assert Traces.now().since(before)["directories"] == sorted([str(own), str(unknown)])
 

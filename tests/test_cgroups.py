@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from support import child, make_image, make_launch
 
-from pytest_pidoc import processes, reaper, runtime
+from pytest_pidoc import reaper
 from pytest_pidoc.engines import cgroups
 from pytest_pidoc.engines.local import LocalEngine
+from pytest_pidoc.host import processes, records
 
 MOUNTS = """\
 31 23 0:28 / {root} rw,relatime - tmpfs tmpfs rw,mode=755
@@ -178,8 +179,8 @@ def test_process_gets_no_more_than_its_share(real: Path) -> None:
 
 def test_reaper_removes_the_group_of_a_killed_node(real: Path, clusters: Path) -> None:
     """Whoever ends a cluster leaves no group of it behind."""
-    directory = runtime.new_directory()
-    runtime.write(directory, {"name": directory.name, "owner": None, "engine": "local"})
+    directory = records.new_directory()
+    records.write(directory, {"name": directory.name, "owner": None, "engine": "local"})
     (directory / "pi-1").mkdir()
     with child("sleep", "600", **{processes.CLUSTER_VARIABLE: directory.name}) as process:
         cgroups.limit(directory / "pi-1", f"{directory.name}-pi-1", process.pid, 0.5)

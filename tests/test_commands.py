@@ -16,8 +16,9 @@ import paramiko
 import pytest
 from support import PIDOC, SshServer, child, eventually, make_image
 
-from pytest_pidoc import artifacts, cli, processes, runtime
+from pytest_pidoc import artifacts, cli
 from pytest_pidoc.doctor import Check
+from pytest_pidoc.host import processes, records
 from pytest_pidoc.images import usage
 from pytest_pidoc.settings import Settings
 from pytest_pidoc.values.files import CONSOLE_SOCKET
@@ -43,7 +44,7 @@ def make_cluster(image: Image) -> Iterator[Callable[..., Path]]:
     with contextlib.ExitStack() as closing:
 
         def make(*, nodes: int = 1, owner: str | None = None, port: int = 40001) -> Path:
-            directory = runtime.new_directory()
+            directory = records.new_directory()
             entries = []
             for name in (f"pi-{number}" for number in range(1, nodes + 1)):
                 (directory / name).mkdir()
@@ -69,7 +70,7 @@ def make_cluster(image: Image) -> Iterator[Callable[..., Path]]:
                 "template": None,
                 "nodes": entries,
             }
-            runtime.write(directory, record)
+            records.write(directory, record)
             return directory
 
         yield make
@@ -195,7 +196,7 @@ def test_prune_removes_what_interrupted_builds_and_failed_starts_left(pidoc: Any
     half = image.path.parent / f".new-{'b' * 64}"
     half.mkdir()
     (half / "disk").write_bytes(b"x")
-    kept = artifacts.keep([], runtime.failed_directory() / "c-1", {})
+    kept = artifacts.keep([], records.failed_directory() / "c-1", {})
     out = pidoc("prune", "--days", "1000000")
 
     assert f"removed  {half}: a build that was interrupted" in out
@@ -290,8 +291,8 @@ def test_ps_as_json(pidoc: Any, make_cluster: Any) -> None:
 def test_ps_shows_a_cluster_that_is_starting(pidoc: Any, make_cluster: Any) -> None:
     """A cluster without nodes yet is listed."""
     directory = make_cluster(nodes=1)
-    record = runtime.read(directory)
-    runtime.write(directory, {**record, "nodes": []})
+    record = records.read(directory)
+    records.write(directory, {**record, "nodes": []})
 
     assert pidoc("ps").splitlines()[1].endswith("starting")
 
@@ -337,7 +338,7 @@ def test_down_ends_the_others_of_one_that_cannot_be_ended(
 ) -> None:
     """Without a daemon its containers stay, and so does the cluster; that is told."""
     first, second = make_cluster(), make_cluster()
-    runtime.write(first, {**runtime.read(first), "engine": "docker"})
+    records.write(first, {**records.read(first), "engine": "docker"})
 
     assert cli.main(["down", first.name, second.name]) == 1
     said = capsys.readouterr()

@@ -9,8 +9,8 @@ import tarfile
 
 import pytest
 
-from pytest_pidoc import processes
 from pytest_pidoc.errors import ImageError, SettingsError
+from pytest_pidoc.host import processes
 from pytest_pidoc.images import debian, disks, second_stage
 from pytest_pidoc.images.buildlog import BuildLog
 from pytest_pidoc.images.cache import Cache

@@ -12,9 +12,9 @@ import pytest
 from file_server import cut, drip, file_server, redirect, stall, status
 
 from pytest_pidoc.errors import ChecksumMismatch, DownloadError, ImageError, PidocError
+from pytest_pidoc.host.locks import locked
 from pytest_pidoc.images import download
 from pytest_pidoc.images.download import Patience, fetch, shown
-from pytest_pidoc.sharing import locked
 from pytest_pidoc.values.progress import Progress
 
 CONTENT = os.urandom(3 << 20)
@@ -288,7 +288,7 @@ from pathlib import Path
 from pytest_pidoc.errors import PidocError
 from pytest_pidoc.images.download import fetch
 from pytest_pidoc.values.progress import Progress
-from pytest_pidoc.sharing import locked
+from pytest_pidoc.host.locks import locked
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
 try:
     fetch(sys.argv[1], sys.argv[2], directory=Path(sys.argv[3]), progress=Progress())

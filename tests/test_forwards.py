@@ -22,10 +22,10 @@ from support import (
     unix_server,
 )
 
-from pytest_pidoc import processes
 from pytest_pidoc.engines.engine import Endpoint
 from pytest_pidoc.engines.local import LocalEngine
 from pytest_pidoc.errors import MonitorError, NodeDied, SettingsError
+from pytest_pidoc.host import processes
 from pytest_pidoc.node import Node
 from pytest_pidoc.values.files import QMP_SOCKET
 

@@ -18,10 +18,10 @@ import bare_metal
 import pytest
 from support import eventually, make_image, make_launch, node_of, vm_of
 
-from pytest_pidoc import processes
 from pytest_pidoc.engines.engine import Endpoint
 from pytest_pidoc.engines.local import LocalEngine
 from pytest_pidoc.errors import EngineUnavailable, MonitorError, NodeDied, SettingsError
+from pytest_pidoc.host import processes
 from pytest_pidoc.machines import MODELS
 from pytest_pidoc.node import Node
 from pytest_pidoc.qemu.usernet import forwarded_port

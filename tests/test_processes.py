@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 from support import child, eventually
 
-from pytest_pidoc import processes
+from pytest_pidoc.host import processes
 
 if TYPE_CHECKING:
     import subprocess

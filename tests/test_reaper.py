@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 from support import child, eventually
 
-from pytest_pidoc import processes, reaper, runtime
+from pytest_pidoc import reaper
 from pytest_pidoc.errors import EngineUnavailable
+from pytest_pidoc.host import processes, records
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,8 +23,8 @@ pytestmark = pytest.mark.usefixtures("clusters", "no_docker")
 
 
 def make_cluster(owner: str | None, *, engine: str = "local") -> Path:
-    directory = runtime.new_directory()
-    runtime.write(directory, {"name": directory.name, "owner": owner, "engine": engine})
+    directory = records.new_directory()
+    records.write(directory, {"name": directory.name, "owner": owner, "engine": engine})
     (directory / "pi-1").mkdir()
     return directory
 
@@ -79,7 +80,7 @@ def test_nodes_live_while_their_owner_does(owner: subprocess.Popen[bytes]) -> No
     """The reaper ends by itself when the cluster was taken down in order, and touches nobody."""
     directory = make_cluster(processes.identify(owner.pid))
     with node_of(directory) as node, running(directory) as process:
-        runtime.remove(directory)
+        records.remove(directory)
 
         assert process.wait(10) == 0
         assert node.poll() is None
@@ -165,7 +166,7 @@ def test_sweep_spares_clusters_that_outlive_their_starter() -> None:
 
 def test_sweep_spares_a_cluster_that_is_being_made() -> None:
     """A directory without a record may get one in the next moment."""
-    directory = runtime.new_directory()
+    directory = records.new_directory()
 
     assert reaper.sweep() == []
     assert directory.exists()
@@ -178,7 +179,7 @@ def age(directory: Path) -> None:
 
 def test_sweep_removes_what_was_never_finished() -> None:
     """An old directory without a record is of a starter that was killed; nothing was started in it."""
-    directory = runtime.new_directory()
+    directory = records.new_directory()
     age(directory)
 
     assert reaper.sweep() == [directory.name]
@@ -188,8 +189,8 @@ def test_sweep_removes_what_was_never_finished() -> None:
 @pytest.mark.parametrize("text", ["{}", "[]", "{", '{"owner": 7}', '{"owner": "nonsense", "engine": "local"}'])
 def test_sweep_survives_a_damaged_record(text: str) -> None:
     """A record that says nothing does not keep new clusters from being started."""
-    directory = runtime.new_directory()
-    (directory / runtime.RECORD).write_text(text)
+    directory = records.new_directory()
+    (directory / records.RECORD).write_text(text)
 
     reaper.sweep()
 

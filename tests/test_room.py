@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 from support import child
 
-from pytest_pidoc import processes, room, runtime
+from pytest_pidoc import room
 from pytest_pidoc.errors import NoRoom, SettingsError
+from pytest_pidoc.host import processes, records
 from pytest_pidoc.machines import MIB
 from pytest_pidoc.settings import Settings
 
@@ -41,9 +42,9 @@ def other() -> Iterator[str]:
 
 
 def running(owner: str | None, need: int) -> str:
-    directory = runtime.new_directory()
+    directory = records.new_directory()
     record = {"name": directory.name, "owner": owner, "engine": "local", "memory": need}
-    runtime.write(directory, record)
+    records.write(directory, record)
     return directory.name
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_pidoc import runtime
 from pytest_pidoc.errors import PidocError, SettingsError
+from pytest_pidoc.host import records
 
 RECORD = {"name": "c-1", "owner": None, "engine": "local"}
 
@@ -23,14 +23,14 @@ def test_root_is_this_users_alone(clusters: Path) -> None:
 
 def test_root_is_the_same_each_time(clusters: Path) -> None:
     """A directory that is there is used again."""
-    assert runtime.root() == clusters
+    assert records.root() == clusters
 
 
 def test_root_that_others_can_enter_is_refused(clusters: Path) -> None:
     """A directory with open doors cannot be trusted."""
     clusters.chmod(0o755)
     with pytest.raises(SettingsError, match="is not a directory of this user's alone"):
-        runtime.root()
+        records.root()
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a directory away")
@@ -38,7 +38,7 @@ def test_root_of_somebody_else_is_refused(clusters: Path) -> None:
     """Who made the directory first does not get our sockets."""
     os.chown(clusters, 65534, 65534)
     with pytest.raises(SettingsError, match="is not a directory of this user's alone"):
-        runtime.root()
+        records.root()
 
 
 def test_root_that_is_a_link_is_refused(clusters: Path, tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_root_that_is_a_link_is_refused(clusters: Path, tmp_path: Path) -> None:
     (tmp_path / "target").mkdir(mode=0o700)
     clusters.symlink_to(tmp_path / "target")
     with pytest.raises(SettingsError, match="is not a directory of this user's alone"):
-        runtime.root()
+        records.root()
 
 
 def test_root_that_is_a_file_is_refused(clusters: Path) -> None:
@@ -55,7 +55,7 @@ def test_root_that_is_a_file_is_refused(clusters: Path) -> None:
     clusters.rmdir()
     clusters.write_text("")
     with pytest.raises(SettingsError) as caught:
-        runtime.root()
+        records.root()
 
     assert "TMPDIR" in caught.value.tip
 
@@ -64,12 +64,12 @@ def test_root_that_cannot_be_made_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     """A temporary directory that takes no directory is an error that says what to do."""
     monkeypatch.setattr(tempfile, "tempdir", "/proc")
     with pytest.raises(SettingsError, match=r"/proc/pidoc-\d+ cannot be used"):
-        runtime.root()
+        records.root()
 
 
 def test_new_directory_is_empty_and_private(clusters: Path) -> None:
     """A cluster begins with a directory of its own."""
-    directory = runtime.new_directory()
+    directory = records.new_directory()
 
     assert directory.parent == clusters
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
@@ -78,71 +78,71 @@ def test_new_directory_is_empty_and_private(clusters: Path) -> None:
 
 def test_new_directories_have_different_names(clusters: Path) -> None:
     """Two clusters never share a name."""
-    assert len({runtime.new_directory().name for _ in range(50)}) == 50
+    assert len({records.new_directory().name for _ in range(50)}) == 50
 
 
 def test_clusters_are_listed_oldest_first(clusters: Path) -> None:
     """The list is in the order of their making, whatever their names."""
-    made = [runtime.new_directory() for _ in range(5)]
+    made = [records.new_directory() for _ in range(5)]
     for age, directory in enumerate(reversed(made)):
         os.utime(directory, (1_000_000 + age, 1_000_000 + age))
 
-    assert list(runtime.cluster_directories()) == made[::-1]
+    assert list(records.cluster_directories()) == made[::-1]
 
 
 def test_failed_starts_are_not_clusters(clusters: Path) -> None:
     """Logs of failed starts are kept beside the clusters, and not listed with them."""
-    runtime.failed_directory().mkdir()
+    records.failed_directory().mkdir()
 
-    assert list(runtime.cluster_directories()) == []
-    assert runtime.failed_directory().parent == clusters
+    assert list(records.cluster_directories()) == []
+    assert records.failed_directory().parent == clusters
 
 
 def test_record_is_read_as_it_was_written(clusters: Path) -> None:
     """What one process writes down, another reads."""
-    directory = runtime.new_directory()
-    runtime.write(directory, RECORD)
+    directory = records.new_directory()
+    records.write(directory, RECORD)
 
-    assert runtime.read(directory) == RECORD
+    assert records.read(directory) == RECORD
 
 
 def test_record_is_replaced_whole(clusters: Path) -> None:
     """A new record leaves no draft and nothing of the old one."""
-    directory = runtime.new_directory()
-    runtime.write(directory, {**RECORD, "more": "x" * 10_000})
-    runtime.write(directory, RECORD)
+    directory = records.new_directory()
+    records.write(directory, {**RECORD, "more": "x" * 10_000})
+    records.write(directory, RECORD)
 
-    assert runtime.read(directory) == RECORD
-    assert [path.name for path in directory.iterdir()] == [runtime.RECORD]
+    assert records.read(directory) == RECORD
+    assert [path.name for path in directory.iterdir()] == [records.RECORD]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "7", "null", "\udcff"])
 def test_record_that_is_none_is_refused(clusters: Path, text: str) -> None:
     """A damaged record is an error of ours that names the cluster."""
-    directory = runtime.new_directory()
-    (directory / runtime.RECORD).write_bytes(text.encode("utf-8", "surrogateescape"))
+    directory = records.new_directory()
+    (directory / records.RECORD).write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(PidocError, match=directory.name):
-        runtime.read(directory)
+        records.read(directory)
 
 
 def test_cluster_that_is_not_there(clusters: Path) -> None:
     """The tip says how to find the clusters that are there."""
     with pytest.raises(PidocError, match="There is no cluster c-nobody") as caught:
-        runtime.read(clusters / "c-nobody")
+        records.read(clusters / "c-nobody")
 
     assert caught.value.tip == "pidoc ps"
 
 
 def test_removed_directory_is_gone(clusters: Path) -> None:
     """Removing takes everything with it."""
-    directory = runtime.new_directory()
+    directory = records.new_directory()
     (directory / "pi-1").mkdir()
     (directory / "pi-1" / "overlay.qcow2").write_bytes(b"x")
-    runtime.remove(directory)
+    records.remove(directory)
 
     assert not directory.exists()
 
 
 def test_removing_what_is_gone_is_no_error(clusters: Path) -> None:
     """It is fine if somebody else was faster."""
-    runtime.remove(clusters / "c-nobody")
+    records.remove(clusters / "c-nobody")

@@ -16,8 +16,9 @@ import pytest
 from pi_images import MIB
 from test_raspios import PATH, PI3, PROGRAM_64, disk_of, ext4_of, fat_of
 
-from pytest_pidoc import runtime, ssh, unix
+from pytest_pidoc import ssh
 from pytest_pidoc.errors import ImageError
+from pytest_pidoc.host import records, sockets
 from pytest_pidoc.images import fat, raspios, source, stock
 from pytest_pidoc.images.buildlog import BuildLog
 from pytest_pidoc.images.cache import Cache
@@ -96,7 +97,7 @@ def test_sockets_of_ours_are_this_users_alone(tmp_path: Path) -> None:
     """Whatever the umask is."""
     before = os.umask(0)
     try:
-        unix.listen(tmp_path / "s").close()
+        sockets.listen(tmp_path / "s").close()
     finally:
         os.umask(before)
 
@@ -108,7 +109,7 @@ def test_directories_of_clusters_are_this_users_alone(tmp_path: Path, monkeypatc
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     before = os.umask(0)
     try:
-        directory = runtime.new_directory()
+        directory = records.new_directory()
     finally:
         os.umask(before)
 

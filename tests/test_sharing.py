@@ -11,12 +11,12 @@ import time
 import pytest
 
 from pytest_pidoc.errors import PidocError
-from pytest_pidoc.sharing import locked
+from pytest_pidoc.host.locks import locked
 from pytest_pidoc.values.progress import Progress
 
 HOLDER = """
 import pathlib, sys, time
-from pytest_pidoc.sharing import locked
+from pytest_pidoc.host.locks import locked
 with locked(pathlib.Path(sys.argv[1]), purpose="building a thing", timeout=0):
     print("held", flush=True)
     time.sleep(60)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_pidoc import processes, unix
 from pytest_pidoc.errors import FaultError
+from pytest_pidoc.host import processes, sockets
 from pytest_pidoc.lan.lan import Condition, Lan, address
 from pytest_pidoc.values.files import LAN_SOCKET
 
@@ -29,7 +29,7 @@ class Card:
 
     def __init__(self, path: Path, number: int) -> None:
         self.mac = mac(number)
-        self.connection = unix.connect(path, timeout=5)
+        self.connection = sockets.connect(path, timeout=5)
 
     def send(self, to: bytes, payload: bytes = b"") -> None:
         self.connection.sendall(self.frame(to, payload))
@@ -233,7 +233,7 @@ def test_switch_that_was_killed_is_named(lan: Lan) -> None:
 
 
 def test_nonsense_on_the_control_socket_harms_nobody(lan: Lan, cards: list[Card], tmp_path: Path) -> None:
-    with unix.connect(tmp_path / "c-00000000" / "switch.sock", timeout=5) as connection:
+    with sockets.connect(tmp_path / "c-00000000" / "switch.sock", timeout=5) as connection:
         connection.sendall(b"nonsense\n")
         assert connection.recv(100) == b""
     cards[0].send(mac(2), b"still here")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support import unix_server
 
-from pytest_pidoc import unix
+from pytest_pidoc.host import sockets
 
 
 def greet(connection: socket.socket) -> None:
@@ -17,7 +17,7 @@ def greet(connection: socket.socket) -> None:
 
 def test_connects_to_a_short_path(short_path: Path) -> None:
     """A usual path works."""
-    with unix_server(short_path / "a.sock", greet) as path, unix.connect(path) as connection:
+    with unix_server(short_path / "a.sock", greet) as path, sockets.connect(path) as connection:
         assert connection.recv(5) == b"hello"
 
 
@@ -28,7 +28,7 @@ def test_connects_to_a_path_longer_than_an_address(tmp_path: Path) -> None:
     with unix_server(folder / "a.sock", greet) as path:
         with socket.socket(socket.AF_UNIX) as plain, pytest.raises(OSError, match="too long"):
             plain.connect(str(path))
-        with unix.connect(path) as connection:
+        with sockets.connect(path) as connection:
             assert connection.recv(5) == b"hello"
 
 
@@ -36,7 +36,7 @@ def test_timeout_holds_for_every_operation(short_path: Path) -> None:
     """A peer that never answers is given up."""
     with (
         unix_server(short_path / "a.sock", lambda connection: connection.recv(1) and None) as path,
-        unix.connect(path, timeout=0.05) as connection,
+        sockets.connect(path, timeout=0.05) as connection,
         pytest.raises(TimeoutError),
     ):
         connection.recv(1)
@@ -55,7 +55,7 @@ def test_nobody_there(short_path: Path, name: str, expected: type[OSError]) -> N
     """A socket that is not there, or that nobody serves, is the OSError that it always is."""
     (short_path / "file").write_text("")
     with pytest.raises(expected):
-        unix.connect(short_path / name)
+        sockets.connect(short_path / name)
 
 
 @pytest.mark.parametrize("name", ["nothing.sock", "a.sock"])
@@ -64,7 +64,7 @@ def test_leaves_no_descriptor_open(short_path: Path, name: str) -> None:
     with unix_server(short_path / "a.sock", greet):
         before = list(Path("/proc/self/fd").iterdir())
         try:
-            connection = unix.connect(short_path / name)
+            connection = sockets.connect(short_path / name)
         except FileNotFoundError:
             pass
         else:

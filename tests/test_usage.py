@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 import pytest
 from support import child, eventually
 
-from pytest_pidoc import processes, reaper, runtime
+from pytest_pidoc import reaper
 from pytest_pidoc.errors import ImageError, ImageInUse
+from pytest_pidoc.host import processes, records
 from pytest_pidoc.images import usage
 
 if TYPE_CHECKING:
@@ -68,8 +69,8 @@ def test_a_child_that_inherits_the_descriptor_holds_the_image(image: Path) -> No
 def test_the_reaper_of_a_cluster_holds_its_images(image: Path) -> None:
     """Until the cluster is gone."""
     with child() as owner, contextlib.ExitStack() as closing:
-        directory = runtime.new_directory()
-        runtime.write(directory, {"owner": processes.identify(owner.pid), "engine": "local"})
+        directory = records.new_directory()
+        records.write(directory, {"owner": processes.identify(owner.pid), "engine": "local"})
         descriptor = usage.hold(image.parent.parent, image)
         assert descriptor is not None
         process = reaper.start(directory, holding=[descriptor])
@@ -78,7 +79,7 @@ def test_the_reaper_of_a_cluster_holds_its_images(image: Path) -> None:
         os.close(descriptor)
         assert not is_free(image)
 
-        runtime.remove(directory)
+        records.remove(directory)
         assert process.wait(20) == 0
         assert is_free(image)
 

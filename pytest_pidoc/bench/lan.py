@@ -14,11 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from pytest_pidoc import processes, startup
+from pytest_pidoc import startup
 from pytest_pidoc.bench import host, spread
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.engines.local import LocalEngine
 from pytest_pidoc.errors import EngineUnavailable, SettingsError
+from pytest_pidoc.host import processes
 from pytest_pidoc.machines import machine
 from pytest_pidoc.node import Node
 from pytest_pidoc.provision import Provision, provision

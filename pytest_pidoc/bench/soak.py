@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pytest_pidoc import dockerd, processes, runtime
+from pytest_pidoc import dockerd
 from pytest_pidoc.bench import host
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.engines.containers import node_containers
 from pytest_pidoc.errors import EngineUnavailable, PidocError
+from pytest_pidoc.host import processes, records
 from pytest_pidoc.settings import Settings
 from pytest_pidoc.values.deadline import Deadline
 from pytest_pidoc.values.progress import Progress
@@ -64,7 +65,7 @@ class Traces:
         return cls(
             frozenset(processes.children()),
             frozenset(_descriptors()),
-            frozenset(str(path) for path in runtime.cluster_directories() if path.name not in foreign),
+            frozenset(str(path) for path in records.cluster_directories() if path.name not in foreign),
             frozenset(each.id for each in containers if each.maker == own),
         )
 
@@ -172,9 +173,9 @@ def soak(settings: Settings, *, runs: int, progress: Progress) -> SoakReport:
 def _foreign_clusters(own: str) -> set[str]:
     """Return the names of the clusters that another process than *own* owns, or nobody."""
     names = set()
-    for directory in runtime.cluster_directories():
+    for directory in records.cluster_directories():
         with contextlib.suppress(PidocError):  # without a record: just being made, or a leftover
-            if runtime.read(directory)["owner"] != own:
+            if records.read(directory)["owner"] != own:
                 names.add(directory.name)
     return names
 

@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pytest_pidoc import processes
 from pytest_pidoc.bench import host, spread
 from pytest_pidoc.bench.boot import PLAIN
 from pytest_pidoc.bringup import Timings
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.errors import PidocError
+from pytest_pidoc.host import processes
 from pytest_pidoc.settings import Settings
 from pytest_pidoc.values.progress import Progress
 from pytest_pidoc.values.text import table

@@ -12,9 +12,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_pidoc import processes, reaper, runtime
+from pytest_pidoc import reaper
 from pytest_pidoc.commands.output import print_json, terminal_progress
 from pytest_pidoc.errors import PidocError, SettingsError
+from pytest_pidoc.host import processes
+from pytest_pidoc.host import records as runtime
 from pytest_pidoc.settings import Settings
 from pytest_pidoc.values.checks import shown
 from pytest_pidoc.values.text import duration, table
@@ -98,13 +100,13 @@ def ssh(options: argparse.Namespace, settings: Settings) -> int:
 
 def console(options: argparse.Namespace, settings: Settings) -> int:
     """Connect the terminal to a node's serial console."""
-    from pytest_pidoc import unix
+    from pytest_pidoc.host import sockets
     from pytest_pidoc.passthrough import pass_through
     from pytest_pidoc.values.files import CONSOLE_SOCKET
 
     node = _node(options.node)
     try:
-        connection = unix.connect(node.directory / CONSOLE_SOCKET)
+        connection = sockets.connect(node.directory / CONSOLE_SOCKET)
     except OSError as error:
         raise PidocError(f"The console of {node.name} cannot be reached: {error}.", tip="pidoc ps") from error
     with connection:

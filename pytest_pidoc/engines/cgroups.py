@@ -12,7 +12,7 @@ import errno
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_pidoc import documents
+from pytest_pidoc.host import documents
 from pytest_pidoc.values.deadline import Deadline
 
 __all__ = ["CgroupError", "cpus", "limit", "remove"]

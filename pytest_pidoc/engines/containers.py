@@ -6,8 +6,8 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_pidoc import processes
 from pytest_pidoc.dockerd import NODE_LABEL, PROCESS_LABEL, SESSION_LABEL, daemon_errors
+from pytest_pidoc.host import processes
 
 if TYPE_CHECKING:
     import docker
@@ -32,7 +32,7 @@ class NodeContainer:
     created
         When it was made, in seconds since 1970.
     maker
-        The process that made it: see `pytest_pidoc.processes.identify`.
+        The process that made it: see `pytest_pidoc.host.processes.identify`.
     """
 
     id: str

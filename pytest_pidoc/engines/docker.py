@@ -11,11 +11,12 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from pytest_pidoc import guard, migration, processes, reaper
+from pytest_pidoc import guard, migration, reaper
 from pytest_pidoc.dockerd import GUEST_LABEL, daemon_errors
 from pytest_pidoc.engines.containers import own_labels, remove
 from pytest_pidoc.engines.engine import Endpoint, refuse_more_cpus
 from pytest_pidoc.errors import EngineUnavailable, ImageError, MonitorError, NodeDied
+from pytest_pidoc.host import processes
 from pytest_pidoc.machines import MIB
 from pytest_pidoc.qemu import command as qemu
 from pytest_pidoc.qemu.launch import Launch

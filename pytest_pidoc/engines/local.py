@@ -11,10 +11,11 @@ import threading
 from pathlib import Path
 from typing import ClassVar
 
-from pytest_pidoc import guard, migration, processes
+from pytest_pidoc import guard, migration
 from pytest_pidoc.engines import cgroups
 from pytest_pidoc.engines.engine import Endpoint, refuse_more_cpus
 from pytest_pidoc.errors import EngineUnavailable, FaultError, MonitorError, NodeDied, SettingsError
+from pytest_pidoc.host import processes
 from pytest_pidoc.qemu import command as qemu
 from pytest_pidoc.qemu.launch import Launch
 from pytest_pidoc.qemu.overlay import overlay_command

@@ -28,11 +28,11 @@ from pathlib import Path
 from typing import Any
 
 from pytest_pidoc.errors import ChecksumMismatch, ImageError, PidocError
+from pytest_pidoc.host.locks import locked
 from pytest_pidoc.images import stamps, usage
 from pytest_pidoc.images.buildlog import BuildLog
 from pytest_pidoc.images.image import MANIFEST, Image, ImageFile, Manifest
 from pytest_pidoc.machines import MODELS
-from pytest_pidoc.sharing import locked
 from pytest_pidoc.values.deadline import Deadline
 from pytest_pidoc.values.progress import Progress
 

@@ -16,8 +16,8 @@ from typing import IO, TYPE_CHECKING
 
 from pytest_pidoc.dockerd import IMAGE_LABEL, daemon_errors
 from pytest_pidoc.errors import EngineUnavailable, ImageError
+from pytest_pidoc.host.locks import locked
 from pytest_pidoc.images.cache import faults_named
-from pytest_pidoc.sharing import locked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

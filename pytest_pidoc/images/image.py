@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pytest_pidoc import documents
 from pytest_pidoc.errors import ImageError
+from pytest_pidoc.host import documents
 from pytest_pidoc.values.checks import is_whole, shown
 
 __all__ = ["MANIFEST", "Image", "ImageFile", "Manifest", "Source"]

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 from pytest_pidoc.dockerd import GUEST_LABEL, IMAGE_LABEL, daemon_errors
 from pytest_pidoc.engines.containers import own_labels, remove
 from pytest_pidoc.errors import ChecksumMismatch, DownloadError, ImageError
+from pytest_pidoc.host.locks import locked
 from pytest_pidoc.images.cache import faults_named
 from pytest_pidoc.images.image import MANIFEST, Image, Manifest
 from pytest_pidoc.images.source import REGISTRY_PREFIX
-from pytest_pidoc.sharing import locked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

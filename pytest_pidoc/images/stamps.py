@@ -13,7 +13,7 @@ import os
 import stat
 from pathlib import Path
 
-from pytest_pidoc import documents
+from pytest_pidoc.host import documents
 
 __all__ = ["look", "read", "write"]
 

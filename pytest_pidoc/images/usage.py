@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pytest_pidoc.errors import ImageError, ImageInUse
-from pytest_pidoc.sharing import try_lock
+from pytest_pidoc.host.locks import try_lock
 from pytest_pidoc.values.deadline import Deadline
 
 __all__ = ["claimed", "hold", "last_used"]

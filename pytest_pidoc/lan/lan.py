@@ -13,8 +13,9 @@ from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
-from pytest_pidoc import documents, processes, unix
 from pytest_pidoc.errors import FaultError
+from pytest_pidoc.host import documents, processes
+from pytest_pidoc.host import sockets as unix
 from pytest_pidoc.values.files import LAN_SOCKET
 
 __all__ = ["NETWORK", "Condition", "Lan", "address"]
@@ -68,7 +69,7 @@ class Lan:
     names
         The nodes' names, in the order of the switch's ports.
     handle
-        Which process it is: see `pytest_pidoc.processes.identify`.
+        Which process it is: see `pytest_pidoc.host.processes.identify`.
     """
 
     def __init__(self, directory: Path, names: Sequence[str], handle: str) -> None:

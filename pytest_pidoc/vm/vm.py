@@ -11,9 +11,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pytest_pidoc import documents, runtime, ssh
+from pytest_pidoc import ssh
 from pytest_pidoc.engines.engine import Endpoint, Engine
 from pytest_pidoc.errors import FaultError, KernelPanic, MonitorError, NodeDied
+from pytest_pidoc.host import documents, records
 from pytest_pidoc.qemu.launch import Launch
 from pytest_pidoc.qmp import Monitor
 from pytest_pidoc.serial import SerialLog
@@ -287,7 +288,7 @@ class Vm:
         self.boot_log = self.serial_log.size()
         self.launch = replace(self.launch, port=self.endpoint.port, booted=booted)
         self.endpoint = self.engine.start(self.launch)
-        runtime.move_node(self.directory.parent, self.name, asdict(self.endpoint))
+        records.move_node(self.directory.parent, self.name, asdict(self.endpoint))
 
     def switch_off(self, why: str) -> None:
         """End QEMU at once; the machine is off from then on, which *why* explains, and its port is held for it."""

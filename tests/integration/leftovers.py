@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from pytest_pidoc import dockerd, processes, runtime
+from pytest_pidoc import dockerd
 from pytest_pidoc.engines.containers import node_containers
 from pytest_pidoc.errors import EngineUnavailable
+from pytest_pidoc.host import processes, records
 
 __all__ = ["leftovers"]
 
@@ -16,8 +17,8 @@ def leftovers(cluster: str) -> list[str]:
     """Return what there is of a cluster: processes, containers, control groups, its directory."""
     found = list(processes.of_cluster(cluster))
     found += [str(group) for group in Path("/sys/fs/cgroup").rglob(f"pidoc-{cluster}-*")]
-    if (runtime.root() / cluster).exists():
-        found.append(str(runtime.root() / cluster))
+    if (records.root() / cluster).exists():
+        found.append(str(records.root() / cluster))
     try:
         client = dockerd.connect()
     except EngineUnavailable:  # so there are no containers

@@ -15,9 +15,10 @@ import pytest
 from leftovers import leftovers
 from support import PIDOC, eventually
 
-from pytest_pidoc import Settings, runtime, warm
+from pytest_pidoc import Settings, warm
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.errors import ImageInUse
+from pytest_pidoc.host import records
 from pytest_pidoc.images import usage
 from pytest_pidoc.images.cache import Cache
 from pytest_pidoc.images.image import Image
@@ -35,7 +36,7 @@ def test_what_kept_nodes_run_from_is_in_use_for_everybody(
     """No process of ours watches nodes that outlive their owner: QEMU's locks say it, also out of a container."""
     cluster = Cluster.up(nodes=1, engine=engine, settings=settings, keep=True)
     try:
-        template = Path(runtime.read(cluster.directory)["template"])
+        template = Path(records.read(cluster.directory)["template"])
         for path in (image.path, template):
             with pytest.raises(ImageInUse), usage.claimed(settings.cache_dir, path):
                 pass

@@ -17,12 +17,12 @@ import pytest
 from bare_metal import GREEDY, GREETING, make_image
 from support import child
 
-from pytest_pidoc import unix
 from pytest_pidoc.dockerd import NODE_LABEL, SESSION_LABEL, connect
 from pytest_pidoc.engines.containers import node_containers, remove_session
 from pytest_pidoc.engines.docker import NOBODY, PIDS, QEMU_ALLOWANCE, DockerEngine
 from pytest_pidoc.engines.engine import Endpoint
 from pytest_pidoc.errors import EngineUnavailable, ImageError, NodeDied, SettingsError
+from pytest_pidoc.host import sockets
 from pytest_pidoc.images.container import build
 from pytest_pidoc.machines import MIB, machine
 from pytest_pidoc.qemu.launch import Launch
@@ -106,7 +106,7 @@ def test_a_node_starts_and_its_files_are_on_the_host(engine: DockerEngine, launc
     until(lambda: GREETING in (launch.directory / SERIAL_LOG).read_bytes())
     with Monitor.connect(launch.directory / QMP_SOCKET) as monitor:
         assert monitor.execute("query-status")["running"]
-    unix.connect(launch.directory / CONSOLE_SOCKET).close()
+    sockets.connect(launch.directory / CONSOLE_SOCKET).close()
     assert (launch.directory / OVERLAY).stat().st_uid == (os.getuid() or NOBODY)
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 from leftovers import leftovers
 
-from pytest_pidoc import BootTimeout, KernelPanic, NodeDied, PidocError, Settings, runtime
+from pytest_pidoc import BootTimeout, KernelPanic, NodeDied, PidocError, Settings
 from pytest_pidoc.cluster import Cluster
+from pytest_pidoc.host import records
 from pytest_pidoc.images.image import MANIFEST, Image
 
 REAPED_WITHIN = 10.0  # seconds, as promised
@@ -95,9 +96,9 @@ def _wait_for(condition, timeout: float):  # type: ignore[no-untyped-def]
 
 def _cluster_of(owner: subprocess.Popen[bytes]) -> str | None:
     """Return the name of the process's cluster, once its nodes are being started."""
-    for directory in runtime.cluster_directories():
+    for directory in records.cluster_directories():
         with contextlib.suppress(PidocError):
-            if runtime.read(directory)["owner"].startswith(f"{owner.pid}:") and any(directory.glob("pi-*/serial.log")):
+            if records.read(directory)["owner"].startswith(f"{owner.pid}:") and any(directory.glob("pi-*/serial.log")):
                 return directory.name
     return None
 

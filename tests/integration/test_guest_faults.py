@@ -13,9 +13,10 @@ import pytest
 from leftovers import leftovers
 from support import vm_of
 
-from pytest_pidoc import FaultError, Node, Settings, documents, errors, processes
+from pytest_pidoc import FaultError, Node, Settings, errors
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.engines import cgroups
+from pytest_pidoc.host import documents, processes
 from pytest_pidoc.images.image import Image
 from pytest_pidoc.values import checks, deadline
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_pidoc import processes
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.errors import FaultError
+from pytest_pidoc.host import processes
 
 if TYPE_CHECKING:
     from pytest_pidoc.node import Node

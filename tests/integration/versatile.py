@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pytest_pidoc.sharing import locked
+from pytest_pidoc.host.locks import locked
 
 __all__ = ["kernel", "missing"]
 

@@ -12,7 +12,7 @@ import bad_inputs
 import hypothesis
 import pytest
 
-from pytest_pidoc import processes
+from pytest_pidoc.host import processes
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -16,9 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import make_image
 
-from pytest_pidoc import cli, processes, reaper, runtime
+from pytest_pidoc import cli, reaper
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.errors import PidocError
+from pytest_pidoc.host import processes, records
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +30,7 @@ FAST = hypothesis.settings.get_profile("soak")
 NAME = "c-1f2e3d4c"
 NODES = ("pi-1", "pi-2")
 FILES = [
-    *(runtime.RECORD, f".{runtime.RECORD}.1", "switch.sock", "switch.log"),
+    *(records.RECORD, f".{records.RECORD}.1", "switch.sock", "switch.log"),
     *(f"{node}/{file}" for node in NODES for file in ("serial.log", "cgroup", "known_hosts", "console.sock", ".")),
     *NODES,
     ".",
@@ -74,7 +75,7 @@ def record(nothing_left: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
                     "host": "127.0.0.1",
                     "port": 40000,
                     "handle": f"4194303:2:{boot}",
-                    "directory": str(runtime.root() / NAME / name),
+                    "directory": str(records.root() / NAME / name),
                 },
                 "host_keys": ["ssh-ed25519 AAAA"],
                 "timings": {"launched": 0.1, "banner": 0.2, "ready": 0.3, "restored": 0.1, "start": "warm"},
@@ -87,17 +88,17 @@ def record(nothing_left: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 def clear_up() -> None:
     """Remove the cluster's directory, or what came in its place."""
-    remove(runtime.root() / NAME)
+    remove(records.root() / NAME)
 
 
 def lay_out(record: Any) -> Path:
     """Make the cluster's directory anew, with that record."""
     clear_up()
-    directory = runtime.root() / NAME
+    directory = records.root() / NAME
     for node in NODES:
         (directory / node).mkdir(parents=True)
         (directory / node / "serial.log").write_text("it booted\n")
-    (directory / runtime.RECORD).write_text(json.dumps(record), encoding="utf-8")
+    (directory / records.RECORD).write_text(json.dumps(record), encoding="utf-8")
     return directory
 
 

@@ -21,8 +21,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pytest_pidoc import documents, processes
 from pytest_pidoc.errors import PidocError, SettingsError
+from pytest_pidoc.host import documents, processes
 from pytest_pidoc.values.checks import is_number, is_whole
 
 __all__ = [

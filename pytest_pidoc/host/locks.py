@@ -11,8 +11,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from pytest_pidoc import documents
 from pytest_pidoc.errors import PidocError
+from pytest_pidoc.host import documents
 from pytest_pidoc.values.progress import Progress
 
 __all__ = ["locked", "try_lock"]

@@ -1,0 +1,1 @@
+"""What belongs to this host: its processes, sockets, locks and small files."""
