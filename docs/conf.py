@@ -8,10 +8,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
 import pytest_pidoc
-from pytest_pidoc import speed
 from pytest_pidoc.engines import docker, local
 from pytest_pidoc.images import second_stage
 from pytest_pidoc.machines import MIB
+from pytest_pidoc.qemu import speed
 
 project = "pytest-pidoc"
 author = "The pytest-pidoc developers"

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_pidoc import guard, speed
 from pytest_pidoc.engines.choose import INSTALL_DOCKER
 from pytest_pidoc.engines.local import LocalEngine
 from pytest_pidoc.errors import ChecksumMismatch, EngineUnavailable, PidocError
@@ -19,6 +18,7 @@ from pytest_pidoc.host import records
 from pytest_pidoc.images import debian, download, raspios
 from pytest_pidoc.images.cache import Cache, repair
 from pytest_pidoc.images.tools import search_path
+from pytest_pidoc.qemu import guard, speed
 from pytest_pidoc.settings import Settings
 from pytest_pidoc.values.progress import Progress
 

@@ -77,7 +77,7 @@ class Machine:
     extra
         More of QEMU's arguments.
     ram
-        The address at which the RAM begins, if forks may boot from ``pytest_pidoc.bootelf``: a 64-bit machine
+        The address at which the RAM begins, if forks may boot from ``pytest_pidoc.qemu.bootelf``: a 64-bit machine
         without a boot loader of its own.
     sd_gpio, system_timer, mailbox
         The addresses of a board's GPIO controller, system timer and mailbox to the firmware, if a restored board has

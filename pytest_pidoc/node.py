@@ -20,8 +20,8 @@ from pytest_pidoc.parts.cpu import Cpu
 from pytest_pidoc.parts.disk import Disk
 from pytest_pidoc.parts.network import Network
 from pytest_pidoc.power import SHUTDOWN_TIMEOUT, Power
+from pytest_pidoc.qemu.monitor import Monitor
 from pytest_pidoc.qemu.program import QemuVersion
-from pytest_pidoc.qmp import Monitor
 from pytest_pidoc.serial import SerialLog
 from pytest_pidoc.values.deadline import deadline_of
 from pytest_pidoc.values.faults import Fault, FaultLog

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
-from pytest_pidoc import artifacts, devicetree, reaper, room, speed, warm
+from pytest_pidoc import artifacts, reaper, room, warm
 from pytest_pidoc.bringup import Bringup
 from pytest_pidoc.errors import BootError, ChecksumMismatch, ImageInUse, PidocError, RestoreFailed
 from pytest_pidoc.host import processes, records
@@ -28,6 +28,7 @@ from pytest_pidoc.machines import machine
 from pytest_pidoc.node import Node
 from pytest_pidoc.provision import Provision
 from pytest_pidoc.qemu import command as qemu
+from pytest_pidoc.qemu import devicetree, speed
 from pytest_pidoc.qemu.launch import Launch
 from pytest_pidoc.qemu.overlay import empty_overlay
 from pytest_pidoc.settings import ClusterSpec, Settings

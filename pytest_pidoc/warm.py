@@ -15,13 +15,14 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pytest_pidoc import agent, bootelf, devicetree, migration
+from pytest_pidoc import agent
 from pytest_pidoc.engines.engine import Engine
 from pytest_pidoc.errors import BootError
 from pytest_pidoc.host import sockets
 from pytest_pidoc.images.buildlog import BuildLog
 from pytest_pidoc.images.cache import Cache, image_file
 from pytest_pidoc.images.image import Image, Manifest, Source
+from pytest_pidoc.qemu import bootelf, devicetree, migration
 from pytest_pidoc.qemu import command as qemu
 from pytest_pidoc.qemu.launch import Launch
 from pytest_pidoc.values.files import AGENT_SOCKET, BOOT_ELF, OVERLAY, RAM, SERIAL_LOG, STATE

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_pidoc import bootelf
 from pytest_pidoc.errors import ImageError
+from pytest_pidoc.qemu import bootelf
 
 RAM = 0x40000000
 

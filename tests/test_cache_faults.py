@@ -13,8 +13,8 @@ import cache_faults
 import pytest
 from support import eventually
 
-from pytest_pidoc import migration
 from pytest_pidoc.engines.local import LocalEngine
+from pytest_pidoc.qemu import migration
 from pytest_pidoc.qemu.overlay import empty_overlay
 from pytest_pidoc.values.files import OVERLAY, QMP_SOCKET, RAM, SERIAL_LOG, STATE
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from support import eventually
 
-from pytest_pidoc import guard
 from pytest_pidoc.host import processes
+from pytest_pidoc.qemu import guard
 
 MISSING = guard.missing()
 kernel = pytest.mark.skipif(MISSING is not None, reason=f"no border here: {MISSING}")

@@ -24,8 +24,8 @@ from pytest_pidoc.errors import EngineUnavailable, MonitorError, NodeDied, Setti
 from pytest_pidoc.host import processes
 from pytest_pidoc.machines import MODELS
 from pytest_pidoc.node import Node
+from pytest_pidoc.qemu.monitor import Monitor
 from pytest_pidoc.qemu.usernet import forwarded_port
-from pytest_pidoc.qmp import Monitor
 from pytest_pidoc.values.files import OVERLAY, QEMU_LOG, QMP_SOCKET, SCREENSHOT, SERIAL_LOG
 
 if TYPE_CHECKING:

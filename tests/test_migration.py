@@ -12,12 +12,12 @@ from bare_metal import DRAWS, HEIGHT, WIDTH, make_image
 from matplotlib.image import imread
 from support import make_launch, node_of, vm_of
 
-from pytest_pidoc import migration
 from pytest_pidoc.engines.local import LocalEngine
 from pytest_pidoc.errors import RestoreFailed
 from pytest_pidoc.images.buildlog import BuildLog
 from pytest_pidoc.machines import MODELS
 from pytest_pidoc.node import Node
+from pytest_pidoc.qemu import migration
 from pytest_pidoc.qemu.overlay import empty_overlay
 from pytest_pidoc.values.files import OVERLAY, SERIAL_LOG, STATE
 from pytest_pidoc.warm import collect

@@ -11,7 +11,7 @@ import pytest
 from support import qmp_peer, unix_server
 
 from pytest_pidoc.errors import MonitorError
-from pytest_pidoc.qmp import Monitor
+from pytest_pidoc.qemu.monitor import Monitor
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import pytest
 from support import eventually, make_image, make_launch, qmp_peer, require_machine, unix_server
 
-from pytest_pidoc import repairs
 from pytest_pidoc.errors import MonitorError
 from pytest_pidoc.machines import MODELS
+from pytest_pidoc.qemu import repairs
 from pytest_pidoc.qemu.launch import Launch
-from pytest_pidoc.qmp import Monitor
-from pytest_pidoc.qtest import QTest
+from pytest_pidoc.qemu.monitor import Monitor
+from pytest_pidoc.qemu.qtest import QTest
 from pytest_pidoc.values.files import QMP_SOCKET, QTEST_SOCKET
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_pidoc import speed
 from pytest_pidoc.engines.local import LocalEngine
 from pytest_pidoc.errors import EngineUnavailable
 from pytest_pidoc.machines import MODELS
+from pytest_pidoc.qemu import speed
 
 PI = MODELS["pi3-virt"]
 SLOW_BOOT = dataclasses.replace(PI, cold_boot=100.0)

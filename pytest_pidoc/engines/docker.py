@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from pytest_pidoc import guard, migration, reaper
+from pytest_pidoc import reaper
 from pytest_pidoc.dockerd import GUEST_LABEL, daemon_errors
 from pytest_pidoc.engines.containers import own_labels, remove
 from pytest_pidoc.engines.engine import Endpoint, refuse_more_cpus
@@ -19,10 +19,11 @@ from pytest_pidoc.errors import EngineUnavailable, ImageError, MonitorError, Nod
 from pytest_pidoc.host import processes
 from pytest_pidoc.machines import MIB
 from pytest_pidoc.qemu import command as qemu
+from pytest_pidoc.qemu import guard, migration
 from pytest_pidoc.qemu.launch import Launch
+from pytest_pidoc.qemu.monitor import Monitor
 from pytest_pidoc.qemu.overlay import overlay_command
 from pytest_pidoc.qemu.program import QemuVersion
-from pytest_pidoc.qmp import Monitor
 from pytest_pidoc.values.deadline import Deadline
 from pytest_pidoc.values.files import BOOT_ELF, OVERLAY, QEMU_COMMAND, QEMU_LOG, QMP_SOCKET, RAM, STATE
 

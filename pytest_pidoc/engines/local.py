@@ -11,17 +11,17 @@ import threading
 from pathlib import Path
 from typing import ClassVar
 
-from pytest_pidoc import guard, migration
 from pytest_pidoc.engines import cgroups
 from pytest_pidoc.engines.engine import Endpoint, refuse_more_cpus
 from pytest_pidoc.errors import EngineUnavailable, FaultError, MonitorError, NodeDied, SettingsError
 from pytest_pidoc.host import processes
 from pytest_pidoc.qemu import command as qemu
+from pytest_pidoc.qemu import guard, migration
 from pytest_pidoc.qemu.launch import Launch
+from pytest_pidoc.qemu.monitor import Monitor
 from pytest_pidoc.qemu.overlay import overlay_command
 from pytest_pidoc.qemu.program import QemuVersion
 from pytest_pidoc.qemu.usernet import forwarded_port
-from pytest_pidoc.qmp import Monitor
 from pytest_pidoc.values.deadline import Deadline
 from pytest_pidoc.values.files import OVERLAY, QEMU_COMMAND, QEMU_LOG, QMP_SOCKET, STATE
 

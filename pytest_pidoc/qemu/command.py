@@ -7,9 +7,9 @@ import json
 import math
 from pathlib import Path
 
-from pytest_pidoc import bootelf
 from pytest_pidoc.images.image import ImageFile
 from pytest_pidoc.machines import MIB, Machine
+from pytest_pidoc.qemu import bootelf
 from pytest_pidoc.qemu.launch import Launch
 from pytest_pidoc.qemu.program import QemuVersion
 from pytest_pidoc.values.files import (
@@ -116,7 +116,7 @@ def _clock(launch: Launch) -> tuple[str, ...]:
 
 
 def _qtest(machine: Machine) -> tuple[str, ...]:
-    """Return what opens the socket for `pytest_pidoc.repairs`."""
+    """Return what opens the socket for `pytest_pidoc.qemu.repairs`."""
     if not machine.needs_qtest:
         return ()
     chardev = f"socket,id=qtest,path={QTEST_SOCKET},server=on,wait=off"  # QEMU 7.2 takes one of that name only

@@ -49,7 +49,7 @@ class Launch:
     internet
         Whether the guest reaches anything beyond this machine's forwarded ports.
     host_access
-        Whether it also reaches what only this machine is to reach: see `pytest_pidoc.guard`.
+        Whether it also reaches what only this machine is to reach: see `pytest_pidoc.qemu.guard`.
     booted
         Boot all the same: with a template, from a disk that has changed since, to which its memory no longer fits.
     """
@@ -73,7 +73,7 @@ class Launch:
 
     @property
     def guarded(self) -> bool:
-        """Whether QEMU is to run within the border of `pytest_pidoc.guard`; without a network it needs none."""
+        """Whether QEMU is to run within the border of `pytest_pidoc.qemu.guard`; without a network it needs none."""
         return self.internet and not self.host_access
 
     @property

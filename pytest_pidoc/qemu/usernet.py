@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from pytest_pidoc.errors import MonitorError
-from pytest_pidoc.qmp import Monitor
+from pytest_pidoc.qemu.monitor import Monitor
 from pytest_pidoc.values.files import QMP_SOCKET
 
 __all__ = ["forwarded_port", "guest_answers"]

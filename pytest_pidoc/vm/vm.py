@@ -16,7 +16,7 @@ from pytest_pidoc.engines.engine import Endpoint, Engine
 from pytest_pidoc.errors import FaultError, KernelPanic, MonitorError, NodeDied
 from pytest_pidoc.host import documents, records
 from pytest_pidoc.qemu.launch import Launch
-from pytest_pidoc.qmp import Monitor
+from pytest_pidoc.qemu.monitor import Monitor
 from pytest_pidoc.serial import SerialLog
 from pytest_pidoc.shell import Output
 from pytest_pidoc.ssh import Login

@@ -26,7 +26,7 @@ from pytest_pidoc.host import sockets
 from pytest_pidoc.images.container import build
 from pytest_pidoc.machines import MIB, machine
 from pytest_pidoc.qemu.launch import Launch
-from pytest_pidoc.qmp import Monitor
+from pytest_pidoc.qemu.monitor import Monitor
 from pytest_pidoc.values.files import CONSOLE_SOCKET, OVERLAY, QMP_SOCKET, SERIAL_LOG
 from pytest_pidoc.values.progress import Progress
 

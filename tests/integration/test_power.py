@@ -19,8 +19,8 @@ from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.errors import FaultError, KernelPanic, NodeDied
 from pytest_pidoc.machines import MODELS
 from pytest_pidoc.qemu import command as qemu
+from pytest_pidoc.qemu.monitor import Monitor
 from pytest_pidoc.qemu.overlay import overlay_command
-from pytest_pidoc.qmp import Monitor
 from pytest_pidoc.values.deadline import Deadline
 from pytest_pidoc.values.files import OVERLAY, QMP_SOCKET
 from pytest_pidoc.values.progress import Progress

@@ -18,7 +18,6 @@ from bad_inputs import almost, judged, mutated, remove, text, write
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_pidoc import bootelf, devicetree
 from pytest_pidoc.images import boot_files, elf, partitions
 from pytest_pidoc.images.buildlog import BuildLog
 from pytest_pidoc.images.ext4 import Ext4, is_ext4
@@ -27,6 +26,7 @@ from pytest_pidoc.images.partitions import Partition
 from pytest_pidoc.images.tools import search_path
 from pytest_pidoc.images.unpack import Limits, unpack
 from pytest_pidoc.machines import MODELS
+from pytest_pidoc.qemu import bootelf, devicetree
 from pytest_pidoc.qemu.overlay import empty_overlay
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from pytest_pidoc.qemu import command as qemu
 from pytest_pidoc.qemu.launch import Launch
-from pytest_pidoc.qmp import Monitor
-from pytest_pidoc.qtest import QTest
+from pytest_pidoc.qemu.monitor import Monitor
+from pytest_pidoc.qemu.qtest import QTest
 from pytest_pidoc.values.files import QTEST_SOCKET
 
 __all__ = ["apply"]

@@ -9,11 +9,11 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
-from pytest_pidoc import repairs
 from pytest_pidoc.errors import BootError, MonitorError, RestoreFailed
+from pytest_pidoc.qemu import repairs
 from pytest_pidoc.qemu.launch import Launch
+from pytest_pidoc.qemu.monitor import Monitor
 from pytest_pidoc.qemu.program import QemuVersion
-from pytest_pidoc.qmp import Monitor
 from pytest_pidoc.values.deadline import Deadline
 from pytest_pidoc.values.files import QEMU_LOG, QMP_SOCKET, STATE
 
