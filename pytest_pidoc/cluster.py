@@ -17,7 +17,7 @@ from pytest_pidoc.bringup import Bringup, Timings
 from pytest_pidoc.engines.engine import Endpoint, Engine
 from pytest_pidoc.errors import FaultError, KernelPanic, PidocError
 from pytest_pidoc.host import processes, records
-from pytest_pidoc.lan import faults as lan_faults
+from pytest_pidoc.lan import conditions as lan_faults
 from pytest_pidoc.lan.lan import Lan
 from pytest_pidoc.node import Node
 from pytest_pidoc.provision import Provision, provision

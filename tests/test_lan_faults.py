@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pytest_pidoc.errors import FaultError
-from pytest_pidoc.lan.faults import degrade, isolate, partition
+from pytest_pidoc.lan.conditions import degrade, isolate, partition
 from pytest_pidoc.lan.lan import Lan
 from pytest_pidoc.values.faults import FaultLog
 

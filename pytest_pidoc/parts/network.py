@@ -6,7 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from pytest_pidoc.errors import FaultError, MonitorError
-from pytest_pidoc.lan import faults as conditions
+from pytest_pidoc.lan import conditions
 from pytest_pidoc.lan.lan import Lan
 from pytest_pidoc.qemu import command as qemu
 from pytest_pidoc.values.faults import Fault, FaultLog

@@ -13,7 +13,7 @@ from support import LAN_NAMES, StandInEngine, make_image, make_launch, node_of
 
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.engines.engine import Endpoint
-from pytest_pidoc.lan import faults
+from pytest_pidoc.lan import conditions
 from pytest_pidoc.lan.lan import Lan
 from pytest_pidoc.machines import MODELS
 from pytest_pidoc.node import Node
@@ -105,14 +105,14 @@ WORSE = {
 @FAST
 @given(st.lists(GROUP, max_size=4))
 def test_groups_of_a_partition(lan: Lan, groups: list[Any]) -> None:
-    _undone(lan, lambda log: faults.partition(lan, log, groups))
+    _undone(lan, lambda log: conditions.partition(lan, log, groups))
 
 
 @FAST
 @given(st.fixed_dictionaries({}, optional=WORSE))
 def test_degrees_of_degradation(lan: Lan, given: dict[str, Any]) -> None:
     asked = {"delay": 0.0, "jitter": 0.0, "loss": 0.0, "rate": None, "between": None, **given}
-    _undone(lan, lambda log: faults.degrade(lan, log, **asked))
+    _undone(lan, lambda log: conditions.degrade(lan, log, **asked))
 
 
 def _undone(lan: Lan, make: Callable[[FaultLog], object]) -> None:
