@@ -8,9 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_pidoc import agent, readiness, ssh
 from pytest_pidoc.errors import BootError, BootTimeout, ConsoleError
-from pytest_pidoc.identity import Identity
+from pytest_pidoc.guest import agent, ssh
+from pytest_pidoc.guest import banner as readiness
+from pytest_pidoc.guest.identity import Identity
 from pytest_pidoc.qemu import speed
 from pytest_pidoc.qemu.usernet import guest_answers
 from pytest_pidoc.values.deadline import Deadline

@@ -12,10 +12,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
 
-from pytest_pidoc import reaper, room, ssh
+from pytest_pidoc import reaper, room
 from pytest_pidoc.bringup import Bringup, Timings
 from pytest_pidoc.engines.engine import Endpoint, Engine
 from pytest_pidoc.errors import FaultError, KernelPanic, PidocError
+from pytest_pidoc.guest import ssh
 from pytest_pidoc.host import processes, records
 from pytest_pidoc.lan import conditions as lan_faults
 from pytest_pidoc.lan.lan import Lan

@@ -12,6 +12,7 @@ from pytest_pidoc import forwards, waits
 from pytest_pidoc.bringup import Bringup, Timings
 from pytest_pidoc.errors import BootError, MonitorError
 from pytest_pidoc.forwards import Forward
+from pytest_pidoc.guest.serial_log import SerialLog
 from pytest_pidoc.images.image import Image
 from pytest_pidoc.lan.lan import Lan
 from pytest_pidoc.machines import MODELS, Machine
@@ -22,7 +23,6 @@ from pytest_pidoc.parts.network import Network
 from pytest_pidoc.power import SHUTDOWN_TIMEOUT, Power
 from pytest_pidoc.qemu.monitor import Monitor
 from pytest_pidoc.qemu.program import QemuVersion
-from pytest_pidoc.serial import SerialLog
 from pytest_pidoc.values.deadline import deadline_of
 from pytest_pidoc.values.faults import Fault, FaultLog
 from pytest_pidoc.values.files import OVERLAY, SCREENSHOT
@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # Fabric takes 0.2 s to import: only when a connection is mad
     import fabric
     from invoke.runners import Result
 
-    from pytest_pidoc.console import Console
+    from pytest_pidoc.guest.console import Console
 
 __all__ = ["UP", "Node"]
 

@@ -15,9 +15,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pytest_pidoc import agent
 from pytest_pidoc.engines.engine import Engine
 from pytest_pidoc.errors import BootError
+from pytest_pidoc.guest import agent
 from pytest_pidoc.host import sockets
 from pytest_pidoc.images.buildlog import BuildLog
 from pytest_pidoc.images.cache import Cache, image_file

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from pytest_pidoc.identity import Identity
+    from pytest_pidoc.guest.identity import Identity
 
 #: The command ``pidoc``, wherever this Python has its programs.
 PIDOC = (sys.executable, "-c", "import sys; from pytest_pidoc.cli import main; sys.exit(main())")

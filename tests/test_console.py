@@ -15,8 +15,8 @@ import pexpect
 import pytest
 from support import unix_server
 
-from pytest_pidoc.console import Console
 from pytest_pidoc.errors import ConsoleError
+from pytest_pidoc.guest.console import Console
 from pytest_pidoc.values.deadline import Deadline
 
 if TYPE_CHECKING:

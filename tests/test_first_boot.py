@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from pytest_pidoc.console import Console
 from pytest_pidoc.errors import ImageError
+from pytest_pidoc.guest.console import Console
 from pytest_pidoc.images import first_boot
 from pytest_pidoc.images.buildlog import BuildLog
 from pytest_pidoc.images.first_boot import Patience, Session

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_pidoc.errors import PidocError
-from pytest_pidoc.identity import FILE, HOST_KEY, Identity, LanPlace
+from pytest_pidoc.guest.identity import FILE, HOST_KEY, Identity, LanPlace
 
 if TYPE_CHECKING:
     from pathlib import Path

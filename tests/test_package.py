@@ -75,7 +75,7 @@ def test_whole_run_without_a_pi_is_light(tmp_path: Path) -> None:
 
 def test_heavy_library_is_imported_when_it_is_used() -> None:
     """The check above can see what it looks for."""
-    assert "pexpect" in imported_by("import pytest_pidoc.console")
+    assert "pexpect" in imported_by("import pytest_pidoc.guest.console")
 
 
 @pytest.mark.parametrize("name", ["cluster", "node", "plugin", "cli", "settings", "errors", "machines"])

@@ -14,7 +14,7 @@ from pytest_pidoc.bench.power_cuts import CutReport, PowerCut, lost
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.engines.engine import Endpoint
 from pytest_pidoc.errors import FaultError, KernelPanic, NodeDied, WaitTimeout
-from pytest_pidoc.identity import Identity
+from pytest_pidoc.guest.identity import Identity
 from pytest_pidoc.node import Node
 from pytest_pidoc.qemu.command import mac_address
 from pytest_pidoc.startup import Member, Started

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import pytest
 from support import qmp_peer, tcp_server, unix_server
 
-from pytest_pidoc import readiness
 from pytest_pidoc.engines.engine import Endpoint
 from pytest_pidoc.errors import NodeDied
+from pytest_pidoc.guest import banner
+from pytest_pidoc.guest.banner import await_banner
 from pytest_pidoc.qemu.usernet import guest_answers
-from pytest_pidoc.readiness import await_banner
 from pytest_pidoc.values.deadline import Deadline
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def test_late_banner_comes_on_the_first_connection(
     server: Server, address: tuple[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A guest that has accepted is waited for: connecting again would only give it more to do."""
-    monkeypatch.setattr(readiness, "PATIENCE", 0.01)
+    monkeypatch.setattr(banner, "PATIENCE", 0.01)
     server.behave = server.greet_when_released
     asked: list[bool] = []
 
@@ -157,7 +157,7 @@ def test_connection_that_the_guest_has_not_seen_is_made_again(
     server: Server, address: tuple[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A lost SYN is repeated ever more slowly by QEMU, so a new connection is faster."""
-    monkeypatch.setattr(readiness, "PATIENCE", 0.02)
+    monkeypatch.setattr(banner, "PATIENCE", 0.02)
 
     def behave(connection: socket.socket) -> None:
         if server.connections == 3:

@@ -16,8 +16,8 @@ import pytest
 from pi_images import MIB
 from test_raspios import PATH, PI3, PROGRAM_64, disk_of, ext4_of, fat_of
 
-from pytest_pidoc import ssh
 from pytest_pidoc.errors import ImageError
+from pytest_pidoc.guest import ssh
 from pytest_pidoc.host import records, sockets
 from pytest_pidoc.images import fat, raspios, source, stock
 from pytest_pidoc.images.buildlog import BuildLog

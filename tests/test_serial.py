@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_pidoc.serial import SerialLog
+from pytest_pidoc.guest.serial_log import SerialLog
 
 
 @pytest.fixture

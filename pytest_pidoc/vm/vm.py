@@ -11,15 +11,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pytest_pidoc import ssh
 from pytest_pidoc.engines.engine import Endpoint, Engine
 from pytest_pidoc.errors import FaultError, KernelPanic, MonitorError, NodeDied
+from pytest_pidoc.guest import ssh
+from pytest_pidoc.guest.output import Output
+from pytest_pidoc.guest.serial_log import SerialLog
+from pytest_pidoc.guest.ssh import Login
 from pytest_pidoc.host import documents, records
 from pytest_pidoc.qemu.launch import Launch
 from pytest_pidoc.qemu.monitor import Monitor
-from pytest_pidoc.serial import SerialLog
-from pytest_pidoc.shell import Output
-from pytest_pidoc.ssh import Login
 from pytest_pidoc.values.checks import shown
 from pytest_pidoc.values.deadline import Deadline
 from pytest_pidoc.values.files import CONSOLE_SOCKET, QMP_SOCKET, SERIAL_LOG
@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # Fabric takes 0.2 s to import: only when a connection is mad
     import fabric
     from invoke.runners import Result
 
-    from pytest_pidoc.console import Console
+    from pytest_pidoc.guest.console import Console
 
 __all__ = ["KNOWN_HOSTS", "Unanswered", "Vm"]
 
@@ -150,7 +150,7 @@ class Vm:
     def console(self) -> Console:
         """The serial console, for pexpect; opened on first use."""
         if self._console is None or self._console.closed:
-            from pytest_pidoc.console import Console
+            from pytest_pidoc.guest.console import Console
 
             self.raise_if_dead()
             self._console = Console.connect(self.directory / CONSOLE_SOCKET, name=self.name)

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pytest_pidoc.errors import BootError, RestoreFailed
+from pytest_pidoc.guest.identity import Identity
+from pytest_pidoc.guest.output import Output
 from pytest_pidoc.host import sockets
-from pytest_pidoc.identity import Identity
-from pytest_pidoc.shell import Output
 from pytest_pidoc.values.files import AGENT_SOCKET
 
 #: Runs a shell command in the guest.

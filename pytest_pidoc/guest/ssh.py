@@ -64,7 +64,7 @@ class Login:
         import fabric
         import paramiko
 
-        from pytest_pidoc.signals import SignalledRemote
+        from pytest_pidoc.guest.ssh_signals import SignalledRemote
 
         connection = fabric.Connection(
             self.host,

@@ -18,8 +18,8 @@ import pexpect
 from pexpect.socket_pexpect import SocketSpawn
 
 from pytest_pidoc.errors import ConsoleError
+from pytest_pidoc.guest.output import Output
 from pytest_pidoc.host import sockets
-from pytest_pidoc.shell import Output
 from pytest_pidoc.values.deadline import Deadline
 
 if TYPE_CHECKING:

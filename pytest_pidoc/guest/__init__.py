@@ -1,0 +1,1 @@
+"""What talks to the Linux inside a node."""
