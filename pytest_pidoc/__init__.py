@@ -39,9 +39,9 @@ from pytest_pidoc.settings import Settings
 from pytest_pidoc.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from pytest_pidoc.bringup import Timings
     from pytest_pidoc.cluster import Cluster
     from pytest_pidoc.node import Node
+    from pytest_pidoc.vm.bringup import Timings
 
 __all__ = [
     "MODELS",

@@ -13,7 +13,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
 
 from pytest_pidoc import reaper, room
-from pytest_pidoc.bringup import Bringup, Timings
 from pytest_pidoc.engines.engine import Endpoint, Engine
 from pytest_pidoc.errors import FaultError, KernelPanic, PidocError
 from pytest_pidoc.guest import ssh
@@ -29,6 +28,7 @@ from pytest_pidoc.values.checks import shown
 from pytest_pidoc.values.deadline import Deadline
 from pytest_pidoc.values.faults import Fault, FaultLog
 from pytest_pidoc.values.progress import Progress
+from pytest_pidoc.vm.bringup import Bringup, Timings
 from pytest_pidoc.vm.vm import Vm
 
 if TYPE_CHECKING:

@@ -8,24 +8,24 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_pidoc import forwards, waits
-from pytest_pidoc.bringup import Bringup, Timings
 from pytest_pidoc.errors import BootError, MonitorError
-from pytest_pidoc.forwards import Forward
 from pytest_pidoc.guest.serial_log import SerialLog
 from pytest_pidoc.images.image import Image
 from pytest_pidoc.lan.lan import Lan
 from pytest_pidoc.machines import MODELS, Machine
-from pytest_pidoc.parts.clock import Clock
-from pytest_pidoc.parts.cpu import Cpu
-from pytest_pidoc.parts.disk import Disk
-from pytest_pidoc.parts.network import Network
-from pytest_pidoc.power import SHUTDOWN_TIMEOUT, Power
 from pytest_pidoc.qemu.monitor import Monitor
 from pytest_pidoc.qemu.program import QemuVersion
 from pytest_pidoc.values.deadline import deadline_of
 from pytest_pidoc.values.faults import Fault, FaultLog
 from pytest_pidoc.values.files import OVERLAY, SCREENSHOT
+from pytest_pidoc.vm import forwards, waits
+from pytest_pidoc.vm.bringup import Bringup, Timings
+from pytest_pidoc.vm.clock import Clock
+from pytest_pidoc.vm.cpu import Cpu
+from pytest_pidoc.vm.disk import Disk
+from pytest_pidoc.vm.forwards import Forward
+from pytest_pidoc.vm.network import Network
+from pytest_pidoc.vm.power import SHUTDOWN_TIMEOUT, Power
 from pytest_pidoc.vm.vm import Vm
 
 if TYPE_CHECKING:  # Fabric takes 0.2 s to import: only when a connection is made

@@ -17,7 +17,6 @@ from pathlib import Path
 from types import TracebackType
 
 from pytest_pidoc import artifacts, reaper, room, warm
-from pytest_pidoc.bringup import Bringup
 from pytest_pidoc.errors import BootError, ChecksumMismatch, ImageInUse, PidocError, RestoreFailed
 from pytest_pidoc.guest.identity import Identity, LanPlace
 from pytest_pidoc.host import processes, records
@@ -36,6 +35,7 @@ from pytest_pidoc.values.deadline import Deadline
 from pytest_pidoc.values.faults import FaultLog
 from pytest_pidoc.values.files import DEVICE_TREE, OVERLAY, SERIAL_LOG
 from pytest_pidoc.values.progress import Progress
+from pytest_pidoc.vm.bringup import Bringup
 from pytest_pidoc.vm.vm import Vm
 
 __all__ = ["Ownership", "Started", "launch_of", "start"]

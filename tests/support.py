@@ -19,13 +19,13 @@ import paramiko
 import pytest
 from paramiko.common import cMSG_CHANNEL_REQUEST
 
-from pytest_pidoc.bringup import Bringup
 from pytest_pidoc.engines.engine import Endpoint
 from pytest_pidoc.engines.local import LocalEngine
 from pytest_pidoc.images.image import MANIFEST, Image, ImageFile, Manifest
 from pytest_pidoc.machines import MODELS, Machine
 from pytest_pidoc.node import Node
 from pytest_pidoc.qemu.launch import Launch
+from pytest_pidoc.vm.bringup import Bringup
 from pytest_pidoc.vm.vm import Vm
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from pytest_pidoc.bench.boot import BootReport, BootRow
 from pytest_pidoc.bench.models import Model, ModelsReport, cpu
 from pytest_pidoc.bench.soak import Failure, SoakReport, Traces
 from pytest_pidoc.bench.start import Start, StartReport
-from pytest_pidoc.bringup import Timings
 from pytest_pidoc.host import processes, records
+from pytest_pidoc.vm.bringup import Timings
 
 BOOT = BootReport(
     host="2 CPUs",

@@ -18,12 +18,12 @@ from fabric.runners import Remote
 from invoke.exceptions import CommandTimedOut, UnexpectedExit
 from support import SshServer, StandInEngine, make_image, make_launch, node_of, qmp_peer, tcp_server, unix_server, vm_of
 
-from pytest_pidoc.bringup import Timings
 from pytest_pidoc.engines.engine import Endpoint
 from pytest_pidoc.errors import BootError, BootTimeout, ConsoleError, KernelPanic, MonitorError, NodeDied
 from pytest_pidoc.node import Node
 from pytest_pidoc.values.deadline import Deadline
 from pytest_pidoc.values.files import CONSOLE_SOCKET, QMP_SOCKET, SERIAL_LOG
+from pytest_pidoc.vm.bringup import Timings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

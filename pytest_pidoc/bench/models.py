@@ -10,7 +10,6 @@ from typing import Any
 
 from pytest_pidoc.bench import host, spread
 from pytest_pidoc.bench.start import SETTLE, private_memory
-from pytest_pidoc.bringup import Timings
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.engines.choose import choose
 from pytest_pidoc.errors import EngineUnavailable, PidocError
@@ -19,6 +18,7 @@ from pytest_pidoc.node import Node
 from pytest_pidoc.settings import Settings
 from pytest_pidoc.values.progress import Progress
 from pytest_pidoc.values.text import table
+from pytest_pidoc.vm.bringup import Timings
 
 __all__ = ["Model", "ModelsReport", "cpu", "models"]
 

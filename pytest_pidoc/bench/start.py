@@ -11,13 +11,13 @@ from typing import Any
 
 from pytest_pidoc.bench import host, spread
 from pytest_pidoc.bench.boot import PLAIN
-from pytest_pidoc.bringup import Timings
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.errors import PidocError
 from pytest_pidoc.host import processes
 from pytest_pidoc.settings import Settings
 from pytest_pidoc.values.progress import Progress
 from pytest_pidoc.values.text import table
+from pytest_pidoc.vm.bringup import Timings
 
 __all__ = ["SETTLE", "Start", "StartReport", "private_memory", "start"]
 

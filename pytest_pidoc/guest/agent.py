@@ -19,7 +19,7 @@ Shell = Callable[[str], Output]
 
 __all__ = ["PROGRAM", "hold_ssh", "identify", "start"]
 
-PROGRAM = Path(__file__).with_name("guest") / "agent" / "pidoc-agent"
+PROGRAM = Path(__file__).with_name("pidoc-agent")
 IDENTITY_TIMEOUT = 30.0  # seconds until the agent has answered
 
 

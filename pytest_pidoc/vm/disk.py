@@ -6,9 +6,9 @@ import secrets
 from typing import TYPE_CHECKING
 
 from pytest_pidoc.errors import FaultError
-from pytest_pidoc.parts.guest import change, change_back
 from pytest_pidoc.values.checks import is_whole, shown
 from pytest_pidoc.values.faults import Fault, FaultLog
+from pytest_pidoc.vm.in_guest import change, change_back
 
 if TYPE_CHECKING:
     from pytest_pidoc.vm.vm import Vm

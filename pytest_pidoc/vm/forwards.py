@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from pytest_pidoc.errors import MonitorError, PidocError, SettingsError
 from pytest_pidoc.values.checks import shown
-from pytest_pidoc.waits import require_port
+from pytest_pidoc.vm.waits import require_port
 
 if TYPE_CHECKING:
     import paramiko

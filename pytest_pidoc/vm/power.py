@@ -13,7 +13,7 @@ from pytest_pidoc.values.faults import Fault, FaultLog
 from pytest_pidoc.vm.vm import Unanswered
 
 if TYPE_CHECKING:
-    from pytest_pidoc.bringup import Bringup
+    from pytest_pidoc.vm.bringup import Bringup
     from pytest_pidoc.vm.vm import Vm
 
 __all__ = ["SHUTDOWN_TIMEOUT", "Power"]
