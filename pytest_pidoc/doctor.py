@@ -16,8 +16,8 @@ from pytest_pidoc.engines.local import LocalEngine
 from pytest_pidoc.errors import ChecksumMismatch, EngineUnavailable, PidocError
 from pytest_pidoc.host import records
 from pytest_pidoc.images import debian, download, raspios
-from pytest_pidoc.images.cache import Cache, repair
-from pytest_pidoc.images.tools import search_path
+from pytest_pidoc.images.store.cache import Cache, repair
+from pytest_pidoc.images.store.tools import search_path
 from pytest_pidoc.qemu import guard, speed
 from pytest_pidoc.settings import Settings
 from pytest_pidoc.values.progress import Progress

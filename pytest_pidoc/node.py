@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_pidoc.errors import BootError, MonitorError
 from pytest_pidoc.guest.serial_log import SerialLog
-from pytest_pidoc.images.image import Image
+from pytest_pidoc.images.store.image import Image
 from pytest_pidoc.lan.lan import Lan
 from pytest_pidoc.machines import MODELS, Machine
 from pytest_pidoc.qemu.monitor import Monitor

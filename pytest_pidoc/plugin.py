@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import fabric
 
     from pytest_pidoc.cluster import Cluster
-    from pytest_pidoc.images.image import Image
+    from pytest_pidoc.images.store.image import Image
     from pytest_pidoc.node import Node
     from pytest_pidoc.pool import ClusterPool, Run
     from pytest_pidoc.values.progress import Progress

@@ -14,9 +14,9 @@ from pytest_pidoc.engines.engine import Engine
 from pytest_pidoc.engines.local import LocalEngine
 from pytest_pidoc.errors import SettingsError
 from pytest_pidoc.images import recipes, registry
-from pytest_pidoc.images.cache import Cache
-from pytest_pidoc.images.image import Image
 from pytest_pidoc.images.source import REGISTRY_PREFIX
+from pytest_pidoc.images.store.cache import Cache
+from pytest_pidoc.images.store.image import Image
 from pytest_pidoc.machines import Machine, machine
 from pytest_pidoc.settings import ClusterSpec, Settings
 from pytest_pidoc.values.progress import Progress

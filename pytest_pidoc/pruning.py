@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 from pytest_pidoc import artifacts, warm
 from pytest_pidoc.errors import ImageError, ImageInUse, PidocError
-from pytest_pidoc.images import download, stored, usage
-from pytest_pidoc.images.cache import Cache
-from pytest_pidoc.images.image import Image
+from pytest_pidoc.images import download, stored
+from pytest_pidoc.images.store import usage
+from pytest_pidoc.images.store.cache import Cache
+from pytest_pidoc.images.store.image import Image
 from pytest_pidoc.values.text import duration
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ from pytest_pidoc import artifacts, reaper, room, warm
 from pytest_pidoc.errors import BootError, ChecksumMismatch, ImageInUse, PidocError, RestoreFailed
 from pytest_pidoc.guest.identity import Identity, LanPlace
 from pytest_pidoc.host import processes, records
-from pytest_pidoc.images import usage
-from pytest_pidoc.images.cache import Cache
+from pytest_pidoc.images.store import usage
+from pytest_pidoc.images.store.cache import Cache
 from pytest_pidoc.lan.lan import NETWORK, Lan, address
 from pytest_pidoc.machines import machine
 from pytest_pidoc.node import Node

@@ -19,9 +19,9 @@ from pytest_pidoc.engines.engine import Engine
 from pytest_pidoc.errors import BootError
 from pytest_pidoc.guest import agent
 from pytest_pidoc.host import sockets
-from pytest_pidoc.images.buildlog import BuildLog
-from pytest_pidoc.images.cache import Cache, image_file
-from pytest_pidoc.images.image import Image, Manifest, Source
+from pytest_pidoc.images.store.buildlog import BuildLog
+from pytest_pidoc.images.store.cache import Cache, image_file
+from pytest_pidoc.images.store.image import Image, Manifest, Source
 from pytest_pidoc.qemu import bootelf, devicetree, migration
 from pytest_pidoc.qemu import command as qemu
 from pytest_pidoc.qemu.launch import Launch

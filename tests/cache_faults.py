@@ -36,9 +36,9 @@ from pathlib import Path
 
 from pytest_pidoc import warm
 from pytest_pidoc.errors import ImageError
-from pytest_pidoc.images.buildlog import BuildLog
-from pytest_pidoc.images.cache import Cache, Maker, image_file
-from pytest_pidoc.images.image import Manifest
+from pytest_pidoc.images.store.buildlog import BuildLog
+from pytest_pidoc.images.store.cache import Cache, Maker, image_file
+from pytest_pidoc.images.store.image import Manifest
 
 KEY, OTHER = "ab" * 32, "cd" * 32
 REFUSED, CRASHED = 3, 4  # statuses of a build: an ImageError, or something else

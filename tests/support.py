@@ -21,7 +21,7 @@ from paramiko.common import cMSG_CHANNEL_REQUEST
 
 from pytest_pidoc.engines.engine import Endpoint
 from pytest_pidoc.engines.local import LocalEngine
-from pytest_pidoc.images.image import MANIFEST, Image, ImageFile, Manifest
+from pytest_pidoc.images.store.image import MANIFEST, Image, ImageFile, Manifest
 from pytest_pidoc.machines import MODELS, Machine
 from pytest_pidoc.node import Node
 from pytest_pidoc.qemu.launch import Launch

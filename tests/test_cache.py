@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from pytest_pidoc.errors import ChecksumMismatch, ImageError, ImageInUse, PidocError
-from pytest_pidoc.images import usage
-from pytest_pidoc.images.cache import Cache, image_file
-from pytest_pidoc.images.image import Manifest
+from pytest_pidoc.images.store import usage
+from pytest_pidoc.images.store.cache import Cache, image_file
+from pytest_pidoc.images.store.image import Manifest
 
 KEY = "ab" * 32
 
@@ -191,7 +191,7 @@ def test_a_build_that_fails_or_is_interrupted_leaves_nothing_half_made(cache, er
 
 KILLED = """
 import pathlib, sys, time
-from pytest_pidoc.images.cache import Cache
+from pytest_pidoc.images.store.cache import Cache
 def make(directory, log):
     (directory / "disk").write_bytes(b"half")
     print("half", flush=True)

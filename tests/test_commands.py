@@ -19,7 +19,7 @@ from support import PIDOC, SshServer, child, eventually, make_image
 from pytest_pidoc import artifacts, cli
 from pytest_pidoc.doctor import Check
 from pytest_pidoc.host import processes, records
-from pytest_pidoc.images import usage
+from pytest_pidoc.images.store import usage
 from pytest_pidoc.settings import Settings
 from pytest_pidoc.values.files import CONSOLE_SOCKET
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from pytest_pidoc.images.image import Image
+    from pytest_pidoc.images.store.image import Image
 
 pytestmark = pytest.mark.usefixtures("clusters", "no_settings", "no_docker")
 

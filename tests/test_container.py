@@ -12,7 +12,7 @@ import pytest
 from pytest_pidoc.errors import ImageError
 from pytest_pidoc.images import registry
 from pytest_pidoc.images.container import build, context, key
-from pytest_pidoc.images.image import Image, ImageFile, Manifest
+from pytest_pidoc.images.store.image import Image, ImageFile, Manifest
 from pytest_pidoc.values.progress import Progress
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ import pytest
 from pytest_pidoc.errors import ImageError, SettingsError
 from pytest_pidoc.host import processes
 from pytest_pidoc.images import debian, disks, second_stage
-from pytest_pidoc.images.buildlog import BuildLog
-from pytest_pidoc.images.cache import Cache
+from pytest_pidoc.images.store.buildlog import BuildLog
+from pytest_pidoc.images.store.cache import Cache
 from pytest_pidoc.machines import MODELS
 from pytest_pidoc.values.deadline import Deadline
 
@@ -161,7 +161,7 @@ def test_a_command_of_a_killed_build_ends_with_its_children(tmp_path):
     """SIGKILL lets nobody clean up, so the kernel and a shell do."""
     script = """
 import pathlib, sys
-from pytest_pidoc.images.buildlog import BuildLog
+from pytest_pidoc.images.store.buildlog import BuildLog
 log = BuildLog(pathlib.Path(sys.argv[1]))
 log.run(["sh", "-c", "sleep 60 & echo $!; wait"], what="sleeping", timeout=60)
 """

@@ -11,7 +11,7 @@ from support import make_image, make_launch
 
 from pytest_pidoc.engines.local import LocalEngine
 from pytest_pidoc.errors import ImageError
-from pytest_pidoc.images.cache import image_file
+from pytest_pidoc.images.store.cache import image_file
 from pytest_pidoc.machines import MIB, MODELS
 from pytest_pidoc.provision import Provision
 from pytest_pidoc.qemu import devicetree
@@ -21,7 +21,7 @@ from pytest_pidoc.startup import launch_of
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pytest_pidoc.images.image import Image
+    from pytest_pidoc.images.store.image import Image
 
 
 def board() -> fdt.FDT:

@@ -31,7 +31,7 @@ from pytest_pidoc.values.files import OVERLAY, QEMU_LOG, QMP_SOCKET, SCREENSHOT,
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from pytest_pidoc.images.image import Image
+    from pytest_pidoc.images.store.image import Image
     from pytest_pidoc.qemu.launch import Launch
 
 qemu = pytest.mark.qemu

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from pytest_pidoc.images.image import Image
+    from pytest_pidoc.images.store.image import Image
 
 
 @pytest.fixture

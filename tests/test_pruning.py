@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 
 from pytest_pidoc import warm
 from pytest_pidoc.errors import ImageInUse
-from pytest_pidoc.images import usage
-from pytest_pidoc.images.cache import Cache, image_file
-from pytest_pidoc.images.image import Image, Manifest, Source
+from pytest_pidoc.images.store import usage
+from pytest_pidoc.images.store.cache import Cache, image_file
+from pytest_pidoc.images.store.image import Image, Manifest, Source
 from pytest_pidoc.pruning import Item, in_cache, occupied, prune
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pytest_pidoc.images.buildlog import BuildLog
+    from pytest_pidoc.images.store.buildlog import BuildLog
 
 DAY = 86400.0
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import make_image, make_launch
 
-from pytest_pidoc.images.image import Image, Manifest
+from pytest_pidoc.images.store.image import Image, Manifest
 from pytest_pidoc.machines import MIB, MODELS
 from pytest_pidoc.qemu import command as qemu
 from pytest_pidoc.qemu.launch import Launch

@@ -16,13 +16,13 @@ from test_elf import attributes, program_32
 
 from pytest_pidoc.errors import ChecksumMismatch, DownloadError, ImageError, SettingsError
 from pytest_pidoc.images import debian, raspios, source, stock
-from pytest_pidoc.images.buildlog import BuildLog
-from pytest_pidoc.images.cache import Cache
 from pytest_pidoc.images.ext4 import Ext4
 from pytest_pidoc.images.fat import Fat
 from pytest_pidoc.images.first_boot import PATIENCE
 from pytest_pidoc.images.partitions import SECTOR, read
 from pytest_pidoc.images.stock import Recipe
+from pytest_pidoc.images.store.buildlog import BuildLog
+from pytest_pidoc.images.store.cache import Cache
 from pytest_pidoc.machines import MODELS
 from pytest_pidoc.values.progress import Progress
 
@@ -350,7 +350,7 @@ import resource, sys
 from pathlib import Path
 from pytest_pidoc.errors import ImageError
 from pytest_pidoc.images import raspios, source
-from pytest_pidoc.images.cache import Cache
+from pytest_pidoc.images.store.cache import Cache
 from pytest_pidoc.machines import MODELS
 limit = int(sys.argv[3])
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
@@ -445,7 +445,7 @@ def test_missing_tools_are_named_with_the_command_that_installs_them(cache, tmp_
     """Whoever lacks mtools is told what to type."""
     (tmp_path / "pi.img").write_bytes(b"")
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("pytest_pidoc.images.tools.search_path", lambda: str(tmp_path))
+    monkeypatch.setattr("pytest_pidoc.images.store.tools.search_path", lambda: str(tmp_path))
 
     with pytest.raises(ImageError, match=r"(?s)mcopy.*apt-get install .*mtools"):
         build(cache, tmp_path / "pi.img")

@@ -20,13 +20,13 @@ from pytest_pidoc.errors import ImageError
 from pytest_pidoc.guest import ssh
 from pytest_pidoc.host import records, sockets
 from pytest_pidoc.images import fat, raspios, source, stock
-from pytest_pidoc.images.buildlog import BuildLog
-from pytest_pidoc.images.cache import Cache
 from pytest_pidoc.images.ext4 import Ext4
 from pytest_pidoc.images.fat import Fat
 from pytest_pidoc.images.first_boot import PATIENCE
 from pytest_pidoc.images.partitions import read
 from pytest_pidoc.images.stock import Recipe
+from pytest_pidoc.images.store.buildlog import BuildLog
+from pytest_pidoc.images.store.cache import Cache
 from pytest_pidoc.machines import MODELS
 from pytest_pidoc.values.progress import Progress
 

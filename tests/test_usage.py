@@ -18,7 +18,7 @@ from support import child, eventually
 from pytest_pidoc import reaper
 from pytest_pidoc.errors import ImageError, ImageInUse
 from pytest_pidoc.host import processes, records
-from pytest_pidoc.images import usage
+from pytest_pidoc.images.store import usage
 
 if TYPE_CHECKING:
     from pathlib import Path

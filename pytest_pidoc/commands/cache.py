@@ -67,8 +67,8 @@ def pull(options: argparse.Namespace, settings: Settings) -> int:
 
 def images(options: argparse.Namespace, settings: Settings) -> int:
     """List the images in the cache, and the container images of ours if a daemon answers."""
-    from pytest_pidoc.images import usage
-    from pytest_pidoc.images.cache import Cache
+    from pytest_pidoc.images.store import usage
+    from pytest_pidoc.images.store.cache import Cache
 
     cache = Cache(settings.cache_dir)
     for path in cache.unreadable():

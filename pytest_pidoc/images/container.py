@@ -17,14 +17,14 @@ from typing import IO, TYPE_CHECKING
 from pytest_pidoc.dockerd import IMAGE_LABEL, daemon_errors
 from pytest_pidoc.errors import EngineUnavailable, ImageError
 from pytest_pidoc.host.locks import locked
-from pytest_pidoc.images.cache import faults_named
+from pytest_pidoc.images.store.cache import faults_named
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     import docker
 
-    from pytest_pidoc.images.image import Image
+    from pytest_pidoc.images.store.image import Image
     from pytest_pidoc.values.progress import Progress
 
 __all__ = ["BASE_IMAGE", "OWN_BASE", "build", "context", "key", "tag"]

@@ -23,9 +23,6 @@ from pathlib import Path
 
 from pytest_pidoc.errors import ImageError, SettingsError
 from pytest_pidoc.images import disks, second_stage
-from pytest_pidoc.images.buildlog import BuildLog
-from pytest_pidoc.images.cache import Cache, image_file
-from pytest_pidoc.images.image import Image, ImageFile, Manifest, Source
 from pytest_pidoc.images.packages import (
     ARCHITECTURES,
     BUILDER,
@@ -36,7 +33,10 @@ from pytest_pidoc.images.packages import (
     VIRT,
     Architecture,
 )
-from pytest_pidoc.images.tools import require_tools, search_path
+from pytest_pidoc.images.store.buildlog import BuildLog
+from pytest_pidoc.images.store.cache import Cache, image_file
+from pytest_pidoc.images.store.image import Image, ImageFile, Manifest, Source
+from pytest_pidoc.images.store.tools import require_tools, search_path
 from pytest_pidoc.machines import MIB, MODELS
 from pytest_pidoc.values.checks import shown
 from pytest_pidoc.values.progress import Progress

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING
 from pytest_pidoc.errors import ChecksumMismatch, DownloadError, ImageError
 from pytest_pidoc.host import documents
 from pytest_pidoc.host.locks import locked
-from pytest_pidoc.images import stamps
-from pytest_pidoc.images.cache import image_file
+from pytest_pidoc.images.store import stamps
+from pytest_pidoc.images.store.cache import image_file
 from pytest_pidoc.values.progress import Progress
 
 if TYPE_CHECKING:  # requests takes 0.1 s to import

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_pidoc.images.buildlog import BuildLog
-from pytest_pidoc.images.tools import search_path
+from pytest_pidoc.images.store.buildlog import BuildLog
+from pytest_pidoc.images.store.tools import search_path
 
 __all__ = ["TOOLS", "Ext4", "is_ext4"]
 

@@ -11,13 +11,13 @@ from pathlib import Path
 
 from pytest_pidoc.errors import SettingsError
 from pytest_pidoc.images import debian, ext4, fat, source, stock
-from pytest_pidoc.images.buildlog import BuildLog
-from pytest_pidoc.images.cache import Cache
 from pytest_pidoc.images.first_boot import PATIENCE, Patience
-from pytest_pidoc.images.image import Image, Manifest
 from pytest_pidoc.images.source import FileSource
 from pytest_pidoc.images.stock import Recipe
-from pytest_pidoc.images.tools import require_tools
+from pytest_pidoc.images.store.buildlog import BuildLog
+from pytest_pidoc.images.store.cache import Cache
+from pytest_pidoc.images.store.image import Image, Manifest
+from pytest_pidoc.images.store.tools import require_tools
 from pytest_pidoc.machines import MODELS, Machine
 from pytest_pidoc.values.checks import shown
 from pytest_pidoc.values.progress import Progress

@@ -7,9 +7,9 @@ from functools import partial
 
 from pytest_pidoc.errors import ImageError, SettingsError
 from pytest_pidoc.images import debian, derived, raspios, source
-from pytest_pidoc.images.cache import Cache
-from pytest_pidoc.images.image import Image
 from pytest_pidoc.images.source import FileSource, Member
+from pytest_pidoc.images.store.cache import Cache
+from pytest_pidoc.images.store.image import Image
 from pytest_pidoc.machines import KernelArchive, machine
 from pytest_pidoc.settings import NO_FILE, ClusterSpec
 from pytest_pidoc.values.checks import shown

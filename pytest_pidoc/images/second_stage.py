@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from pytest_pidoc.images.buildlog import BuildLog
+from pytest_pidoc.images.store.buildlog import BuildLog
 from pytest_pidoc.machines import Machine
 from pytest_pidoc.values.progress import Progress
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_pidoc.errors import ChecksumMismatch, DownloadError, ImageError, SettingsError
-from pytest_pidoc.images import download, stamps
-from pytest_pidoc.images.cache import Cache, image_file
+from pytest_pidoc.images import download
+from pytest_pidoc.images.store import stamps
+from pytest_pidoc.images.store.cache import Cache, image_file
 from pytest_pidoc.images.unpack import unpack
 from pytest_pidoc.values.progress import Progress
 

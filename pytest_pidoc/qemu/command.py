@@ -7,7 +7,7 @@ import json
 import math
 from pathlib import Path
 
-from pytest_pidoc.images.image import ImageFile
+from pytest_pidoc.images.store.image import ImageFile
 from pytest_pidoc.machines import MIB, Machine
 from pytest_pidoc.qemu import bootelf
 from pytest_pidoc.qemu.launch import Launch

@@ -10,7 +10,7 @@ import struct
 import subprocess
 from typing import TYPE_CHECKING
 
-from pytest_pidoc.images.image import MANIFEST, Image, ImageFile, Manifest
+from pytest_pidoc.images.store.image import MANIFEST, Image, ImageFile, Manifest
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,7 +7,7 @@ from support import vm_of
 
 from pytest_pidoc import Settings
 from pytest_pidoc.cluster import Cluster
-from pytest_pidoc.images.image import Image
+from pytest_pidoc.images.store.image import Image
 from pytest_pidoc.machines import MODELS
 from pytest_pidoc.node import Node
 from pytest_pidoc.values.deadline import Deadline

@@ -10,7 +10,7 @@ import pytest
 from pytest_pidoc import Settings
 from pytest_pidoc.bench import rates
 from pytest_pidoc.bench.guest import PRIME, guest
-from pytest_pidoc.images.image import Image
+from pytest_pidoc.images.store.image import Image
 from pytest_pidoc.values.progress import Progress
 
 

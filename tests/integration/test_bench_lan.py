@@ -9,7 +9,7 @@ import pytest
 from pytest_pidoc import Settings
 from pytest_pidoc.bench import lan
 from pytest_pidoc.engines.local import LocalEngine
-from pytest_pidoc.images.image import Image
+from pytest_pidoc.images.store.image import Image
 from pytest_pidoc.values.progress import Progress
 
 

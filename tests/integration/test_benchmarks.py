@@ -13,7 +13,7 @@ from pytest_pidoc import Settings
 from pytest_pidoc.benchmarks.measure import measure
 from pytest_pidoc.benchmarks.metrics import METRICS
 from pytest_pidoc.cluster import Cluster
-from pytest_pidoc.images.image import Image
+from pytest_pidoc.images.store.image import Image
 
 pytestmark = pytest.mark.qemu
 

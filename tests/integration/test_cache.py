@@ -19,9 +19,9 @@ from pytest_pidoc import Settings, warm
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.errors import ImageInUse
 from pytest_pidoc.host import records
-from pytest_pidoc.images import usage
-from pytest_pidoc.images.cache import Cache
-from pytest_pidoc.images.image import Image
+from pytest_pidoc.images.store import usage
+from pytest_pidoc.images.store.cache import Cache
+from pytest_pidoc.images.store.image import Image
 
 ENGINES = (
     pytest.param("local", marks=pytest.mark.qemu),
@@ -108,7 +108,7 @@ FULL = """
 import pathlib, sys
 from pytest_pidoc.errors import ImageError
 from pytest_pidoc.images import debian
-from pytest_pidoc.images.cache import Cache
+from pytest_pidoc.images.store.cache import Cache
 cache = Cache(pathlib.Path(sys.argv[1]))
 try:
     debian.build(cache, debian.recipe("debian"), "arm64")

@@ -21,7 +21,7 @@ from support import vm_of
 
 from pytest_pidoc import NodeDied, Settings
 from pytest_pidoc.cluster import Cluster
-from pytest_pidoc.images.image import Image
+from pytest_pidoc.images.store.image import Image
 
 
 def test_every_node_is_a_64_bit_pi(cluster: Cluster) -> None:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     import docker
 
-    from pytest_pidoc.images.image import Image
+    from pytest_pidoc.images.store.image import Image
 
 pytestmark = pytest.mark.docker
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from pytest_pidoc.images import debian
-from pytest_pidoc.images.cache import Cache
-from pytest_pidoc.images.image import Image
+from pytest_pidoc.images.store.cache import Cache
+from pytest_pidoc.images.store.image import Image
 
 pytestmark = [
     pytest.mark.qemu,
@@ -25,7 +25,7 @@ pytestmark = [
 BUILD = """
 import pathlib, sys
 from pytest_pidoc.images import debian
-from pytest_pidoc.images.cache import Cache
+from pytest_pidoc.images.store.cache import Cache
 from pytest_pidoc.values.progress import TerminalProgress
 debian.build(Cache(pathlib.Path(sys.argv[1])), debian.recipe("debian"), "arm64", progress=TerminalProgress(sys.stdout))
 """

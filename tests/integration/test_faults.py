@@ -17,7 +17,7 @@ from leftovers import leftovers
 from pytest_pidoc import BootTimeout, KernelPanic, NodeDied, PidocError, Settings
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.host import records
-from pytest_pidoc.images.image import MANIFEST, Image
+from pytest_pidoc.images.store.image import MANIFEST, Image
 
 REAPED_WITHIN = 10.0  # seconds, as promised
 
@@ -32,7 +32,7 @@ def broken_settings(settings: Settings, image: Image, tmp_path: Path) -> Setting
     disk = image.manifest.files["disk"].name
     (directory / disk).unlink()
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", directory / disk, "64M"], check=True)
-    from pytest_pidoc.images.cache import image_file
+    from pytest_pidoc.images.store.cache import image_file
 
     files = {**image.manifest.files, "disk": image_file(directory / disk)}
     (directory / MANIFEST).write_text(dataclasses.replace(image.manifest, files=files).to_json())

@@ -17,7 +17,7 @@ from pytest_pidoc import FaultError, Node, Settings, errors
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.engines import cgroups
 from pytest_pidoc.host import documents, processes
-from pytest_pidoc.images.image import Image
+from pytest_pidoc.images.store.image import Image
 from pytest_pidoc.values import checks, deadline
 
 MIB = 1024**2

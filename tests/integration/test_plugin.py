@@ -10,7 +10,7 @@ import pytest
 
 from pytest_pidoc import Settings
 from pytest_pidoc.cluster import Cluster
-from pytest_pidoc.images.image import Image
+from pytest_pidoc.images.store.image import Image
 
 pytestmark = pytest.mark.qemu
 

@@ -19,7 +19,7 @@ import pytest
 from pytest_pidoc import Settings
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.host import processes
-from pytest_pidoc.images.image import Image
+from pytest_pidoc.images.store.image import Image
 from pytest_pidoc.node import Node
 from pytest_pidoc.qemu import guard
 from pytest_pidoc.values.files import QEMU_LOG

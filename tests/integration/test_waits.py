@@ -15,7 +15,7 @@ from support import vm_of
 
 from pytest_pidoc import BootTimeout, ConsoleError, Node, NodeDied, Settings, WaitError, WaitTimeout
 from pytest_pidoc.cluster import Cluster
-from pytest_pidoc.images.image import Image
+from pytest_pidoc.images.store.image import Image
 
 
 def later(seconds: float, do: Callable[[], object]) -> threading.Timer:

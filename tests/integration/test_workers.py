@@ -9,7 +9,7 @@ import fabric  # noqa: F401 # before pytester, which forgets what is imported in
 import pytest
 
 from pytest_pidoc import Settings
-from pytest_pidoc.images.image import Image
+from pytest_pidoc.images.store.image import Image
 
 pytestmark = pytest.mark.qemu
 

@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 from pytest_pidoc import cli
 from pytest_pidoc.errors import PidocError
 from pytest_pidoc.images import source
-from pytest_pidoc.images.cache import Cache, image_file
-from pytest_pidoc.images.image import MANIFEST, Image, Manifest
+from pytest_pidoc.images.store.cache import Cache, image_file
+from pytest_pidoc.images.store.image import MANIFEST, Image, Manifest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from pytest_pidoc.images.buildlog import BuildLog
+    from pytest_pidoc.images.store.buildlog import BuildLog
 
 FAST, SLOW = (hypothesis.settings.get_profile(name) for name in ("soak", "soak-slow"))
 

@@ -6,7 +6,7 @@
     ROOT/images/.new-KEY/     one that is being built, or was when its builder was killed
     ROOT/stamps/KEY.json      what the files looked like when they were last hashed
     ROOT/locks/KEY.lock       held by the builder
-    ROOT/locks/KEY.use        held by whoever runs nodes from it, see `pytest_pidoc.images.usage`
+    ROOT/locks/KEY.use        held by whoever runs nodes from it, see `pytest_pidoc.images.store.usage`
     ROOT/logs/KEY.log         what the last build printed
 """
 
@@ -29,9 +29,9 @@ from typing import Any
 
 from pytest_pidoc.errors import ChecksumMismatch, ImageError, PidocError
 from pytest_pidoc.host.locks import locked
-from pytest_pidoc.images import stamps, usage
-from pytest_pidoc.images.buildlog import BuildLog
-from pytest_pidoc.images.image import MANIFEST, Image, ImageFile, Manifest
+from pytest_pidoc.images.store import stamps, usage
+from pytest_pidoc.images.store.buildlog import BuildLog
+from pytest_pidoc.images.store.image import MANIFEST, Image, ImageFile, Manifest
 from pytest_pidoc.machines import MODELS
 from pytest_pidoc.values.deadline import Deadline
 from pytest_pidoc.values.progress import Progress
