@@ -14,7 +14,7 @@ from pytest_pidoc.engines.engine import Engine
 from pytest_pidoc.engines.local import LocalEngine
 from pytest_pidoc.errors import SettingsError
 from pytest_pidoc.images import recipes, registry
-from pytest_pidoc.images.source import REGISTRY_PREFIX
+from pytest_pidoc.images.fetch.source import REGISTRY_PREFIX
 from pytest_pidoc.images.store.cache import Cache
 from pytest_pidoc.images.store.image import Image
 from pytest_pidoc.machines import Machine, machine

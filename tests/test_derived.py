@@ -15,7 +15,7 @@ from pytest_pidoc import Settings
 from pytest_pidoc.errors import DownloadError, ImageError, SettingsError
 from pytest_pidoc.images import debian, derived, raspios, recipes
 from pytest_pidoc.images.derived import derive
-from pytest_pidoc.images.source import FileSource, Member
+from pytest_pidoc.images.fetch.source import FileSource, Member
 from pytest_pidoc.images.store.cache import Cache
 from pytest_pidoc.machines import MODELS
 from pytest_pidoc.provision import provision

@@ -13,8 +13,8 @@ from file_server import cut, drip, file_server, redirect, stall, status
 
 from pytest_pidoc.errors import ChecksumMismatch, DownloadError, ImageError, PidocError
 from pytest_pidoc.host.locks import locked
-from pytest_pidoc.images import download
-from pytest_pidoc.images.download import Patience, fetch, shown
+from pytest_pidoc.images.fetch import download
+from pytest_pidoc.images.fetch.download import Patience, fetch, shown
 from pytest_pidoc.values.progress import Progress
 
 CONTENT = os.urandom(3 << 20)
@@ -286,7 +286,7 @@ FULL = """
 import resource, signal, sys
 from pathlib import Path
 from pytest_pidoc.errors import PidocError
-from pytest_pidoc.images.download import fetch
+from pytest_pidoc.images.fetch.download import fetch
 from pytest_pidoc.values.progress import Progress
 from pytest_pidoc.host.locks import locked
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))

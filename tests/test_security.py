@@ -19,9 +19,10 @@ from test_raspios import PATH, PI3, PROGRAM_64, disk_of, ext4_of, fat_of
 from pytest_pidoc.errors import ImageError
 from pytest_pidoc.guest import ssh
 from pytest_pidoc.host import records, sockets
-from pytest_pidoc.images import fat, raspios, source, stock
+from pytest_pidoc.images import fat, raspios, stock
 from pytest_pidoc.images.ext4 import Ext4
 from pytest_pidoc.images.fat import Fat
+from pytest_pidoc.images.fetch import source
 from pytest_pidoc.images.first_boot import PATIENCE
 from pytest_pidoc.images.partitions import read
 from pytest_pidoc.images.stock import Recipe
@@ -250,7 +251,7 @@ def test_an_image_that_is_no_file_is_refused(tmp_path: Path, path: str) -> None:
 
 def test_an_image_of_an_absurd_size_is_refused_at_once(tmp_path: Path) -> None:
     """A file of holes costs nothing to make; to copy it would take hours."""
-    from pytest_pidoc.images.unpack import unpack
+    from pytest_pidoc.images.fetch.unpack import unpack
 
     huge = tmp_path / "huge.img"
     with huge.open("wb") as stream:

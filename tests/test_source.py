@@ -7,8 +7,8 @@ import pytest
 from file_server import file_server
 
 from pytest_pidoc.errors import ChecksumMismatch, ImageError, SettingsError
-from pytest_pidoc.images import source
-from pytest_pidoc.images.source import FileSource, parse
+from pytest_pidoc.images.fetch import source
+from pytest_pidoc.images.fetch.source import FileSource, parse
 from pytest_pidoc.images.store.cache import Cache
 from pytest_pidoc.values.progress import Progress
 

@@ -13,7 +13,7 @@ import zipfile
 import pytest
 
 from pytest_pidoc.errors import ImageError
-from pytest_pidoc.images.unpack import LIMITS, unpack
+from pytest_pidoc.images.fetch.unpack import LIMITS, unpack
 
 # Data, a megabyte of zeros, data: 1.2 MB and not a multiple of anything.
 CONTENT = os.urandom(100_001) + bytes(1 << 20) + os.urandom(70_000)
@@ -195,7 +195,7 @@ FULL = """
 import resource, sys
 from pathlib import Path
 from pytest_pidoc.errors import ImageError
-from pytest_pidoc.images.unpack import unpack
+from pytest_pidoc.images.fetch.unpack import unpack
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 try:
     unpack(Path(sys.argv[1]), Path(sys.argv[2]))

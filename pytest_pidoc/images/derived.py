@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from pytest_pidoc.images.source import FileSource, Member
+from pytest_pidoc.images.fetch.source import FileSource, Member
 from pytest_pidoc.images.store.buildlog import BuildLog
 from pytest_pidoc.images.store.cache import Cache, image_file
 from pytest_pidoc.images.store.image import Image, Manifest, Source

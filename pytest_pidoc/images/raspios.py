@@ -10,9 +10,10 @@ import json
 from pathlib import Path
 
 from pytest_pidoc.errors import SettingsError
-from pytest_pidoc.images import debian, ext4, fat, source, stock
+from pytest_pidoc.images import debian, ext4, fat, stock
+from pytest_pidoc.images.fetch import source
+from pytest_pidoc.images.fetch.source import FileSource
 from pytest_pidoc.images.first_boot import PATIENCE, Patience
-from pytest_pidoc.images.source import FileSource
 from pytest_pidoc.images.stock import Recipe
 from pytest_pidoc.images.store.buildlog import BuildLog
 from pytest_pidoc.images.store.cache import Cache

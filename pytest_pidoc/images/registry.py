@@ -17,7 +17,7 @@ from pytest_pidoc.dockerd import GUEST_LABEL, IMAGE_LABEL, daemon_errors
 from pytest_pidoc.engines.containers import own_labels, remove
 from pytest_pidoc.errors import ChecksumMismatch, DownloadError, ImageError
 from pytest_pidoc.host.locks import locked
-from pytest_pidoc.images.source import REGISTRY_PREFIX
+from pytest_pidoc.images.fetch.source import REGISTRY_PREFIX
 from pytest_pidoc.images.store.cache import faults_named
 from pytest_pidoc.images.store.image import MANIFEST, Image, Manifest
 

@@ -13,15 +13,15 @@ from pytest_pidoc.errors import ImageError
 from pytest_pidoc.images import boot_files, debian, disks, elf, ext4, partitions
 from pytest_pidoc.images.ext4 import Ext4
 from pytest_pidoc.images.fat import Fat
+from pytest_pidoc.images.fetch.source import FileSource
+from pytest_pidoc.images.fetch.unpack import unpack
 from pytest_pidoc.images.first_boot import PASSWORD, PASSWORD_HASH, USER, Patience, first_boot
 from pytest_pidoc.images.packages import VIRT
 from pytest_pidoc.images.partitions import Partition
 from pytest_pidoc.images.second_stage import FAST
-from pytest_pidoc.images.source import FileSource
 from pytest_pidoc.images.store.buildlog import BuildLog
 from pytest_pidoc.images.store.cache import Cache, image_file
 from pytest_pidoc.images.store.image import Image, ImageFile, Manifest, Source
-from pytest_pidoc.images.unpack import unpack
 from pytest_pidoc.machines import MIB, MODELS, Machine
 from pytest_pidoc.values.progress import Progress
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from pytest_pidoc import cli
 from pytest_pidoc.errors import PidocError
-from pytest_pidoc.images import source
+from pytest_pidoc.images.fetch import source
 from pytest_pidoc.images.store.cache import Cache, image_file
 from pytest_pidoc.images.store.image import MANIFEST, Image, Manifest
 

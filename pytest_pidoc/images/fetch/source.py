@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_pidoc.errors import ChecksumMismatch, DownloadError, ImageError, SettingsError
-from pytest_pidoc.images import download
+from pytest_pidoc.images.fetch import download
+from pytest_pidoc.images.fetch.unpack import unpack
 from pytest_pidoc.images.store import stamps
 from pytest_pidoc.images.store.cache import Cache, image_file
-from pytest_pidoc.images.unpack import unpack
 from pytest_pidoc.values.progress import Progress
 
 __all__ = ["REGISTRY_PREFIX", "FileSource", "Member", "is_location", "parse"]

@@ -1,0 +1,1 @@
+"""Sources of images: where they are, how they are fetched and unpacked."""
