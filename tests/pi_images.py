@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_pidoc.images import disks
-from pytest_pidoc.images.first_boot import PASSWORD_HASH
 from pytest_pidoc.images.packages import BOARD
+from pytest_pidoc.images.stock.first_boot import PASSWORD_HASH
 from pytest_pidoc.images.store.image import Image
 
 __all__ = ["BOOTED", "Booted", "Style", "make"]

@@ -6,8 +6,8 @@ import os
 import pytest
 
 from pytest_pidoc.errors import ImageError
-from pytest_pidoc.images import boot_files
-from pytest_pidoc.images.boot_files import BootFiles, choose
+from pytest_pidoc.images.stock import boot_files
+from pytest_pidoc.images.stock.boot_files import BootFiles, choose
 
 #: Of Raspberry Pi OS Bookworm.
 NAMES = [

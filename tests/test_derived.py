@@ -13,9 +13,10 @@ from test_cache import KEY, make
 
 from pytest_pidoc import Settings
 from pytest_pidoc.errors import DownloadError, ImageError, SettingsError
-from pytest_pidoc.images import debian, derived, raspios, recipes
+from pytest_pidoc.images import debian, derived, recipes
 from pytest_pidoc.images.derived import derive
 from pytest_pidoc.images.fetch.source import FileSource, Member
+from pytest_pidoc.images.stock import recipe as raspios
 from pytest_pidoc.images.store.cache import Cache
 from pytest_pidoc.machines import MODELS
 from pytest_pidoc.provision import provision

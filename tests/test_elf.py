@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_pidoc.images import elf
-from pytest_pidoc.images.elf import Program
+from pytest_pidoc.images.stock import elf
+from pytest_pidoc.images.stock.elf import Program
 
 
 def program_32(*, flags, attributes=b""):

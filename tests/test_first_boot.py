@@ -11,8 +11,8 @@ import pytest
 
 from pytest_pidoc.errors import ImageError
 from pytest_pidoc.guest.console import Console
-from pytest_pidoc.images import first_boot
-from pytest_pidoc.images.first_boot import Patience, Session
+from pytest_pidoc.images.stock import first_boot
+from pytest_pidoc.images.stock.first_boot import Patience, Session
 from pytest_pidoc.images.store.buildlog import BuildLog
 from pytest_pidoc.machines import MODELS
 from pytest_pidoc.values.progress import Progress

@@ -7,8 +7,8 @@ import subprocess
 import pytest
 
 from pytest_pidoc.errors import ImageError
-from pytest_pidoc.images import partitions
-from pytest_pidoc.images.partitions import SECTOR, Partition
+from pytest_pidoc.images.stock import partitions
+from pytest_pidoc.images.stock.partitions import SECTOR, Partition
 
 MIB = 1 << 20
 NO_SFDISK = not shutil.which("sfdisk", path="/usr/sbin:/sbin:/usr/bin:/bin")

@@ -15,13 +15,15 @@ from file_server import file_server
 from test_elf import attributes, program_32
 
 from pytest_pidoc.errors import ChecksumMismatch, DownloadError, ImageError, SettingsError
-from pytest_pidoc.images import debian, raspios, stock
-from pytest_pidoc.images.ext4 import Ext4
-from pytest_pidoc.images.fat import Fat
+from pytest_pidoc.images import debian
 from pytest_pidoc.images.fetch import source
-from pytest_pidoc.images.first_boot import PATIENCE
-from pytest_pidoc.images.partitions import SECTOR, read
-from pytest_pidoc.images.stock import Recipe
+from pytest_pidoc.images.stock import build as stock
+from pytest_pidoc.images.stock import recipe as raspios
+from pytest_pidoc.images.stock.build import Recipe
+from pytest_pidoc.images.stock.ext4 import Ext4
+from pytest_pidoc.images.stock.fat import Fat
+from pytest_pidoc.images.stock.first_boot import PATIENCE
+from pytest_pidoc.images.stock.partitions import SECTOR, read
 from pytest_pidoc.images.store.buildlog import BuildLog
 from pytest_pidoc.images.store.cache import Cache
 from pytest_pidoc.machines import MODELS

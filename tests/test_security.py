@@ -19,13 +19,15 @@ from test_raspios import PATH, PI3, PROGRAM_64, disk_of, ext4_of, fat_of
 from pytest_pidoc.errors import ImageError
 from pytest_pidoc.guest import ssh
 from pytest_pidoc.host import records, sockets
-from pytest_pidoc.images import fat, raspios, stock
-from pytest_pidoc.images.ext4 import Ext4
-from pytest_pidoc.images.fat import Fat
 from pytest_pidoc.images.fetch import source
-from pytest_pidoc.images.first_boot import PATIENCE
-from pytest_pidoc.images.partitions import read
-from pytest_pidoc.images.stock import Recipe
+from pytest_pidoc.images.stock import build as stock
+from pytest_pidoc.images.stock import fat
+from pytest_pidoc.images.stock import recipe as raspios
+from pytest_pidoc.images.stock.build import Recipe
+from pytest_pidoc.images.stock.ext4 import Ext4
+from pytest_pidoc.images.stock.fat import Fat
+from pytest_pidoc.images.stock.first_boot import PATIENCE
+from pytest_pidoc.images.stock.partitions import read
 from pytest_pidoc.images.store.buildlog import BuildLog
 from pytest_pidoc.images.store.cache import Cache
 from pytest_pidoc.machines import MODELS

@@ -15,7 +15,7 @@ from sphinx.util.docutils import SphinxDirective
 
 from pytest_pidoc.commands.arguments import subcommands
 from pytest_pidoc.commands.parser import make_parser
-from pytest_pidoc.images.raspios import PUBLISHED
+from pytest_pidoc.images.stock.recipe import PUBLISHED
 from pytest_pidoc.machines import DEFAULT_MODEL, MIB, MODELS
 from pytest_pidoc.settings import MARKER_SIGNATURE, OPTIONS, Settings
 

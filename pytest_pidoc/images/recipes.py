@@ -6,9 +6,10 @@ from collections.abc import Callable
 from functools import partial
 
 from pytest_pidoc.errors import ImageError, SettingsError
-from pytest_pidoc.images import debian, derived, raspios
+from pytest_pidoc.images import debian, derived
 from pytest_pidoc.images.fetch import source
 from pytest_pidoc.images.fetch.source import FileSource, Member
+from pytest_pidoc.images.stock import recipe as raspios
 from pytest_pidoc.images.store.cache import Cache
 from pytest_pidoc.images.store.image import Image
 from pytest_pidoc.machines import KernelArchive, machine

@@ -18,11 +18,11 @@ from bad_inputs import almost, judged, mutated, remove, text, write
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_pidoc.images import boot_files, elf, partitions
-from pytest_pidoc.images.ext4 import Ext4, is_ext4
-from pytest_pidoc.images.fat import Fat
 from pytest_pidoc.images.fetch.unpack import Limits, unpack
-from pytest_pidoc.images.partitions import Partition
+from pytest_pidoc.images.stock import boot_files, elf, partitions
+from pytest_pidoc.images.stock.ext4 import Ext4, is_ext4
+from pytest_pidoc.images.stock.fat import Fat
+from pytest_pidoc.images.stock.partitions import Partition
 from pytest_pidoc.images.store.buildlog import BuildLog
 from pytest_pidoc.images.store.tools import search_path
 from pytest_pidoc.machines import MODELS

@@ -10,15 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_pidoc.errors import ImageError
-from pytest_pidoc.images import boot_files, debian, disks, elf, ext4, partitions
-from pytest_pidoc.images.ext4 import Ext4
-from pytest_pidoc.images.fat import Fat
+from pytest_pidoc.images import debian, disks
 from pytest_pidoc.images.fetch.source import FileSource
 from pytest_pidoc.images.fetch.unpack import unpack
-from pytest_pidoc.images.first_boot import PASSWORD, PASSWORD_HASH, USER, Patience, first_boot
 from pytest_pidoc.images.packages import VIRT
-from pytest_pidoc.images.partitions import Partition
 from pytest_pidoc.images.second_stage import FAST
+from pytest_pidoc.images.stock import boot_files, elf, ext4, partitions
+from pytest_pidoc.images.stock.ext4 import Ext4
+from pytest_pidoc.images.stock.fat import Fat
+from pytest_pidoc.images.stock.first_boot import PASSWORD, PASSWORD_HASH, USER, Patience, first_boot
+from pytest_pidoc.images.stock.partitions import Partition
 from pytest_pidoc.images.store.buildlog import BuildLog
 from pytest_pidoc.images.store.cache import Cache, image_file
 from pytest_pidoc.images.store.image import Image, ImageFile, Manifest, Source
@@ -90,7 +91,7 @@ class Build:
 
     1. The image is fetched, checked, unpacked, and grown to a power of two with its root file system.
     2. What boots it is taken from its boot partition, or put beside it: the Pi's own kernel has no virtio.
-    3. An emulated machine boots it once and lets SSH in: see `pytest_pidoc.images.first_boot`.
+    3. An emulated machine boots it once and lets SSH in: see `pytest_pidoc.images.stock.first_boot`.
     """
 
     def __init__(

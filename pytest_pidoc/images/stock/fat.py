@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_pidoc.errors import ImageError
-from pytest_pidoc.images.partitions import Partition
+from pytest_pidoc.images.stock.partitions import Partition
 from pytest_pidoc.images.store.buildlog import BuildLog
 from pytest_pidoc.images.store.tools import search_path
 from pytest_pidoc.values.checks import listed

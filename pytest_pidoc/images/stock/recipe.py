@@ -1,6 +1,6 @@
 """The ``raspios`` recipe: which Raspberry Pi OS image, or disk image of the user's own, is meant.
 
-What is made of it, changed no more than it takes to reach it, is told in `pytest_pidoc.images.stock`.
+What is made of it, changed no more than it takes to reach it, is told in `pytest_pidoc.images.stock.build`.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ import json
 from pathlib import Path
 
 from pytest_pidoc.errors import SettingsError
-from pytest_pidoc.images import debian, ext4, fat, stock
+from pytest_pidoc.images import debian
 from pytest_pidoc.images.fetch import source
 from pytest_pidoc.images.fetch.source import FileSource
-from pytest_pidoc.images.first_boot import PATIENCE, Patience
-from pytest_pidoc.images.stock import Recipe
+from pytest_pidoc.images.stock import build as stock
+from pytest_pidoc.images.stock import ext4, fat
+from pytest_pidoc.images.stock.build import Recipe
+from pytest_pidoc.images.stock.first_boot import PATIENCE, Patience
 from pytest_pidoc.images.store.buildlog import BuildLog
 from pytest_pidoc.images.store.cache import Cache
 from pytest_pidoc.images.store.image import Image, Manifest

@@ -1,0 +1,1 @@
+"""Images that others have made: Raspberry Pi OS, and the user's own."""
