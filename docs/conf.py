@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
 import pytest_pidoc
 from pytest_pidoc.engines import docker, local
-from pytest_pidoc.images import second_stage
+from pytest_pidoc.images.debian import second_stage
 from pytest_pidoc.machines import MIB
 from pytest_pidoc.qemu import speed
 

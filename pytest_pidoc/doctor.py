@@ -15,7 +15,7 @@ from pytest_pidoc.engines.choose import INSTALL_DOCKER
 from pytest_pidoc.engines.local import LocalEngine
 from pytest_pidoc.errors import ChecksumMismatch, EngineUnavailable, PidocError
 from pytest_pidoc.host import records
-from pytest_pidoc.images import debian
+from pytest_pidoc.images.debian import recipe as debian
 from pytest_pidoc.images.fetch import download
 from pytest_pidoc.images.stock import recipe as raspios
 from pytest_pidoc.images.store.cache import Cache, repair

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_pidoc.images import disks
-from pytest_pidoc.images.packages import BOARD
+from pytest_pidoc.images.debian import archives
+from pytest_pidoc.images.debian.packages import BOARD
 from pytest_pidoc.images.stock.first_boot import PASSWORD_HASH
 from pytest_pidoc.images.store.image import Image
 
@@ -125,10 +125,10 @@ def _initramfs(root: Path, directory: Path) -> bytes:
     """Return what makes Debian's initrd for boards leave the network card to the image: its driver and its address."""
     _run("debugfs", "-R", f"rdump /usr/lib/modules {directory}", root)
     (modules,) = (directory / "modules").iterdir()
-    loaded = disks.module_closure(modules, [name for name in BOARD if name != "cdc_subset"])
+    loaded = archives.module_closure(modules, [name for name in BOARD if name != "cdc_subset"])
     shutil.rmtree(directory / "modules")
     order = "".join(f"{name}\n" for name in loaded).encode()
-    return disks.cpio([disks.Entry("no-address"), disks.Entry("modules/order", order)])
+    return archives.cpio([archives.Entry("no-address"), archives.Entry("modules/order", order)])
 
 
 def _table(disk: Path) -> None:

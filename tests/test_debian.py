@@ -11,7 +11,8 @@ import pytest
 
 from pytest_pidoc.errors import ImageError, SettingsError
 from pytest_pidoc.host import processes
-from pytest_pidoc.images import debian, disks, second_stage
+from pytest_pidoc.images.debian import archives, second_stage
+from pytest_pidoc.images.debian import recipe as debian
 from pytest_pidoc.images.store.buildlog import BuildLog
 from pytest_pidoc.images.store.cache import Cache
 from pytest_pidoc.machines import MODELS
@@ -88,7 +89,7 @@ def test_the_guest_scripts_are_valid_shell(script):
 
 def test_a_tar_archive_holds_files_of_root():
     """Whoever builds, the guest's files are root's."""
-    data = disks.tar([disks.Entry("etc/a", b"text", stat.S_IFREG | 0o600)])
+    data = archives.tar([archives.Entry("etc/a", b"text", stat.S_IFREG | 0o600)])
 
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
         (member,) = archive.getmembers()
@@ -99,7 +100,7 @@ def test_a_tar_archive_holds_files_of_root():
 @pytest.mark.skipif(not shutil.which("cpio"), reason="cpio is not installed")
 def test_cpio_reads_the_initrd_that_is_made_here(tmp_path):
     """The format is the one that the kernel and cpio know: files of odd sizes, directories, links, modes."""
-    data = disks.initrd(init=b"#!/bin/sh\n", busybox=b"\x7fELF", modules={"b.ko": b"12345", "a.ko": b""})
+    data = archives.initrd(init=b"#!/bin/sh\n", busybox=b"\x7fELF", modules={"b.ko": b"12345", "a.ko": b""})
 
     subprocess.run(["cpio", "-i", "--quiet"], input=data, cwd=tmp_path, check=True)
 
@@ -123,7 +124,7 @@ def modules(tmp_path):
 
 def test_modules_come_after_what_they_need(modules):
     """Insmod resolves nothing by itself; what is built in is not loaded, and - and _ are the same."""
-    found = disks.module_closure(modules, ["virtio_pci", "ext4", "jbd2"])
+    found = archives.module_closure(modules, ["virtio_pci", "ext4", "jbd2"])
 
     assert list(found) == ["virtio_pci.ko", "jbd2.ko", "ext4.ko"]
 
@@ -131,7 +132,7 @@ def test_modules_come_after_what_they_need(modules):
 def test_a_missing_module_is_an_error(modules):
     """A root device without a driver is found out while building, not at the first boot."""
     with pytest.raises(ImageError, match="no module btrfs"):
-        disks.module_closure(modules, ["btrfs"])
+        archives.module_closure(modules, ["btrfs"])
 
 
 def test_a_command_that_fails_shows_its_last_lines_and_the_log(tmp_path):
@@ -201,4 +202,4 @@ def test_modules_come_without_their_signatures(modules):
     # struct module_signature: twelve bytes, the last four of them the length of the signature before it
     path.write_bytes(plain + b"S" * 300 + bytes(8) + (300).to_bytes(4, "big") + b"~Module signature appended~\n")
 
-    assert disks.module_closure(modules, ["jbd2"]) == {"jbd2.ko": plain}
+    assert archives.module_closure(modules, ["jbd2"]) == {"jbd2.ko": plain}

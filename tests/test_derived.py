@@ -13,7 +13,8 @@ from test_cache import KEY, make
 
 from pytest_pidoc import Settings
 from pytest_pidoc.errors import DownloadError, ImageError, SettingsError
-from pytest_pidoc.images import debian, derived, recipes
+from pytest_pidoc.images import derived, recipes
+from pytest_pidoc.images.debian import recipe as debian
 from pytest_pidoc.images.derived import derive
 from pytest_pidoc.images.fetch.source import FileSource, Member
 from pytest_pidoc.images.stock import recipe as raspios

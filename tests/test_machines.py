@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from pytest_pidoc.errors import SettingsError
-from pytest_pidoc.images.debian import ARCHITECTURES
+from pytest_pidoc.images.debian.recipe import ARCHITECTURES
 from pytest_pidoc.machines import DEFAULT_MODEL, MIB, MODELS, Machine, machine
 from pytest_pidoc.qemu.program import QemuVersion
 

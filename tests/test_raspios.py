@@ -15,7 +15,7 @@ from file_server import file_server
 from test_elf import attributes, program_32
 
 from pytest_pidoc.errors import ChecksumMismatch, DownloadError, ImageError, SettingsError
-from pytest_pidoc.images import debian
+from pytest_pidoc.images.debian import recipe as debian
 from pytest_pidoc.images.fetch import source
 from pytest_pidoc.images.stock import build as stock
 from pytest_pidoc.images.stock import recipe as raspios

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from functools import partial
 
 from pytest_pidoc.errors import ImageError, SettingsError
-from pytest_pidoc.images import debian, derived
+from pytest_pidoc.images import derived
+from pytest_pidoc.images.debian import recipe as debian
 from pytest_pidoc.images.fetch import source
 from pytest_pidoc.images.fetch.source import FileSource, Member
 from pytest_pidoc.images.stock import recipe as raspios

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_pidoc.images import debian
+from pytest_pidoc.images.debian import recipe as debian
 from pytest_pidoc.images.store.cache import Cache
 from pytest_pidoc.images.store.image import Image
 

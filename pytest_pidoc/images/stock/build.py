@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_pidoc.errors import ImageError
-from pytest_pidoc.images import debian, disks
+from pytest_pidoc.images.debian import archives
+from pytest_pidoc.images.debian import recipe as debian
+from pytest_pidoc.images.debian.packages import VIRT
+from pytest_pidoc.images.debian.second_stage import FAST
 from pytest_pidoc.images.fetch.source import FileSource
 from pytest_pidoc.images.fetch.unpack import unpack
-from pytest_pidoc.images.packages import VIRT
-from pytest_pidoc.images.second_stage import FAST
 from pytest_pidoc.images.stock import boot_files, elf, ext4, partitions
 from pytest_pidoc.images.stock.ext4 import Ext4
 from pytest_pidoc.images.stock.fat import Fat
@@ -280,13 +281,13 @@ class Build:
         The image gives its network card an address by itself. On a board it has no modules of this kernel, so those
         are loaded in time without which it could not mount its boot partition.
         """
-        loaded = disks.module_closure(modules, [*VIRT, *BOOT_PARTITION])
+        loaded = archives.module_closure(modules, [*VIRT, *BOOT_PARTITION])
         more = [
-            disks.Entry("no-address"),
-            disks.Entry("modules/order", "".join(f"{name}\n" for name in loaded).encode()),
-            *(disks.Entry(f"modules/{name}", content) for name, content in loaded.items()),
+            archives.Entry("no-address"),
+            archives.Entry("modules/order", "".join(f"{name}\n" for name in loaded).encode()),
+            *(archives.Entry(f"modules/{name}", content) for name, content in loaded.items()),
         ]
-        (self.work / "initrd").write_bytes(donor.file("initrd").read_bytes() + disks.cpio(more))
+        (self.work / "initrd").write_bytes(donor.file("initrd").read_bytes() + archives.cpio(more))
 
     def add_kernel(self, donor: Image, modules: Path, root_fs: Ext4) -> None:
         """Take Debian's kernel, and put its modules beside those of the Pi's."""

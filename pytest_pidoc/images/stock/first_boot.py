@@ -15,7 +15,7 @@ import pexpect
 
 from pytest_pidoc.errors import ConsoleError
 from pytest_pidoc.guest.console import Console
-from pytest_pidoc.images.second_stage import FAST, quoted
+from pytest_pidoc.images.debian.second_stage import FAST, quoted
 from pytest_pidoc.images.store.buildlog import BuildLog
 from pytest_pidoc.machines import Machine
 from pytest_pidoc.values.progress import Progress

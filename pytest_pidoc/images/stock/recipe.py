@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 from pytest_pidoc.errors import SettingsError
-from pytest_pidoc.images import debian
+from pytest_pidoc.images.debian import recipe as debian
 from pytest_pidoc.images.fetch import source
 from pytest_pidoc.images.fetch.source import FileSource
 from pytest_pidoc.images.stock import build as stock

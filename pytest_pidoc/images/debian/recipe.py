@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_pidoc.errors import ImageError, SettingsError
-from pytest_pidoc.images import disks, second_stage
-from pytest_pidoc.images.packages import (
+from pytest_pidoc.images.debian import archives, second_stage
+from pytest_pidoc.images.debian.packages import (
     ARCHITECTURES,
     BUILDER,
     BUILDER_ARCHITECTURE,
@@ -43,7 +43,7 @@ from pytest_pidoc.values.progress import Progress
 
 __all__ = ["ARCHITECTURES", "TOOLS", "VARIANTS", "Recipe", "build", "key", "recipe"]
 
-GUEST = Path(__file__).resolve().parent.parent / "guest"
+GUEST = Path(__file__).resolve().with_name("guest")
 
 #: Raised when code changes what an image holds without a change of a file in ``guest/``.
 VERSION = 1
@@ -208,7 +208,7 @@ class _Build:
 
     def bootstrap(self) -> None:
         """Download and unpack the packages; leave the disk and the kernel's package in the work directory."""
-        (self.work / "guest.tar").write_bytes(disks.tar(self.guest_files()))
+        (self.work / "guest.tar").write_bytes(archives.tar(self.guest_files()))
         self.progress.step(f"downloading and unpacking Debian {self.recipe.release} for {self.name}")
         try:
             self.run_mmdebstrap()
@@ -266,22 +266,22 @@ class _Build:
             },
         )
 
-    def guest_files(self) -> Iterator[disks.Entry]:
+    def guest_files(self) -> Iterator[archives.Entry]:
         """Yield what goes into the guest beside its packages."""
         root = GUEST / self.variant.folder / "root"
         for path in sorted(root.rglob("*")):
             if path.is_file():
-                yield disks.Entry(str(path.relative_to(root)), path.read_bytes())
+                yield archives.Entry(str(path.relative_to(root)), path.read_bytes())
         script, secret = stat.S_IFREG | 0o755, stat.S_IFREG | 0o600
         here = Path(second_stage.INIT).parent.relative_to("/")
-        yield disks.Entry(f"{here}/second-stage", (GUEST / "build" / "second-stage").read_bytes(), script)
-        yield disks.Entry(f"{here}/setup", (GUEST / self.variant.folder / "setup").read_bytes())
-        yield disks.Entry(f"{here}/authorized_keys", (self.directory / "id_ed25519.pub").read_bytes())
+        yield archives.Entry(f"{here}/second-stage", (GUEST / "build" / "second-stage").read_bytes(), script)
+        yield archives.Entry(f"{here}/setup", (GUEST / self.variant.folder / "setup").read_bytes())
+        yield archives.Entry(f"{here}/authorized_keys", (self.directory / "id_ed25519.pub").read_bytes())
         for name, mode in (
             ("ssh_host_ed25519_key", secret),
             ("ssh_host_ed25519_key.pub", stat.S_IFREG | 0o644),
         ):
-            yield disks.Entry(f"etc/ssh/{name}", (self.work / name).read_bytes(), mode)
+            yield archives.Entry(f"etc/ssh/{name}", (self.work / name).read_bytes(), mode)
 
     @property
     def foreign(self) -> bool:
@@ -322,10 +322,10 @@ class _Build:
 
     def initrd(self, unpacked: Path, modules: Iterable[str]) -> bytes:
         """Make an initrd that loads *modules* of the unpacked kernel."""
-        return disks.initrd(
+        return archives.initrd(
             init=(GUEST / "initrd" / "init").read_bytes(),
             busybox=(unpacked / "bin" / "busybox").read_bytes(),
-            modules=disks.module_closure(_modules(unpacked), modules),
+            modules=archives.module_closure(_modules(unpacked), modules),
         )
 
     def file(self, name: str) -> ImageFile:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pytest_pidoc.images import second_stage
+from pytest_pidoc.images.debian import second_stage
 
 __all__ = ["ARCHITECTURES", "MODULES_WITHOUT", "TOOLS", "VARIANTS", "Architecture", "Variant"]
 

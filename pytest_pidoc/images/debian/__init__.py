@@ -1,0 +1,1 @@
+"""The image that is built from Debian's packages."""
