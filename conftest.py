@@ -45,11 +45,11 @@ def _missing_qemu() -> str | None:
 def _missing_docker(items: list[pytest.Item]) -> str | None:
     if not any(item.get_closest_marker("docker") for item in items):
         return None
-    from pytest_pidoc import dockerd
+    from pytest_pidoc.containers import daemon
     from pytest_pidoc.errors import EngineUnavailable
 
     try:
-        dockerd.connect().close()
+        daemon.connect().close()
     except EngineUnavailable as error:
         return error.what
     return None

@@ -159,10 +159,10 @@ def _local(settings: Settings) -> Check:
 
 
 def _docker(settings: Settings) -> Check:
-    from pytest_pidoc import dockerd
+    from pytest_pidoc.containers import daemon
 
     try:
-        with contextlib.closing(dockerd.connect()) as client:
+        with contextlib.closing(daemon.connect()) as client:
             return Check("engine docker", True, f"Docker {client.version()['Version']}")
     except EngineUnavailable as error:
         return Check("engine docker", False, error.what, INSTALL_DOCKER)

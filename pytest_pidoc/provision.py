@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from pytest_pidoc import availability
+from pytest_pidoc.containers import registry
 from pytest_pidoc.engines.choose import choose
 from pytest_pidoc.engines.engine import Engine
 from pytest_pidoc.engines.local import LocalEngine
 from pytest_pidoc.errors import SettingsError
-from pytest_pidoc.images import recipes, registry
+from pytest_pidoc.images import recipes
 from pytest_pidoc.images.fetch.source import REGISTRY_PREFIX
 from pytest_pidoc.images.store.cache import Cache
 from pytest_pidoc.images.store.image import Image
@@ -95,17 +96,17 @@ def provision(spec: ClusterSpec, settings: Settings, progress: Progress) -> Prov
         availability.require(machine(spec.model), local)  # before an image is built in vain
         return Provision(build_image(spec, settings, progress), local)
 
-    from pytest_pidoc import dockerd
-    from pytest_pidoc.images import container
+    from pytest_pidoc.containers import build as container_image
+    from pytest_pidoc.containers import daemon
 
-    with contextlib.closing(dockerd.connect()) as client:
+    with contextlib.closing(daemon.connect()) as client:
         if published:
             reference, image = registry.pull(
                 client, spec.image, directory=settings.cache_dir / "published", progress=progress
             )
         else:
             image = build_image(spec, settings, progress)
-            reference = container.build(client, directory=settings.cache_dir / "containers", progress=progress)
+            reference = container_image.build(client, directory=settings.cache_dir / "containers", progress=progress)
     return _on_docker(image, reference, machine(spec.model))
 
 
@@ -134,11 +135,11 @@ def _refuse_parts(spec: ClusterSpec) -> None:
 
 def _on_docker(image: Image, reference: str, model: Machine | None = None) -> Provision:
     """Return the engine for that container image; *model* is one that it must be able to start."""
-    from pytest_pidoc import dockerd
+    from pytest_pidoc.containers import daemon
     from pytest_pidoc.engines.docker import DockerEngine
 
     with contextlib.ExitStack() as closing:
-        client = closing.enter_context(contextlib.closing(dockerd.connect()))
+        client = closing.enter_context(contextlib.closing(daemon.connect()))
         engine = DockerEngine(client, reference)
         if model is not None:
             availability.require(model, engine)

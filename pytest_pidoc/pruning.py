@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_pidoc import artifacts, warm
+from pytest_pidoc.containers import stored
 from pytest_pidoc.errors import ImageError, ImageInUse, PidocError
-from pytest_pidoc.images import stored
 from pytest_pidoc.images.fetch import download
 from pytest_pidoc.images.store import usage
 from pytest_pidoc.images.store.cache import Cache

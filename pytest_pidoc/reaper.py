@@ -149,10 +149,10 @@ def _may_have_containers(directory: Path) -> bool:
 
 
 def _remove_containers(session: str) -> None:
-    from pytest_pidoc import dockerd
-    from pytest_pidoc.engines.containers import remove_session
+    from pytest_pidoc.containers import daemon
+    from pytest_pidoc.containers.running import remove_session
 
-    with contextlib.closing(dockerd.connect()) as client:
+    with contextlib.closing(daemon.connect()) as client:
         remove_session(session, client)
 
 

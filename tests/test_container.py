@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_pidoc.containers import registry
+from pytest_pidoc.containers.build import build, context, key
 from pytest_pidoc.errors import ImageError
-from pytest_pidoc.images import registry
-from pytest_pidoc.images.container import build, context, key
 from pytest_pidoc.images.store.image import Image, ImageFile, Manifest
 from pytest_pidoc.values.progress import Progress
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_pidoc.dockerd import connect, daemon_errors
+from pytest_pidoc.containers.daemon import connect, daemon_errors
 from pytest_pidoc.errors import EngineUnavailable, ImageError
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pytest_pidoc import dockerd
 from pytest_pidoc.bench import host
 from pytest_pidoc.cluster import Cluster
-from pytest_pidoc.engines.containers import node_containers
+from pytest_pidoc.containers import daemon
+from pytest_pidoc.containers.running import node_containers
 from pytest_pidoc.errors import EngineUnavailable, PidocError
 from pytest_pidoc.host import processes, records
 from pytest_pidoc.settings import Settings
@@ -61,7 +61,7 @@ class Traces:
         with contextlib.ExitStack() as closing:
             containers = []
             with contextlib.suppress(EngineUnavailable):  # no daemon, no containers
-                containers = node_containers(closing.enter_context(contextlib.closing(dockerd.connect())))
+                containers = node_containers(closing.enter_context(contextlib.closing(daemon.connect())))
         return cls(
             frozenset(processes.children()),
             frozenset(_descriptors()),

@@ -35,29 +35,28 @@ def build(options: argparse.Namespace, settings: Settings) -> int:
     image = build_image(settings.spec(), settings, progress, rebuild=options.rebuild)
     print(image.path)
     if options.container:
-        from pytest_pidoc import dockerd
-        from pytest_pidoc.images import container
+        from pytest_pidoc.containers import build as container_image
+        from pytest_pidoc.containers import daemon
 
-        with contextlib.closing(dockerd.connect()) as client:
-            reference = container.build(
+        with contextlib.closing(daemon.connect()) as client:
+            reference = container_image.build(
                 client,
                 image if options.container == "pidoc" else None,
                 directory=settings.cache_dir / "containers",
                 progress=progress,
-                base_image=options.base_image or container.BASE_IMAGE,
+                base_image=options.base_image or container_image.BASE_IMAGE,
             )
             if options.tag:
-                container.tag(client, reference, options.tag)
+                container_image.tag(client, reference, options.tag)
         print(options.tag or reference)
     return 0
 
 
 def pull(options: argparse.Namespace, settings: Settings) -> int:
     """Pull a published image."""
-    from pytest_pidoc import dockerd
-    from pytest_pidoc.images import registry
+    from pytest_pidoc.containers import daemon, registry
 
-    with contextlib.closing(dockerd.connect()) as client:
+    with contextlib.closing(daemon.connect()) as client:
         reference, image = registry.pull(
             client, options.image, directory=settings.cache_dir / "published", progress=terminal_progress(), again=True
         )
@@ -139,7 +138,7 @@ def _shortened(recipe: str, width: int = 60) -> str:
 def _container_images() -> list[dict[str, Any]]:
     from datetime import datetime, timezone
 
-    from pytest_pidoc.images import stored
+    from pytest_pidoc.containers import stored
 
     with _daemon() as client:
         return [
@@ -159,10 +158,10 @@ def _container_images() -> list[dict[str, Any]]:
 @contextlib.contextmanager
 def _daemon() -> Iterator[docker.DockerClient | None]:
     """Connect to the Docker daemon, if there is one."""
-    from pytest_pidoc import dockerd
+    from pytest_pidoc.containers import daemon
 
     with contextlib.ExitStack() as closing:
         client = None
         with contextlib.suppress(EngineUnavailable):
-            client = closing.enter_context(contextlib.closing(dockerd.connect()))
+            client = closing.enter_context(contextlib.closing(daemon.connect()))
         yield client

@@ -45,10 +45,10 @@ def _uses_docker(settings: Settings) -> bool:
     """Tell whether the engine will be Docker, where this host needs no QEMU of its own to run nodes."""
     if settings.engine == "local":
         return False
-    from pytest_pidoc import dockerd
+    from pytest_pidoc.containers import daemon
 
     try:
-        dockerd.connect().close()
+        daemon.connect().close()
     except EngineUnavailable:
         return False
     return True

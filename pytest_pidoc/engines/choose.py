@@ -25,10 +25,10 @@ def choose(engine: str) -> str:
     if engine == "local":
         _require_qemu()
         return engine
-    from pytest_pidoc import dockerd
+    from pytest_pidoc.containers import daemon
 
     try:
-        dockerd.connect().close()
+        daemon.connect().close()
     except EngineUnavailable as error:
         if engine == "docker":
             raise

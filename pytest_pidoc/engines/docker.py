@@ -12,8 +12,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from pytest_pidoc import reaper
-from pytest_pidoc.dockerd import GUEST_LABEL, daemon_errors
-from pytest_pidoc.engines.containers import own_labels, remove
+from pytest_pidoc.containers.daemon import GUEST_LABEL, daemon_errors
+from pytest_pidoc.containers.running import own_labels, remove
 from pytest_pidoc.engines.engine import Endpoint, refuse_more_cpus
 from pytest_pidoc.errors import EngineUnavailable, ImageError, MonitorError, NodeDied
 from pytest_pidoc.host import processes
@@ -52,7 +52,7 @@ class DockerEngine:
     Parameters
     ----------
     client
-        The daemon, from `pytest_pidoc.dockerd.connect`. Whoever connected closes it.
+        The daemon, from `pytest_pidoc.containers.daemon.connect`. Whoever connected closes it.
     reference
         The container image: with the guest in it, or with QEMU alone, and then the guest's files are mounted.
     """

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from pytest_pidoc import dockerd
-from pytest_pidoc.engines.containers import node_containers
+from pytest_pidoc.containers import daemon
+from pytest_pidoc.containers.running import node_containers
 from pytest_pidoc.errors import EngineUnavailable
 from pytest_pidoc.host import processes, records
 
@@ -20,7 +20,7 @@ def leftovers(cluster: str) -> list[str]:
     if (records.root() / cluster).exists():
         found.append(str(records.root() / cluster))
     try:
-        client = dockerd.connect()
+        client = daemon.connect()
     except EngineUnavailable:  # so there are no containers
         return found
     with contextlib.closing(client):

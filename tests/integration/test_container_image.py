@@ -23,14 +23,14 @@ from typing import TYPE_CHECKING
 import pytest
 from bare_metal import GREETING, make_image
 
-from pytest_pidoc.dockerd import GUEST_LABEL, IMAGE_LABEL, connect
-from pytest_pidoc.engines.containers import remove_session
+from pytest_pidoc.containers import build as container_image
+from pytest_pidoc.containers.build import build, tag
+from pytest_pidoc.containers.daemon import GUEST_LABEL, IMAGE_LABEL, connect
+from pytest_pidoc.containers.registry import pull
+from pytest_pidoc.containers.running import remove_session
+from pytest_pidoc.containers.stored import discard, stored
 from pytest_pidoc.engines.docker import DockerEngine
 from pytest_pidoc.errors import DownloadError, EngineUnavailable, ImageError
-from pytest_pidoc.images import container
-from pytest_pidoc.images.container import build, tag
-from pytest_pidoc.images.registry import pull
-from pytest_pidoc.images.stored import discard, stored
 from pytest_pidoc.machines import MIB, machine
 from pytest_pidoc.qemu.launch import Launch
 from pytest_pidoc.values.files import SERIAL_LOG
@@ -199,8 +199,8 @@ class TestBuild:
             (tmp_path / "mmdebstrap").write_text(mmdebstrap)
             (tmp_path / "mmdebstrap").chmod(0o755)
         monkeypatch.setenv("PATH", str(tmp_path))
-        monkeypatch.setattr(container, "BASE_IMAGE", "127.0.0.1:1/none:1")
-        monkeypatch.setattr(container, "OWN_BASE", "pytest-pidoc/none:1")
+        monkeypatch.setattr(container_image, "BASE_IMAGE", "127.0.0.1:1/none:1")
+        monkeypatch.setattr(container_image, "OWN_BASE", "pytest-pidoc/none:1")
         with pytest.raises(ImageError) as caught:
             build(client, directory=tmp_path, progress=Progress(), base_image="127.0.0.1:1/none:1")
         assert said in str(caught.value)
@@ -519,8 +519,8 @@ class TestSource:
             QEMU_SOURCE_URL=f"{upstream.url}/hang", QEMU_BUILD_PACKAGES=f"make sed={number}*"
         )
         code = (
-            "import sys; from pathlib import Path; from pytest_pidoc.dockerd import connect;"
-            "from pytest_pidoc.images.container import build; from pytest_pidoc.values.progress import Progress;"
+            "import sys; from pathlib import Path; from pytest_pidoc.containers.daemon import connect;"
+            "from pytest_pidoc.containers.build import build; from pytest_pidoc.values.progress import Progress;"
             f"build(connect(), directory=Path({str(tmp_path)!r}), progress=Progress(), arguments={arguments!r})"
         )
         running = {"label": [f"{IMAGE_LABEL}=qemu-source"]}

@@ -17,13 +17,13 @@ import pytest
 from bare_metal import GREEDY, GREETING, make_image
 from support import child
 
-from pytest_pidoc.dockerd import NODE_LABEL, SESSION_LABEL, connect
-from pytest_pidoc.engines.containers import node_containers, remove_session
+from pytest_pidoc.containers.build import build
+from pytest_pidoc.containers.daemon import NODE_LABEL, SESSION_LABEL, connect
+from pytest_pidoc.containers.running import node_containers, remove_session
 from pytest_pidoc.engines.docker import NOBODY, PIDS, QEMU_ALLOWANCE, DockerEngine
 from pytest_pidoc.engines.engine import Endpoint
 from pytest_pidoc.errors import EngineUnavailable, ImageError, NodeDied, SettingsError
 from pytest_pidoc.host import sockets
-from pytest_pidoc.images.container import build
 from pytest_pidoc.machines import MIB, machine
 from pytest_pidoc.qemu.launch import Launch
 from pytest_pidoc.qemu.monitor import Monitor
@@ -39,7 +39,7 @@ pytestmark = pytest.mark.docker
 
 FOREVER = """
 import sys
-from pytest_pidoc.dockerd import connect
+from pytest_pidoc.containers.daemon import connect
 from pytest_pidoc.engines.docker import DockerEngine
 
 DockerEngine(connect(), sys.argv[1]).run_qemu("qemu-system-aarch64", ["-M", "none", "-display", "none"], timeout=600)

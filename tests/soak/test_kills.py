@@ -19,8 +19,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_pidoc import Settings, dockerd
-from pytest_pidoc.engines.containers import node_containers
+from pytest_pidoc import Settings
+from pytest_pidoc.containers import daemon
+from pytest_pidoc.containers.running import node_containers
 from pytest_pidoc.provision import build_image
 from pytest_pidoc.values.progress import Progress
 
@@ -101,7 +102,7 @@ def of_run(temporary: Path) -> list[str]:
 
 def containers_of(clusters: set[str]) -> list[str]:
     """Return the containers of these clusters, and those that any process has run that is gone."""
-    with contextlib.closing(dockerd.connect()) as client:
+    with contextlib.closing(daemon.connect()) as client:
         return [
             f"container {each.id[:12]} of {each.cluster}"
             for each in node_containers(client)

@@ -13,8 +13,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_pidoc.dockerd import GUEST_LABEL, IMAGE_LABEL, daemon_errors
-from pytest_pidoc.engines.containers import own_labels, remove
+from pytest_pidoc.containers.daemon import GUEST_LABEL, IMAGE_LABEL, daemon_errors
+from pytest_pidoc.containers.running import own_labels, remove
 from pytest_pidoc.errors import ChecksumMismatch, DownloadError, ImageError
 from pytest_pidoc.host.locks import locked
 from pytest_pidoc.images.fetch.source import REGISTRY_PREFIX

@@ -6,7 +6,7 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_pidoc.dockerd import NODE_LABEL, PROCESS_LABEL, SESSION_LABEL, daemon_errors
+from pytest_pidoc.containers.daemon import NODE_LABEL, PROCESS_LABEL, SESSION_LABEL, daemon_errors
 from pytest_pidoc.host import processes
 
 if TYPE_CHECKING:

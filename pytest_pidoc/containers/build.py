@@ -14,7 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from pytest_pidoc.dockerd import IMAGE_LABEL, daemon_errors
+from pytest_pidoc.containers.daemon import IMAGE_LABEL, daemon_errors
 from pytest_pidoc.errors import EngineUnavailable, ImageError
 from pytest_pidoc.host.locks import locked
 from pytest_pidoc.images.store.cache import faults_named
@@ -128,7 +128,7 @@ def context(guest: Image | None) -> Iterator[bytes]:
 
     The guest's files can be read by everybody in the container, where QEMU runs as the user who called, with
     one exception. The private key is root's alone: QEMU needs it not, and the daemon reads it for whoever may
-    ask the daemon (see `pytest_pidoc.images.registry`).
+    ask the daemon (see `pytest_pidoc.containers.registry`).
     """
     for name in ("Dockerfile", *SCRIPTS):
         content = _packaged(name)
@@ -269,7 +269,7 @@ def _id(client: docker.DockerClient, reference: str) -> str | None:
 
 def _packaged(name: str) -> bytes:
     package = resources.files("pytest_pidoc")
-    return (package / name if name == "guard.py" else package / "container" / name).read_bytes()
+    return (package / ("qemu" if name == "guard.py" else "containers") / name).read_bytes()
 
 
 def _header(name: str, size: int, *, mode: int) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_pidoc.dockerd import GUEST_LABEL, IMAGE_LABEL, daemon_errors
+from pytest_pidoc.containers.daemon import GUEST_LABEL, IMAGE_LABEL, daemon_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
