@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pytest_pidoc import availability
 from pytest_pidoc.containers import registry
+from pytest_pidoc.engines import availability
 from pytest_pidoc.engines.choose import choose
 from pytest_pidoc.engines.engine import Engine
 from pytest_pidoc.engines.local import LocalEngine

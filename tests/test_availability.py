@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pytest_pidoc import cli
-from pytest_pidoc.availability import Availability, availabilities, require
+from pytest_pidoc.engines.availability import Availability, availabilities, require
 from pytest_pidoc.engines.local import LocalEngine
 from pytest_pidoc.errors import EngineUnavailable
 from pytest_pidoc.machines import MODELS

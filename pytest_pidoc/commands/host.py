@@ -42,7 +42,7 @@ def doctor(options: argparse.Namespace, settings: Settings) -> int:
 
 def models(options: argparse.Namespace, settings: Settings) -> int:
     """List the models, and which of them this host's QEMU can be."""
-    from pytest_pidoc.availability import availabilities
+    from pytest_pidoc.engines.availability import availabilities
     from pytest_pidoc.engines.local import LocalEngine
 
     found: list[dict[str, Any]] = [
