@@ -12,18 +12,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
 
-from pytest_pidoc import reaper, room
 from pytest_pidoc.engines.engine import Endpoint, Engine
 from pytest_pidoc.errors import FaultError, KernelPanic, PidocError
 from pytest_pidoc.guest import ssh
 from pytest_pidoc.host import processes, records
 from pytest_pidoc.lan import conditions as lan_faults
 from pytest_pidoc.lan.lan import Lan
+from pytest_pidoc.lifecycle import capacity, reaper
+from pytest_pidoc.lifecycle.provision import Provision, provision
+from pytest_pidoc.lifecycle.start import Member, Ownership, Started, launch_of
+from pytest_pidoc.lifecycle.start import start as start_nodes
 from pytest_pidoc.node import Node
-from pytest_pidoc.provision import Provision, provision
 from pytest_pidoc.settings import ClusterSpec, Settings
-from pytest_pidoc.startup import Member, Ownership, Started, launch_of
-from pytest_pidoc.startup import start as start_nodes
 from pytest_pidoc.values.checks import shown
 from pytest_pidoc.values.deadline import Deadline
 from pytest_pidoc.values.faults import Fault, FaultLog
@@ -425,7 +425,7 @@ def start_cluster(
     own = ownership or Ownership(None if keep else processes.own())
     with contextlib.ExitStack() as closing:
         found = closing.enter_context(provision(spec, settings, progress))
-        started = room.awaited(
+        started = capacity.awaited(
             lambda: start_nodes(spec, settings, found, ownership=own, progress=progress),
             patience=patience,
             progress=progress,

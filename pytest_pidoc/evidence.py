@@ -8,8 +8,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_pidoc import artifacts, leases
+from pytest_pidoc import leases
 from pytest_pidoc.errors import PidocError
+from pytest_pidoc.lifecycle import artifacts
 from pytest_pidoc.node import UP
 
 if TYPE_CHECKING:

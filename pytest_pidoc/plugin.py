@@ -128,7 +128,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 def _folders(places: list[tuple[str, str]]) -> list[Path]:
     if not places:
         return []
-    from pytest_pidoc import artifacts
+    from pytest_pidoc.lifecycle import artifacts
 
     return [folder for base, run in dict.fromkeys(places) for folder in artifacts.of_run(Path(base), run)]
 
@@ -138,7 +138,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     if _pool in config.stash:
         config.stash[_pool].close()
     if _run in config.stash:  # this process has workers, which have ended
-        from pytest_pidoc import reaper
+        from pytest_pidoc.lifecycle import reaper
 
         reaper.reap_run(config.stash[_run].name, config.stash[_run].owner)
 
@@ -188,7 +188,7 @@ def pidoc_settings(pytestconfig: pytest.Config) -> Settings:
 @pytest.fixture(scope="session")
 def pidoc_image(pidoc_settings: Settings, pytestconfig: pytest.Config) -> Image:
     """Return the image of the default model, built or pulled if it is not there."""
-    from pytest_pidoc.provision import provision
+    from pytest_pidoc.lifecycle.provision import provision
 
     with _unavailable_skips(pidoc_settings):
         return provision(pidoc_settings.spec(), pidoc_settings, _progress(pytestconfig)).image

@@ -18,15 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_pidoc import evidence, leases, reaper, room
+from pytest_pidoc import evidence, leases
 from pytest_pidoc.cluster import Cluster, start_cluster
 from pytest_pidoc.errors import PidocError
 from pytest_pidoc.host import processes, records
 from pytest_pidoc.host.locks import locked
 from pytest_pidoc.leases import Lease
+from pytest_pidoc.lifecycle import capacity, reaper
+from pytest_pidoc.lifecycle.start import Ownership
 from pytest_pidoc.node import UP
 from pytest_pidoc.settings import ClusterSpec, Settings
-from pytest_pidoc.startup import Ownership
 from pytest_pidoc.values.deadline import Deadline
 from pytest_pidoc.values.progress import Progress
 
@@ -264,7 +265,7 @@ class ClusterPool:
         """Try until there is room, which clusters make that nobody uses."""
         holding = bool(self._leases or self._private)
         patience = Deadline(HOLDING_PATIENCE if holding else PATIENCE, interval=LOOK_INTERVAL)
-        return room.awaited(attempt, patience=patience, progress=progress, make_room=self._make_room)
+        return capacity.awaited(attempt, patience=patience, progress=progress, make_room=self._make_room)
 
     def _make_room(self) -> bool:
         """End the oldest cluster of the run that nobody uses; tell whether there was one."""

@@ -12,13 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_pidoc import artifacts, warm
 from pytest_pidoc.containers import stored
 from pytest_pidoc.errors import ImageError, ImageInUse, PidocError
 from pytest_pidoc.images.fetch import download
 from pytest_pidoc.images.store import usage
 from pytest_pidoc.images.store.cache import Cache
 from pytest_pidoc.images.store.image import Image
+from pytest_pidoc.lifecycle import artifacts, templates
 from pytest_pidoc.values.text import duration
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def in_cache(root: Path, used: Collection[Path]) -> list[Item]:
     contents = {image.manifest.content for image in (*images, *published)}
     items = []
     for image in images:
-        base = warm.base(image.manifest)
+        base = templates.base(image.manifest)
         items.append(
             Item(
                 name=_name(image),
@@ -227,7 +227,7 @@ def _remove_evidence(folder: artifacts.Folder, dry_run: bool) -> None:
 
 def _name(image: Image) -> str:
     qemu = image.manifest.versions.get("qemu", "")
-    return f"{image} on QEMU {qemu.split()[0]}" if qemu and warm.base(image.manifest) else str(image)
+    return f"{image} on QEMU {qemu.split()[0]}" if qemu and templates.base(image.manifest) else str(image)
 
 
 def _last_used(root: Path, image: Image) -> float:

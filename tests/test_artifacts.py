@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_pidoc.artifacts import REPORT, Folder, Limits, folder_name, folders, keep, of_run
 from pytest_pidoc.host import processes
+from pytest_pidoc.lifecycle.artifacts import REPORT, Folder, Limits, folder_name, folders, keep, of_run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -97,7 +97,9 @@ def test_keeping_again_replaces(tmp_path: Path) -> None:
 
 def test_evidence_of_an_earlier_run_does_not_mix_with_this_ones(tmp_path: Path) -> None:
     """A third node of last week's run is not shown beside today's two, but the user's notes are."""
-    command = "import pathlib, sys; from pytest_pidoc.artifacts import keep; keep([pathlib.Path(sys.argv[1])],"
+    command = (
+        "import pathlib, sys; from pytest_pidoc.lifecycle.artifacts import keep; keep([pathlib.Path(sys.argv[1])],"
+    )
     program = [sys.executable, "-c", command + " pathlib.Path(sys.argv[2]), {})"]
     target = tmp_path / "kept"
     subprocess.run([*program, make_cluster(tmp_path / "old", 3, serial="old"), target], check=True)
@@ -196,7 +198,7 @@ def test_folder_without_a_report_of_ours_is_not_ours(tmp_path: Path, text: str) 
 def test_evidence_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     """A disk without room for the report, here a file that may not grow, leaves no half of one and no empty folder."""
     program = (
-        "import pathlib, resource, sys; from pytest_pidoc.artifacts import keep;"
+        "import pathlib, resource, sys; from pytest_pidoc.lifecycle.artifacts import keep;"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10)); keep([], pathlib.Path(sys.argv[1]), {})"
     )
     done = subprocess.run([sys.executable, "-c", program, tmp_path / "base" / "kept"], capture_output=True, check=False)

@@ -10,8 +10,8 @@ from pytest_pidoc import cli
 from pytest_pidoc.engines.availability import Availability, availabilities, require
 from pytest_pidoc.engines.local import LocalEngine
 from pytest_pidoc.errors import EngineUnavailable
+from pytest_pidoc.lifecycle.provision import provision
 from pytest_pidoc.machines import MODELS
-from pytest_pidoc.provision import provision
 from pytest_pidoc.qemu.program import QemuVersion
 from pytest_pidoc.settings import Settings
 from pytest_pidoc.values.progress import Progress

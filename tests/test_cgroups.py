@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from support import child, make_image, make_launch
 
-from pytest_pidoc import reaper
 from pytest_pidoc.engines import cgroups
 from pytest_pidoc.engines.local import LocalEngine
 from pytest_pidoc.host import processes, records
+from pytest_pidoc.lifecycle import reaper
 
 MOUNTS = """\
 31 23 0:28 / {root} rw,relatime - tmpfs tmpfs rw,mode=755

@@ -16,10 +16,11 @@ import paramiko
 import pytest
 from support import PIDOC, SshServer, child, eventually, make_image
 
-from pytest_pidoc import artifacts, cli
+from pytest_pidoc import cli
 from pytest_pidoc.doctor import Check
 from pytest_pidoc.host import processes, records
 from pytest_pidoc.images.store import usage
+from pytest_pidoc.lifecycle import artifacts
 from pytest_pidoc.settings import Settings
 from pytest_pidoc.values.files import CONSOLE_SOCKET
 

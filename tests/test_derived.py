@@ -19,8 +19,8 @@ from pytest_pidoc.images.derived import derive
 from pytest_pidoc.images.fetch.source import FileSource, Member
 from pytest_pidoc.images.stock import recipe as raspios
 from pytest_pidoc.images.store.cache import Cache
+from pytest_pidoc.lifecycle.provision import provision
 from pytest_pidoc.machines import MODELS
-from pytest_pidoc.provision import provision
 from pytest_pidoc.values.progress import Progress
 
 

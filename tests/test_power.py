@@ -15,9 +15,9 @@ from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.engines.engine import Endpoint
 from pytest_pidoc.errors import FaultError, KernelPanic, NodeDied, WaitTimeout
 from pytest_pidoc.guest.identity import Identity
+from pytest_pidoc.lifecycle.start import Member, Started
 from pytest_pidoc.node import Node
 from pytest_pidoc.qemu.command import mac_address
-from pytest_pidoc.startup import Member, Started
 from pytest_pidoc.values.files import QMP_SOCKET, SERIAL_LOG
 
 if TYPE_CHECKING:

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_pidoc import warm
 from pytest_pidoc.errors import ImageInUse
 from pytest_pidoc.images.store import usage
 from pytest_pidoc.images.store.cache import Cache, image_file
 from pytest_pidoc.images.store.image import Image, Manifest, Source
+from pytest_pidoc.lifecycle import templates
 from pytest_pidoc.pruning import Item, in_cache, occupied, prune
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def build(cache: Cache, key: str, content: bytes, base: Image | None = None) -> 
     def make(directory: Path, log: BuildLog) -> Manifest:
         (directory / "disk").write_bytes(content)
         files = {"disk": image_file(directory / "disk")}
-        sources = (Source("debian:bookworm", warm.BASE, base.manifest.content),) if base else ()
+        sources = (Source("debian:bookworm", templates.BASE, base.manifest.content),) if base else ()
         versions = {"qemu": "10.0.2 (Debian)"} if base else {}
         manifest = Manifest("debian:bookworm", "arm64", "", files, "pi", (), versions=versions, sources=sources)
         return manifest if base is None else dataclasses.replace(manifest, recipe="debian:bookworm warm")

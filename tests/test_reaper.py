@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 from support import child, eventually
 
-from pytest_pidoc import reaper
 from pytest_pidoc.errors import EngineUnavailable
 from pytest_pidoc.host import processes, records
+from pytest_pidoc.lifecycle import reaper
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

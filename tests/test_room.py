@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 from support import child
 
-from pytest_pidoc import room
 from pytest_pidoc.errors import NoRoom, SettingsError
 from pytest_pidoc.host import processes, records
+from pytest_pidoc.lifecycle import capacity
 from pytest_pidoc.machines import MIB
 from pytest_pidoc.settings import Settings
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("clusters")
 
-NODE = 512 * MIB + room.QEMU
+NODE = 512 * MIB + capacity.QEMU
 
 
 def spec(nodes: int, **more: object):  # type: ignore[no-untyped-def]
@@ -31,7 +31,7 @@ def spec(nodes: int, **more: object):  # type: ignore[no-untyped-def]
 
 def most() -> int:
     """Return how many nodes of the default model fit into this machine."""
-    return int(room.memory() * (1 - room.RESERVE)) // NODE
+    return int(capacity.memory() * (1 - capacity.RESERVE)) // NODE
 
 
 @pytest.fixture
@@ -50,25 +50,25 @@ def running(owner: str | None, need: int) -> str:
 
 def test_need_is_memory_and_a_qemu_per_node() -> None:
     """By the model's memory, or by what was asked for."""
-    assert room.needed(spec(3)) == 3 * NODE
-    assert room.needed(spec(1, memory="1G")) == 1024 * MIB + room.QEMU
+    assert capacity.needed(spec(3)) == 3 * NODE
+    assert capacity.needed(spec(1, memory="1G")) == 1024 * MIB + capacity.QEMU
 
 
 def test_what_fits_is_booked() -> None:
     """With what it needs."""
-    with room.booked(spec(1), overcommit=False) as need:
+    with capacity.booked(spec(1), overcommit=False) as need:
         assert need == NODE
 
 
 def test_what_never_fits_is_refused() -> None:
     """Whatever runs; unless the user insists."""
-    large = spec(1, memory=room.memory() // MIB * MIB)
+    large = spec(1, memory=capacity.memory() // MIB * MIB)
     with pytest.raises(SettingsError, match=r"may use \d+ MiB, and this machine has \d+ MiB") as caught:
-        room.booked(large, overcommit=False).__enter__()
+        capacity.booked(large, overcommit=False).__enter__()
     assert "--pidoc-overcommit" in caught.value.tip
 
-    with room.booked(large, overcommit=True) as need:
-        assert need > room.memory()
+    with capacity.booked(large, overcommit=True) as need:
+        assert need > capacity.memory()
 
 
 @pytest.mark.parametrize("others", [True, False])
@@ -76,10 +76,10 @@ def test_what_does_not_fit_now_may_fit_later(other: str, others: bool) -> None:
     """The error names who takes the room, and knows whether it may change by itself."""
     name = running(other if others else None, most() * NODE)
     with pytest.raises(NoRoom, match=f"are taken by {name}") as caught:
-        room.booked(spec(1), overcommit=False).__enter__()
+        capacity.booked(spec(1), overcommit=False).__enter__()
     assert caught.value.others is others
 
-    with room.booked(spec(1), overcommit=True):
+    with capacity.booked(spec(1), overcommit=True):
         pass
 
 
@@ -89,7 +89,7 @@ def test_who_is_gone_takes_nothing() -> None:
         gone = str(processes.identify(process.pid))
     running(gone, most() * NODE)
 
-    with room.booked(spec(1), overcommit=False):
+    with capacity.booked(spec(1), overcommit=False):
         pass
 
 
@@ -119,17 +119,17 @@ def test_memory_is_what_control_groups_allow(tmp_path: Path, files: dict[str, st
         (tmp_path / name).write_text(text)
 
     whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    assert room.memory(tmp_path) == (limit or whole)
+    assert capacity.memory(tmp_path) == (limit or whole)
 
 
 def test_few_nodes_start_at_a_time() -> None:
     """The others wait for their turn, and all get one."""
-    most_at_once = room.STARTS_PER_CPU * len(os.sched_getaffinity(0))
+    most_at_once = capacity.STARTS_PER_CPU * len(os.sched_getaffinity(0))
     lock, now, seen = threading.Lock(), 0, []
 
     def start() -> None:
         nonlocal now
-        with room.slot(lambda: False):
+        with capacity.slot(lambda: False):
             with lock:
                 now += 1
                 seen.append(now)
@@ -149,11 +149,11 @@ def test_few_nodes_start_at_a_time() -> None:
 
 def test_who_is_cancelled_does_not_wait() -> None:
     """It goes on without a slot, to find out that it is cancelled."""
-    most_at_once = room.STARTS_PER_CPU * len(os.sched_getaffinity(0))
-    slots = [room.slot(lambda: False) for _ in range(most_at_once)]
+    most_at_once = capacity.STARTS_PER_CPU * len(os.sched_getaffinity(0))
+    slots = [capacity.slot(lambda: False) for _ in range(most_at_once)]
     for slot in slots:
         slot.__enter__()
-    with room.slot(lambda: True):
+    with capacity.slot(lambda: True):
         pass
     for slot in slots:
         slot.__exit__(None, None, None)

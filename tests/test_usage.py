@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 import pytest
 from support import child, eventually
 
-from pytest_pidoc import reaper
 from pytest_pidoc.errors import ImageError, ImageInUse
 from pytest_pidoc.host import processes, records
 from pytest_pidoc.images.store import usage
+from pytest_pidoc.lifecycle import reaper
 
 if TYPE_CHECKING:
     from pathlib import Path

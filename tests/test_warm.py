@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 from support import make_image, make_launch
 
-from pytest_pidoc import warm
 from pytest_pidoc.engines.local import LocalEngine
+from pytest_pidoc.lifecycle import templates
 from pytest_pidoc.machines import MIB
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def test_nodes_of_clusters_share_a_template(launch: Launch) -> None:
     """Names and directories do not matter."""
     other = replace(launch, name="pi-2", cluster="c-11111111", directory=launch.directory.with_name("pi-2"))
 
-    assert warm.key(launch, LocalEngine()) == warm.key(other, LocalEngine())
+    assert templates.key(launch, LocalEngine()) == templates.key(other, LocalEngine())
 
 
 def test_machines_that_differ_have_templates_of_their_own(launch: Launch) -> None:
@@ -44,4 +44,4 @@ def test_machines_that_differ_have_templates_of_their_own(launch: Launch) -> Non
         replace(launch, mips=500.0),
     )
 
-    assert len({warm.key(each, LocalEngine()) for each in launches}) == len(launches)
+    assert len({templates.key(each, LocalEngine()) for each in launches}) == len(launches)

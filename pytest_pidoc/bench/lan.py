@@ -14,15 +14,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from pytest_pidoc import startup
 from pytest_pidoc.bench import host, spread
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.engines.local import LocalEngine
 from pytest_pidoc.errors import EngineUnavailable, SettingsError
 from pytest_pidoc.host import processes
+from pytest_pidoc.lifecycle import start as startup
+from pytest_pidoc.lifecycle.provision import Provision, provision
 from pytest_pidoc.machines import machine
 from pytest_pidoc.node import Node
-from pytest_pidoc.provision import Provision, provision
 from pytest_pidoc.qemu.launch import Launch
 from pytest_pidoc.settings import Settings
 from pytest_pidoc.values.progress import Progress

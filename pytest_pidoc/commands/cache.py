@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_pidoc import reaper
 from pytest_pidoc.commands.clusters import records
 from pytest_pidoc.commands.output import print_json, terminal_progress
 from pytest_pidoc.errors import EngineUnavailable, SettingsError
 from pytest_pidoc.host import records as runtime
+from pytest_pidoc.lifecycle import reaper
 from pytest_pidoc.settings import Settings, parse_size
 from pytest_pidoc.values.checks import shown
 from pytest_pidoc.values.text import duration, size, table
@@ -27,7 +27,7 @@ __all__ = ["build", "images", "prune", "pull"]
 
 def build(options: argparse.Namespace, settings: Settings) -> int:
     """Build an image, and a container image if asked to."""
-    from pytest_pidoc.provision import build_image
+    from pytest_pidoc.lifecycle.provision import build_image
 
     progress = terminal_progress()
     if (options.base_image or options.tag) and not options.container:

@@ -12,11 +12,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_pidoc import reaper
 from pytest_pidoc.commands.output import print_json, terminal_progress
 from pytest_pidoc.errors import PidocError, SettingsError
 from pytest_pidoc.host import processes
 from pytest_pidoc.host import records as runtime
+from pytest_pidoc.lifecycle import reaper
 from pytest_pidoc.settings import Settings
 from pytest_pidoc.values.checks import shown
 from pytest_pidoc.values.text import duration, table

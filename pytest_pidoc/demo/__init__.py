@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pytest_pidoc import doctor
 from pytest_pidoc.errors import EngineUnavailable
-from pytest_pidoc.provision import provision
+from pytest_pidoc.lifecycle.provision import provision
 from pytest_pidoc.settings import Settings
 from pytest_pidoc.values.progress import Progress
 

@@ -11,12 +11,12 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from pytest_pidoc import reaper
 from pytest_pidoc.containers.daemon import GUEST_LABEL, daemon_errors
 from pytest_pidoc.containers.running import own_labels, remove
 from pytest_pidoc.engines.engine import Endpoint, refuse_more_cpus
 from pytest_pidoc.errors import EngineUnavailable, ImageError, MonitorError, NodeDied
 from pytest_pidoc.host import processes
+from pytest_pidoc.lifecycle import reaper
 from pytest_pidoc.machines import MIB
 from pytest_pidoc.qemu import command as qemu
 from pytest_pidoc.qemu import guard, migration

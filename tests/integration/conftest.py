@@ -14,8 +14,8 @@ from pytest_pidoc import Settings
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.engines import cgroups
 from pytest_pidoc.images.store.image import Image
+from pytest_pidoc.lifecycle.provision import build_image
 from pytest_pidoc.node import Node
-from pytest_pidoc.provision import build_image
 from pytest_pidoc.values.progress import Progress
 
 ENGINES = (

@@ -15,13 +15,14 @@ import pytest
 from leftovers import leftovers
 from support import PIDOC, eventually
 
-from pytest_pidoc import Settings, warm
+from pytest_pidoc import Settings
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.errors import ImageInUse
 from pytest_pidoc.host import records
 from pytest_pidoc.images.store import usage
 from pytest_pidoc.images.store.cache import Cache
 from pytest_pidoc.images.store.image import Image
+from pytest_pidoc.lifecycle import templates
 
 ENGINES = (
     pytest.param("local", marks=pytest.mark.qemu),
@@ -100,7 +101,7 @@ def test_a_start_that_is_killed_while_it_keeps_the_saved_machine(
     assert leftovers(cluster.name) == []
     assert not half.exists()
     assert cache.leftovers() == []
-    (template,) = [each for each in cache.images() if warm.base(each.manifest)]
+    (template,) = [each for each in cache.images() if templates.base(each.manifest)]
     cache.verify(template)
 
 

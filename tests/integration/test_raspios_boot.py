@@ -19,7 +19,7 @@ from pi_images import Style, make
 from pytest_pidoc import Settings
 from pytest_pidoc.cluster import Cluster, start_cluster
 from pytest_pidoc.images.store.image import Image
-from pytest_pidoc.provision import build_image
+from pytest_pidoc.lifecycle.provision import build_image
 from pytest_pidoc.values.progress import Progress
 
 pytestmark = pytest.mark.qemu

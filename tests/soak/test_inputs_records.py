@@ -16,10 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import make_image
 
-from pytest_pidoc import cli, reaper
+from pytest_pidoc import cli
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.errors import PidocError
 from pytest_pidoc.host import processes, records
+from pytest_pidoc.lifecycle import reaper
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

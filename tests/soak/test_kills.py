@@ -22,7 +22,7 @@ import pytest
 from pytest_pidoc import Settings
 from pytest_pidoc.containers import daemon
 from pytest_pidoc.containers.running import node_containers
-from pytest_pidoc.provision import build_image
+from pytest_pidoc.lifecycle.provision import build_image
 from pytest_pidoc.values.progress import Progress
 
 STARTS = 3  # of clusters, in each run of pytest; one of them is disturbed

@@ -16,16 +16,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
-from pytest_pidoc import artifacts, reaper, room, warm
 from pytest_pidoc.errors import BootError, ChecksumMismatch, ImageInUse, PidocError, RestoreFailed
 from pytest_pidoc.guest.identity import Identity, LanPlace
 from pytest_pidoc.host import processes, records
 from pytest_pidoc.images.store import usage
 from pytest_pidoc.images.store.cache import Cache
 from pytest_pidoc.lan.lan import NETWORK, Lan, address
+from pytest_pidoc.lifecycle import artifacts, capacity, reaper, templates
+from pytest_pidoc.lifecycle.provision import Provision
 from pytest_pidoc.machines import machine
 from pytest_pidoc.node import Node
-from pytest_pidoc.provision import Provision
 from pytest_pidoc.qemu import command as qemu
 from pytest_pidoc.qemu import devicetree, speed
 from pytest_pidoc.qemu.launch import Launch
@@ -221,7 +221,9 @@ def _template(spec: ClusterSpec, settings: Settings, found: Provision, progress:
             started.end()
 
     launch = launch_of(spec, found, Path(), 1)
-    return warm.template(Cache(settings.cache_dir), launch, found.engine, boot, progress=progress, rebuild=rebuild).path
+    return templates.template(
+        Cache(settings.cache_dir), launch, found.engine, boot, progress=progress, rebuild=rebuild
+    ).path
 
 
 class _Start:
@@ -257,7 +259,7 @@ class _Start:
         self._directory = records.new_directory()
         try:
             self._ownership.claim(self._directory)
-            with room.booked(self._spec, overcommit=self._settings.overcommit) as self._memory:
+            with capacity.booked(self._spec, overcommit=self._settings.overcommit) as self._memory:
                 self._record(())
             images = [self._found.image.path, *([self._template] if self._template else [])]
             for image in images:  # from now on nobody removes them
@@ -298,7 +300,7 @@ class _Start:
         return replace(launch, template=self._template, record=self._recorded)
 
     def _start_node(self, launch: Launch, hosts: Mapping[str, str], began: float, timeout: float) -> Member:
-        with room.slot(self._cancelled.is_set):
+        with capacity.slot(self._cancelled.is_set):
             return self._start_one(launch, hosts, began, Deadline(timeout))  # which the wait before it did not use up
 
     def _start_one(self, launch: Launch, hosts: Mapping[str, str], began: float, deadline: Deadline) -> Member:

@@ -1,7 +1,7 @@
 """Ends clusters whose owner is gone: a process that waits for the owner's end, and a sweep for what it missed.
 
-Run as ``python -m pytest_pidoc.reaper CLUSTER-DIRECTORY``: one process per cluster, in a session of its own, so
-that neither a Ctrl-C nor the death of the owner's process group reaches it. As ``python -m pytest_pidoc.reaper
+Run as ``python -m pytest_pidoc.lifecycle.reaper CLUSTER-DIRECTORY``: one process per cluster, in a session of its own, so
+that neither a Ctrl-C nor the death of the owner's process group reaches it. As ``python -m pytest_pidoc.lifecycle.reaper
 --containers SESSION OWNER`` it does the same for containers that are no nodes, and so have no directory.
 """
 
@@ -116,7 +116,7 @@ def sweep() -> list[str]:
 
 def _start(arguments: list[str], holding: Sequence[int] = ()) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "pytest_pidoc.reaper", *arguments],
+        [sys.executable, "-m", "pytest_pidoc.lifecycle.reaper", *arguments],
         cwd="/",
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
