@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pytest_pidoc.cluster import Cluster
     from pytest_pidoc.images.store.image import Image
     from pytest_pidoc.node import Node
-    from pytest_pidoc.pool import ClusterPool, Run
+    from pytest_pidoc.testrun.pool import ClusterPool, Run
     from pytest_pidoc.values.progress import Progress
 
 __all__ = ["boot_pi", "pi", "pi_cluster", "pi_connection", "pidoc_image", "pidoc_settings"]
@@ -87,7 +87,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """Let the workers of pytest-xdist share clusters, which end with this process."""
-    from pytest_pidoc.pool import Run
+    from pytest_pidoc.testrun.pool import Run
 
     if _run not in node.config.stash:
         node.config.stash[_run] = Run.new()
@@ -98,15 +98,15 @@ def pytest_configure_node(node: Any) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any, error: object) -> None:
     """Hear from a worker of pytest-xdist what stays up; keep what a crashed one's nodes have said, and end them."""
-    from pytest_pidoc import evidence
     from pytest_pidoc.host import processes, records
-    from pytest_pidoc.pool import end_torn
+    from pytest_pidoc.testrun import failures
+    from pytest_pidoc.testrun.pool import end_torn
 
     config, output = node.config, getattr(node, "workeroutput", {})
     config.stash.setdefault(_kept, []).extend(output.get("pidoc_kept", []))
     if error:
         run, base = config.stash[_run], config.stash[_settings].artifacts or records.failed_directory()
-        evidence.of_crash(error, [directory for directory, _ in run.clusters()], base)
+        failures.of_crash(error, [directory for directory, _ in run.clusters()], base)
         config.stash.setdefault(_evidence, []).append((str(base), processes.own()))
         end_torn(run)
 
@@ -165,8 +165,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     report = yield
     if _pool not in item.config.stash:
         return report
-    from pytest_pidoc import evidence
     from pytest_pidoc.host import processes
+    from pytest_pidoc.testrun import failures
 
     base = item.config.stash[_pool].artifacts
     # Also of a test that passes: a start may have failed in it. A report reaches the one who sums up, whatever happens
@@ -175,7 +175,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     clusters = item.stash.get(_clusters, [])
     if report.failed and clusters:
         item.stash[_failed] = True
-        report.sections += evidence.of_test(report.nodeid, report.when, clusters, base)
+        report.sections += failures.of_test(report.nodeid, report.when, clusters, base)
     return report
 
 
@@ -199,7 +199,7 @@ def _pidoc_pool(
     pidoc_settings: Settings, pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
 ) -> ClusterPool:
     """Return the clusters of this run. They end in `pytest_unconfigure`, which also comes after a Ctrl-C."""
-    from pytest_pidoc.pool import ClusterPool
+    from pytest_pidoc.testrun.pool import ClusterPool
 
     artifacts = pidoc_settings.artifacts or tmp_path_factory.getbasetemp() / "pidoc"
     pool = ClusterPool(replace(pidoc_settings, artifacts=artifacts), artifacts, _run_of(pytestconfig))
@@ -264,7 +264,7 @@ class _Asked(NamedTuple):
 def _run_of(config: pytest.Config) -> Run:
     """Return the run that the workers of pytest-xdist take part in, or one of this process's own."""
     from pytest_pidoc.host import processes
-    from pytest_pidoc.pool import Run
+    from pytest_pidoc.testrun.pool import Run
 
     if given := getattr(config, "workerinput", {}).get("pidoc_run"):
         run = Run(*given)
@@ -318,6 +318,6 @@ def _unavailable_skips(settings: Settings) -> Iterator[None]:
 
 
 def _progress(config: pytest.Config) -> Progress:
-    from pytest_pidoc.terminal import PytestProgress
+    from pytest_pidoc.testrun.terminal import PytestProgress
 
     return PytestProgress(config)

@@ -6,8 +6,8 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from pytest_pidoc import leases
-from pytest_pidoc.leases import Lease
+from pytest_pidoc.testrun import leases
+from pytest_pidoc.testrun.leases import Lease
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,7 +72,7 @@ def test_what_is_gone_cannot_be_taken(tmp_path: Path) -> None:
 def test_who_dies_leaves_a_torn_lease(tmp_path: Path) -> None:
     """The lock is free at once; the note tells that nobody gave the cluster back."""
     program = (
-        "import os, sys; from pathlib import Path; from pytest_pidoc.leases import Lease\n"
+        "import os, sys; from pathlib import Path; from pytest_pidoc.testrun.leases import Lease\n"
         "held = Lease.take(Path(sys.argv[1]), 'test_a', shared=False); os._exit(0 if held else 1)"
     )
     subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True)

@@ -18,16 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_pidoc import evidence, leases
 from pytest_pidoc.cluster import Cluster, start_cluster
 from pytest_pidoc.errors import PidocError
 from pytest_pidoc.host import processes, records
 from pytest_pidoc.host.locks import locked
-from pytest_pidoc.leases import Lease
 from pytest_pidoc.lifecycle import capacity, reaper
 from pytest_pidoc.lifecycle.start import Ownership
 from pytest_pidoc.node import UP
 from pytest_pidoc.settings import ClusterSpec, Settings
+from pytest_pidoc.testrun import failures, leases
+from pytest_pidoc.testrun.leases import Lease
 from pytest_pidoc.values.deadline import Deadline
 from pytest_pidoc.values.progress import Progress
 
@@ -277,7 +277,7 @@ class ClusterPool:
         if lease is None:
             return False
         with lease:
-            evidence.of_crash("its process ended", [directory], self.artifacts)
+            failures.of_crash("its process ended", [directory], self.artifacts)
             view = self._views.pop(directory.name, None)
             if view is not None:
                 view.cluster.down()

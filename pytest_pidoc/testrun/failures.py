@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_pidoc import leases
 from pytest_pidoc.errors import PidocError
 from pytest_pidoc.lifecycle import artifacts
 from pytest_pidoc.node import UP
+from pytest_pidoc.testrun import leases
 
 if TYPE_CHECKING:
     from pytest_pidoc.cluster import Cluster

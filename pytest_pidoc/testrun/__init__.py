@@ -1,0 +1,1 @@
+"""The clusters of one pytest run, which its processes share."""
