@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from pytest_pidoc.benchmark_plugin import prepare
 from pytest_pidoc.errors import EngineUnavailable, SettingsError
+from pytest_pidoc.pi_benchmark.fixture import prepare
 from pytest_pidoc.settings import MARKER_SIGNATURE, OPTIONS, ClusterSpec, Settings
 from pytest_pidoc.values.checks import shown
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["boot_pi", "pi", "pi_cluster", "pi_connection", "pidoc_image", "pidoc_settings"]
 
-pytest_plugins = ["pytest_pidoc.benchmark_plugin"]
+pytest_plugins = ["pytest_pidoc.pi_benchmark.fixture"]
 
 _settings = pytest.StashKey[Settings]()
 _pool = pytest.StashKey["ClusterPool"]()

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_pidoc.benchmarks.baseline import Conditions, Entry, compare, find, read, update
 from pytest_pidoc.errors import BenchmarkError, BenchmarkSlower
+from pytest_pidoc.pi_benchmark.baseline import Conditions, Entry, compare, find, read, update
 
 if TYPE_CHECKING:
     from typing import Any
@@ -167,7 +167,7 @@ def test_killed_writer_leaves_the_old_or_the_new(path: Path) -> None:
     update(path, [ENTRY])
     script = (
         "import sys\nfrom pathlib import Path\nfrom dataclasses import replace\n"
-        "from pytest_pidoc.benchmarks.baseline import read, update\n"
+        "from pytest_pidoc.pi_benchmark.baseline import read, update\n"
         "path = Path(sys.argv[1])\n(entry,) = read(path)\nprint(flush=True)\nnumber = 0\n"
         "while True:\n"
         "    number += 1\n"

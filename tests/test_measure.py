@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import pytest
 from support import SshServer, StandInEngine, eventually, make_image, make_launch, node_of
 
-from pytest_pidoc.benchmarks import measure as measuring
-from pytest_pidoc.benchmarks.measure import Measurement, measure
-from pytest_pidoc.benchmarks.metrics import METRICS
 from pytest_pidoc.engines.engine import Endpoint
 from pytest_pidoc.errors import BenchmarkError
 from pytest_pidoc.node import Node
+from pytest_pidoc.pi_benchmark import measure as measuring
+from pytest_pidoc.pi_benchmark.measure import Measurement, measure
+from pytest_pidoc.pi_benchmark.metrics import METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_pidoc import Settings
-from pytest_pidoc.benchmarks.metrics import METRICS, limits, metric, prepare
 from pytest_pidoc.errors import SettingsError
 from pytest_pidoc.machines import MODELS
+from pytest_pidoc.pi_benchmark.metrics import METRICS, limits, metric, prepare
 
 
 @pytest.mark.parametrize("name", ["instructions", "virtual_time", "guest_time"])

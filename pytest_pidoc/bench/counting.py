@@ -15,12 +15,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pytest_pidoc.bench import host, spread
-from pytest_pidoc.benchmarks.baseline import Entry, compare
-from pytest_pidoc.benchmarks.measure import Measurement, conditions, measure
-from pytest_pidoc.benchmarks.metrics import METRICS, prepare
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.errors import BenchmarkSlower, SettingsError
 from pytest_pidoc.node import Node
+from pytest_pidoc.pi_benchmark.baseline import Entry, compare
+from pytest_pidoc.pi_benchmark.measure import Measurement, conditions, measure
+from pytest_pidoc.pi_benchmark.metrics import METRICS, prepare
 from pytest_pidoc.settings import ClusterSpec, Settings
 from pytest_pidoc.values.progress import Progress
 from pytest_pidoc.values.text import table

@@ -17,10 +17,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pytest_pidoc.bench.published import CORES, EVENTS, MAX_PRIME, PHYSICAL
-from pytest_pidoc.benchmarks.measure import measure
-from pytest_pidoc.benchmarks.metrics import DEFAULT_MIPS, metric
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.node import Node
+from pytest_pidoc.pi_benchmark.measure import measure
+from pytest_pidoc.pi_benchmark.metrics import DEFAULT_MIPS, metric
 from pytest_pidoc.settings import Settings
 from pytest_pidoc.values.progress import Progress
 from pytest_pidoc.values.text import table

@@ -10,10 +10,10 @@ import fabric  # noqa: F401 # before pytester, which forgets what is imported in
 import pytest
 
 from pytest_pidoc import Settings
-from pytest_pidoc.benchmarks.measure import measure
-from pytest_pidoc.benchmarks.metrics import METRICS
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.images.store.image import Image
+from pytest_pidoc.pi_benchmark.measure import measure
+from pytest_pidoc.pi_benchmark.metrics import METRICS
 
 pytestmark = pytest.mark.qemu
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import docker  # noqa: F401 # so that the runs in this process do not import it again and again
 import pytest
 
-from pytest_pidoc.benchmark_plugin import PROPERTY, Result
-from pytest_pidoc.benchmarks.baseline import Conditions, Entry, read, update
+from pytest_pidoc.pi_benchmark.baseline import Conditions, Entry, read, update
+from pytest_pidoc.pi_benchmark.fixture import PROPERTY, Result
 
 if TYPE_CHECKING:
     from pathlib import Path

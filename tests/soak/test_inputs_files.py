@@ -12,12 +12,12 @@ from bad_inputs import apply, damaged, json_mutated, judged, remove, write
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_pidoc.benchmarks import baseline
-from pytest_pidoc.benchmarks.baseline import Conditions, Entry
 from pytest_pidoc.errors import BenchmarkError
 from pytest_pidoc.host import processes
 from pytest_pidoc.lifecycle import artifacts
 from pytest_pidoc.lifecycle.artifacts import Limits
+from pytest_pidoc.pi_benchmark import baseline
+from pytest_pidoc.pi_benchmark.baseline import Conditions, Entry
 from pytest_pidoc.testrun import leases
 from pytest_pidoc.testrun.leases import Lease
 

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from pytest_pidoc.benchmarks import baseline, metrics
 from pytest_pidoc.errors import BenchmarkError, PidocError, SettingsError
+from pytest_pidoc.pi_benchmark import baseline, metrics
 from pytest_pidoc.values.text import table
 
 if TYPE_CHECKING:
-    from pytest_pidoc.benchmarks.measure import Measurement
     from pytest_pidoc.node import Node
+    from pytest_pidoc.pi_benchmark.measure import Measurement
     from pytest_pidoc.settings import ClusterSpec
 
 __all__ = ["PiBenchmark", "Result", "pi_benchmark", "prepare"]
@@ -243,7 +243,7 @@ class PiBenchmark:
         BenchmarkSlower
             It costs more than the baseline and ``--pidoc-benchmark-fail`` allow.
         """
-        from pytest_pidoc.benchmarks.measure import EMPTY, conditions, measure
+        from pytest_pidoc.pi_benchmark.measure import EMPTY, conditions, measure
 
         __tracebackhide__ = True  # the test's own line is what a user wants to see
         asked = self._asked

@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_pidoc.benchmarks.metrics import METRICS
 from pytest_pidoc.errors import BenchmarkError, BenchmarkSlower
 from pytest_pidoc.host import documents
+from pytest_pidoc.pi_benchmark.metrics import METRICS
 from pytest_pidoc.values.checks import is_number, shown
 
 __all__ = ["DEFAULT_FILE", "Conditions", "Entry", "change", "compare", "find", "read", "update"]

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pytest_pidoc.benchmarks import meter
-from pytest_pidoc.benchmarks.baseline import Conditions
-from pytest_pidoc.benchmarks.metrics import METRICS, Metric
 from pytest_pidoc.errors import BenchmarkError
+from pytest_pidoc.pi_benchmark import meter
+from pytest_pidoc.pi_benchmark.baseline import Conditions
+from pytest_pidoc.pi_benchmark.metrics import METRICS, Metric
 from pytest_pidoc.values.checks import shown
 
 if TYPE_CHECKING:
