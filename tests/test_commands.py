@@ -17,7 +17,7 @@ import pytest
 from support import PIDOC, SshServer, child, eventually, make_image
 
 from pytest_pidoc import cli
-from pytest_pidoc.doctor import Check
+from pytest_pidoc.commands.doctor import Check
 from pytest_pidoc.host import processes, records
 from pytest_pidoc.images.store import usage
 from pytest_pidoc.lifecycle import artifacts
@@ -221,7 +221,7 @@ def test_doctor_verifies_what_is_in_the_cache(
     pidoc: Any, image: Image, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every file is hashed; what is damaged is named with the command that repairs it, and the status is 1."""
-    monkeypatch.setattr("pytest_pidoc.doctor.examine", lambda settings: [Check("engine local", True, "QEMU")])
+    monkeypatch.setattr("pytest_pidoc.commands.doctor.examine", lambda settings: [Check("engine local", True, "QEMU")])
     content = b"whole"
     downloaded = image.path.parent.parent / "downloads" / hashlib.sha256(content).hexdigest()
     downloaded.parent.mkdir()

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_pidoc import doctor
-from pytest_pidoc.doctor import Check, examine
+from pytest_pidoc.commands import doctor
+from pytest_pidoc.commands.doctor import Check, examine
 from pytest_pidoc.errors import PidocError
 from pytest_pidoc.qemu import guard
 from pytest_pidoc.settings import Settings

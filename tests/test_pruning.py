@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_pidoc.commands.pruning import Item, in_cache, occupied, prune
 from pytest_pidoc.errors import ImageInUse
 from pytest_pidoc.images.store import usage
 from pytest_pidoc.images.store.cache import Cache, image_file
 from pytest_pidoc.images.store.image import Image, Manifest, Source
 from pytest_pidoc.lifecycle import templates
-from pytest_pidoc.pruning import Item, in_cache, occupied, prune
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,8 +1,8 @@
 """What each command of ``pidoc`` does."""
 
-from pytest_pidoc.commands.cache import build, images, prune, pull
 from pytest_pidoc.commands.clusters import console, down, ps, ssh, up
 from pytest_pidoc.commands.host import demo, doctor, models
+from pytest_pidoc.commands.images import build, images, prune, pull
 
 __all__ = [
     "build",

@@ -100,8 +100,8 @@ def ssh(options: argparse.Namespace, settings: Settings) -> int:
 
 def console(options: argparse.Namespace, settings: Settings) -> int:
     """Connect the terminal to a node's serial console."""
+    from pytest_pidoc.commands.passthrough import pass_through
     from pytest_pidoc.host import sockets
-    from pytest_pidoc.passthrough import pass_through
     from pytest_pidoc.values.files import CONSOLE_SOCKET
 
     node = _node(options.node)

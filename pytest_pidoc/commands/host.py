@@ -16,14 +16,14 @@ __all__ = ["demo", "doctor", "models"]
 
 def demo(options: argparse.Namespace, settings: Settings) -> int:
     """Run the demonstration."""
-    from pytest_pidoc import demo as demonstration
+    from pytest_pidoc.commands import demo as demonstration
 
     return 1 if demonstration.run(settings, terminal_progress()) else 0
 
 
 def doctor(options: argparse.Namespace, settings: Settings) -> int:
     """Print what is there and what is not; fail if no engine can be used, or with ``--verify`` if a file is damaged."""
-    from pytest_pidoc.doctor import examine, verify
+    from pytest_pidoc.commands.doctor import examine, verify
 
     checks = examine(settings)
     damaged = verify(settings, terminal_progress()) if options.verify else []

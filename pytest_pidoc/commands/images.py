@@ -102,7 +102,7 @@ def images(options: argparse.Namespace, settings: Settings) -> int:
 
 def prune(options: argparse.Namespace, settings: Settings) -> int:
     """Remove what nobody uses: images, warm states, downloads, container images, logs of failed starts."""
-    from pytest_pidoc import pruning
+    from pytest_pidoc.commands import pruning
 
     if options.days is not None and not 0 <= options.days < float("inf"):
         raise SettingsError(f"--days: {options.days} is not a number of days from 0 on.")

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from pytest_pidoc import doctor
+from pytest_pidoc.commands import doctor
 from pytest_pidoc.errors import EngineUnavailable
 from pytest_pidoc.lifecycle.provision import provision
 from pytest_pidoc.settings import Settings
