@@ -217,7 +217,7 @@ def test_interrupt_is_status_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     def interrupted(options: object, settings: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pytest_pidoc.commands.ps", interrupted)
+    monkeypatch.setattr("pytest_pidoc.commands.clusters.ps", interrupted)
 
     assert cli.main(["ps"]) == 130
     assert capsys.readouterr().err.startswith("pidoc: interrupted")

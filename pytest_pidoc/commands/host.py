@@ -16,9 +16,9 @@ __all__ = ["demo", "doctor", "models"]
 
 def demo(options: argparse.Namespace, settings: Settings) -> int:
     """Run the demonstration."""
-    from pytest_pidoc.commands import demo as demonstration
+    from pytest_pidoc.commands.demo import run
 
-    return 1 if demonstration.run(settings, terminal_progress()) else 0
+    return 1 if run(settings, terminal_progress()) else 0
 
 
 def doctor(options: argparse.Namespace, settings: Settings) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from pytest_pidoc import commands
+from pytest_pidoc.commands import clusters, host, images
 from pytest_pidoc.commands.arguments import GUEST, add_command, add_json, add_parser
 from pytest_pidoc.commands.measure import add_subjects
 from pytest_pidoc.version import __version__
@@ -37,24 +37,24 @@ def make_parser() -> argparse.ArgumentParser:
     )
     start = ("engine", *GUEST, *nodes)
     add_command(
-        subparsers, "demo", commands.demo, "boot three Pis and run a small test file on them", "pidoc demo", "engine"
+        subparsers, "demo", host.demo, "boot three Pis and run a small test file on them", "pidoc demo", "engine"
     )
     doctor = add_json(
-        add_command(subparsers, "doctor", commands.doctor, "say what this machine has and lacks", "pidoc doctor")
+        add_command(subparsers, "doctor", host.doctor, "say what this machine has and lacks", "pidoc doctor")
     )
     doctor.add_argument(
         "--verify", action="store_true", help="hash all images, warm states and downloads, too: about 1 s per GB"
     )
     add_json(
         add_command(
-            subparsers, "models", commands.models, "list the models, and which this host's QEMU can be", "pidoc models"
+            subparsers, "models", host.models, "list the models, and which this host's QEMU can be", "pidoc models"
         )
     )
 
     build = add_command(
         subparsers,
         "build",
-        commands.build,
+        images.build,
         "build an image, if it is not there",
         "pidoc build --model pi3-virt",
         *GUEST,
@@ -69,12 +69,12 @@ def make_parser() -> argparse.ArgumentParser:
     build.add_argument("--tag", metavar="NAME:TAG", help="name the container image so, beside its own name")
 
     pull = add_command(
-        subparsers, "pull", commands.pull, "pull a published image", "pidoc pull docker://registry.example.org/pidoc:1"
+        subparsers, "pull", images.pull, "pull a published image", "pidoc pull docker://registry.example.org/pidoc:1"
     )
     pull.add_argument("image", metavar="docker://NAME:TAG")
-    add_json(add_command(subparsers, "images", commands.images, "list the images in the cache", "pidoc images --json"))
+    add_json(add_command(subparsers, "images", images.images, "list the images in the cache", "pidoc images --json"))
     prune = add_command(
-        subparsers, "prune", commands.prune, "remove what no cluster uses", "pidoc prune --days 30 --size 5G"
+        subparsers, "prune", images.prune, "remove what no cluster uses", "pidoc prune --days 30 --size 5G"
     )
     prune.add_argument("--days", type=float, metavar="N", help="only what was not used for that long")
     prune.add_argument(
@@ -84,20 +84,20 @@ def make_parser() -> argparse.ArgumentParser:
 
     add_json(
         add_command(
-            subparsers, "up", commands.up, "start nodes that run until pidoc down", "pidoc up --nodes 3", *start
+            subparsers, "up", clusters.up, "start nodes that run until pidoc down", "pidoc up --nodes 3", *start
         )
     )
-    add_json(add_command(subparsers, "ps", commands.ps, "list the clusters that run, and their nodes", "pidoc ps"))
+    add_json(add_command(subparsers, "ps", clusters.ps, "list the clusters that run, and their nodes", "pidoc ps"))
     ssh = add_command(
-        subparsers, "ssh", commands.ssh, "open a shell on a node, or run a command", "pidoc ssh pi-2 -- uname -a"
+        subparsers, "ssh", clusters.ssh, "open a shell on a node, or run a command", "pidoc ssh pi-2 -- uname -a"
     )
     _add_node(ssh)
     ssh.add_argument("words", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="the command to run")
     console = add_command(
-        subparsers, "console", commands.console, "use a node's serial console (Ctrl-] leaves)", "pidoc console pi-1"
+        subparsers, "console", clusters.console, "use a node's serial console (Ctrl-] leaves)", "pidoc console pi-1"
     )
     _add_node(console)
-    down = add_command(subparsers, "down", commands.down, "end clusters", "pidoc down c-1f2e3d4c")
+    down = add_command(subparsers, "down", clusters.down, "end clusters", "pidoc down c-1f2e3d4c")
     down.add_argument("names", nargs="*", metavar="CLUSTER", help="which (default: those that pidoc up started)")
     down.add_argument("--all", action="store_true", help="all of this user's, those of running tests too")
 

@@ -1,8 +1,8 @@
 """Ends clusters whose owner is gone: a process that waits for the owner's end, and a sweep for what it missed.
 
-Run as ``python -m pytest_pidoc.lifecycle.reaper CLUSTER-DIRECTORY``: one process per cluster, in a session of its own, so
-that neither a Ctrl-C nor the death of the owner's process group reaches it. As ``python -m pytest_pidoc.lifecycle.reaper
---containers SESSION OWNER`` it does the same for containers that are no nodes, and so have no directory.
+Run as ``python -m pytest_pidoc.lifecycle.reaper CLUSTER-DIRECTORY``: one process per cluster, in a session of its own,
+so that neither a Ctrl-C nor the death of the owner's process group reaches it. With ``--containers SESSION OWNER`` in
+place of the directory it does the same for containers that are no nodes, and so have no directory.
 """
 
 from __future__ import annotations
