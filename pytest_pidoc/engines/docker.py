@@ -12,11 +12,11 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from pytest_pidoc.containers.daemon import GUEST_LABEL, daemon_errors
+from pytest_pidoc.containers.reaper import watched
 from pytest_pidoc.containers.running import own_labels, remove
 from pytest_pidoc.engines.engine import Endpoint, refuse_more_cpus
 from pytest_pidoc.errors import EngineUnavailable, ImageError, MonitorError, NodeDied
 from pytest_pidoc.host import processes
-from pytest_pidoc.lifecycle import reaper
 from pytest_pidoc.machines import MIB
 from pytest_pidoc.qemu import command as qemu
 from pytest_pidoc.qemu import guard, migration
@@ -256,7 +256,7 @@ class DockerEngine:
         import requests
 
         session = f"run-{os.getpid()}-{secrets.token_hex(4)}"
-        with reaper.watched(session), daemon_errors(f"run {command[0]}"):
+        with watched(session), daemon_errors(f"run {command[0]}"):
             container = self._api.create_container(
                 self._reference,
                 entrypoint=command[:1],

@@ -7,7 +7,9 @@ import os
 import re
 import select
 import signal
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pytest_pidoc.values.deadline import Deadline
@@ -22,6 +24,7 @@ __all__ = [
     "of_cluster",
     "own",
     "pid",
+    "start_module",
     "wait",
 ]
 
@@ -143,3 +146,27 @@ def _open(identity: str) -> Iterator[int | None]:
         yield descriptor if is_alive(identity) else None
     finally:
         os.close(descriptor)
+
+
+def start_module(module: str, arguments: Sequence[str], *, holding: Sequence[int] = ()) -> subprocess.Popen[bytes]:
+    """Start a module of this package as a process in a session of its own, which outlives this one.
+
+    Parameters
+    ----------
+    module
+        What ``python -m`` runs.
+    arguments
+        Its command line.
+    holding
+        Descriptors that it keeps open as long as it lives.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        cwd="/",
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        pass_fds=holding,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )

@@ -1,46 +1,32 @@
 """Ends clusters whose owner is gone: a process that waits for the owner's end, and a sweep for what it missed.
 
 Run as ``python -m pytest_pidoc.lifecycle.reaper CLUSTER-DIRECTORY``: one process per cluster, in a session of its own,
-so that neither a Ctrl-C nor the death of the owner's process group reaches it. With ``--containers SESSION OWNER`` in
-place of the directory it does the same for containers that are no nodes, and so have no directory.
+so that neither a Ctrl-C nor the death of the owner's process group reaches it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from pytest_pidoc.engines import cgroups
 from pytest_pidoc.errors import EngineUnavailable, PidocError
 from pytest_pidoc.host import processes, records
 
-__all__ = ["end_nodes", "reap", "reap_run", "start", "sweep", "watched"]
+__all__ = ["end_nodes", "reap", "reap_run", "start", "sweep"]
 
 LOOK_INTERVAL = 1.0  # seconds between two looks whether the cluster still exists
-DAEMON_PATIENCE = 60.0  # seconds to try again when the Docker daemon does not answer
 STARTING = 0.3  # seconds from a starter's death until what it has just forked carries the cluster's name
 YOUNG = 60.0  # seconds that a directory without a record may be one that is just being made
 
 
 def start(directory: Path, *, holding: Sequence[int] = ()) -> subprocess.Popen[bytes]:
     """Start the reaper of the cluster in *directory*; it keeps the descriptors *holding* open as long as it lives."""
-    return _start([str(directory)], holding)
-
-
-@contextlib.contextmanager
-def watched(session: str) -> Iterator[None]:
-    """Have containers removed, those with that session in their label, if this process is killed within the block."""
-    process = _start(["--containers", session, processes.own()])
-    try:
-        yield
-    finally:
-        process.kill()
-        process.wait()
+    return processes.start_module(__name__, [str(directory)], holding=holding)
 
 
 def end_nodes(directory: Path) -> None:
@@ -62,7 +48,9 @@ def end_nodes(directory: Path) -> None:
         with contextlib.suppress(OSError):  # a group of which something is left stays, as that does
             cgroups.remove(node)
     if _may_have_containers(directory):
-        _remove_containers(name)
+        from pytest_pidoc.containers.reaper import remove_containers
+
+        remove_containers(name)
 
 
 def reap(directory: Path) -> None:
@@ -114,19 +102,6 @@ def sweep() -> list[str]:
     return swept
 
 
-def _start(arguments: list[str], holding: Sequence[int] = ()) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "pytest_pidoc.lifecycle.reaper", *arguments],
-        cwd="/",
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        pass_fds=holding,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-
-
 def _is_orphan(directory: Path) -> bool:
     try:
         owner = records.read(directory)["owner"]
@@ -146,14 +121,6 @@ def _may_have_containers(directory: Path) -> bool:
         return bool(records.read(directory)["engine"] != "local")
     except PidocError:
         return True
-
-
-def _remove_containers(session: str) -> None:
-    from pytest_pidoc.containers import daemon
-    from pytest_pidoc.containers.running import remove_session
-
-    with contextlib.closing(daemon.connect()) as client:
-        remove_session(session, client)
 
 
 def _folders(directory: Path) -> list[Path]:
@@ -182,31 +149,10 @@ def _watch_cluster(directory: Path) -> None:
             now = records.read(directory)["owner"]
             owner, ended = now, ended and now == owner
     time.sleep(STARTING)
-    _persist(lambda: reap(directory))
+    from pytest_pidoc.containers.reaper import persist
 
-
-def _watch_containers(session: str, owner: str) -> None:
-    """Wait until the owner is gone, and remove the session's containers."""
-    processes.wait(owner, timeout=None)
-    _persist(lambda: _remove_containers(session))
-
-
-def _persist(task: Callable[[], object]) -> None:
-    """Do what takes the Docker daemon's help, again and again while that does not answer."""
-    give_up = time.monotonic() + DAEMON_PATIENCE
-    while True:
-        try:
-            task()
-        except EngineUnavailable:
-            if time.monotonic() > give_up:
-                return
-            time.sleep(1)
-        else:
-            return
+    persist(lambda: reap(directory))
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "--containers":
-        _watch_containers(*sys.argv[2:])
-    else:
-        _watch_cluster(Path(sys.argv[1]))
+    _watch_cluster(Path(sys.argv[1]))
