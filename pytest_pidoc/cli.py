@@ -13,14 +13,18 @@ from pytest_pidoc.commands.parser import make_parser
 from pytest_pidoc.errors import PidocError, SettingsError
 from pytest_pidoc.settings import OPTIONS, Settings
 
-__all__ = ["main", "parse"]
+__all__ = ["carry_out", "main", "parse"]
 
 FAILED, USAGE = 1, 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
-    options = parse(sys.argv[1:] if arguments is None else arguments)
+    return carry_out(parse(sys.argv[1:] if arguments is None else arguments))
+
+
+def carry_out(options: argparse.Namespace) -> int:
+    """Run the command in a parsed command line, and return the exit status; what goes wrong is printed."""
     run: Callable[[argparse.Namespace, Settings], int] = options.run
     try:
         given = {option.name: getattr(options, option.name, None) for option in OPTIONS}

@@ -87,7 +87,7 @@ def test_as_many_events_as_published_are_not_extrapolated() -> None:
 
 
 def test_a_model_that_cannot_be_measured_is_named() -> None:
-    """It is a failure only if this machine should have been able to."""
+    """It is a failure only if this host's QEMU supports it."""
     assert "pi4: The model pi4 needs QEMU 9.0 or newer." in words(REPORT)
     assert REPORT.ok
     assert not replace(REPORT, failed=("pi4",)).ok
@@ -153,7 +153,7 @@ def test_plot_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("bench guest --plot a.gif", "--plot: 'a.gif' does not end in .png or .svg"),
+        ("bench guest --plot a.gif", "--plot: 'a.gif' must end in .png or .svg"),
         ("bench guest --models pi9", "There is no model 'pi9'"),
     ],
 )

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from pytest_pidoc.bench.stopwatch import BEGIN, END, Lap, Marks, processor_time
+from pytest_pidoc.bench.stopwatch import BEGIN, END, ENOUGH, Lap, Marks, alternately, processor_time, size_for
 
 
 def a_clock(*shown: tuple[float, float]):  # type: ignore[no-untyped-def]
@@ -57,6 +57,47 @@ def test_without_both_marks_there_is_no_lap(said: str) -> None:
     marks.write(said)
 
     assert marks.lap() is None
+
+
+def test_two_things_are_measured_alternately() -> None:
+    """Neither is always the second; the laps of both are in the order in which they were made."""
+    order: list[str] = []
+
+    def lap(name: str) -> Lap:
+        order.append(name)
+        return Lap(float(len(order)), 0.0)
+
+    found = alternately(lap, "one", "other", runs=3)
+
+    assert order == ["one", "other", "other", "one", "one", "other"]
+    assert [[each.seconds for each in laps] for laps in found] == [[1.0, 4.0, 5.0], [2.0, 3.0, 6.0]]
+
+
+@pytest.mark.parametrize("rate", [0.1, 20.0, 100.0])
+def test_a_size_is_one_that_takes_long_enough(rate: float) -> None:
+    """A slow network and a fast disk are measured for about as long."""
+    moved = []
+
+    def measure(size: int) -> float:
+        moved.append(size)
+        return size / rate
+
+    size = size_for(measure, 512)
+
+    assert ENOUGH <= size / rate <= max(2 * ENOUGH, 1 / rate)
+    assert size == moved[-1]
+
+
+def test_one_slow_measurement_does_not_make_a_size() -> None:
+    """The first may have had to wait for something."""
+    slow = iter([60.0])
+
+    assert size_for(lambda size: next(slow, size / 20), 512) >= 20 * ENOUGH
+
+
+def test_a_size_has_an_end() -> None:
+    """However fast it is, it must lie on a disk."""
+    assert size_for(lambda size: size / 1e6, 512) == 512
 
 
 def test_processor_time_is_that_of_a_process_alone() -> None:

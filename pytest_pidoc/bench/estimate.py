@@ -1,13 +1,13 @@
-"""``pidoc bench guest --estimate``: how long small programs might take on real boards, and how wrong that may be.
+"""``pidoc bench guest --estimate``: how long small programs might take on real boards, and how wrong that can be.
 
-What was published says how long sysbench's CPU test took on each board. Its instructions are counted here, in a guest
-with 32 bits, as those boards had: so each board's time per instruction is known, for that program. The estimate for
-another one is its instructions times that.
+The published figures say how long sysbench's CPU test took on each board. Its instructions are counted here, in a
+32-bit guest, as those boards ran one. That gives each board's time per instruction of sysbench; the estimate for
+another program is the number of its instructions times that.
 
 The error is a factor. A core starts no more instructions in a cycle than it can issue; how far sysbench is from that
-says how much faster others could be. The largest such factor of the boards' cores is taken for all of them, both ways:
-nothing that was published says how much slower others can be, nor how many instructions another compiler made of
-sysbench.
+limit says how much faster other programs could be. The largest such factor of all boards is used for all of them, in
+both directions: the published figures do not say how much slower other programs can be, nor how many instructions
+another compiler made of sysbench.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class _Program:
     Attributes
     ----------
     few, many
-        Sizes: what the command takes to start is in both, and so not in their difference.
+        Two sizes: the cost of starting the command is in both, so it is not in their difference.
     told
-        The size that is told of, and what it is called.
+        The size of the estimate, and its name in the report.
     """
 
     command: str
@@ -63,7 +63,7 @@ _PROGRAMS = (
 
 @dataclass(frozen=True)
 class Guess:
-    """An estimate of a program's time on one board, in seconds, and between which times it may be."""
+    """An estimate of a program's time on one board, in seconds, and the range of the true time."""
 
     seconds: float
     least: float
@@ -75,14 +75,14 @@ class Guess:
 
 @dataclass(frozen=True)
 class EstimateReport:
-    """What ``--estimate`` found: the instructions of each program, counted on `MODEL`."""
+    """The estimates: the instructions of each program, counted on `MODEL`."""
 
     qemu: str
     instructions: Mapping[str, float]
 
     @property
     def anchor(self) -> float:
-        """How many instructions those of the published figures are."""
+        """The number of instructions of the published test."""
         return self.instructions[_PROGRAMS[0].told[1]]
 
     def guesses(self, program: str) -> dict[str, Guess]:
@@ -102,17 +102,17 @@ class EstimateReport:
             (program, f"{count:.3g}", *map(str, self.guesses(program).values()))
             for program, count in self.instructions.items()
         ]
-        head = ("estimated seconds (least to most)", "instructions", *PHYSICAL)
+        head = ("estimated seconds (minimum to maximum)", "instructions", *PHYSICAL)
         notes = [
-            f"instructions counted on {MODEL}, {self.qemu}; the first row is what was published for it",
-            f"an estimate may be off by a factor of {factor(self.anchor):.2f}; "
-            "what waits for memory, a disk or a network may take longer",
+            f"instructions counted on {MODEL}, {self.qemu}; the times in the first row are the published ones",
+            f"an estimate can be wrong by a factor of {factor(self.anchor):.2f}; "
+            "programs that wait for memory, a disk or a network can take longer",
         ]
         return "\n".join([table(head, rows), *notes])
 
 
 def guess(board: str, instructions: float, anchor: float) -> Guess:
-    """Return how long a program might take on a board.
+    """Return an estimate of a program's time on a board.
 
     Parameters
     ----------
@@ -121,19 +121,19 @@ def guess(board: str, instructions: float, anchor: float) -> Guess:
     instructions
         How many the program executes.
     anchor
-        How many those of the published figures are.
+        The number of instructions of the published test.
     """
     seconds, off = PHYSICAL[board] / anchor * instructions, factor(anchor)
     return Guess(seconds, seconds / off, seconds * off)
 
 
 def factor(anchor: float) -> float:
-    """Return by what factor an estimate may be wrong: the furthest that a published figure is from its core's limit.
+    """Return the factor by which an estimate can be wrong: how far a published figure is from its core's limit at most.
 
     Parameters
     ----------
     anchor
-        How many instructions those of the published figures are.
+        The number of instructions of the published test.
     """
     limits = {board: anchor / (core.megahertz * 1e6 * core.issues) for board, core in CORES.items()}
     ratios = [PHYSICAL[board] / limit for board, limit in limits.items()]
@@ -141,7 +141,7 @@ def factor(anchor: float) -> float:
 
 
 def estimate(settings: Settings, *, progress: Progress) -> EstimateReport:
-    """Count the instructions of some small programs, in a guest whose clock counts them.
+    """Count the instructions of some small programs in a guest whose clock counts them.
 
     Raises
     ------
@@ -163,6 +163,6 @@ def estimate(settings: Settings, *, progress: Progress) -> EstimateReport:
 
 
 def _count(node: Node, command: str) -> float:
-    """Return how many instructions the guest executes while a command runs; it does next to nothing else meanwhile."""
+    """Return how many instructions the guest executes while a command runs; it does almost nothing else meanwhile."""
     wanted = metric("virtual_time")
     return measure(node, command, wanted=wanted, rounds=ROUNDS).value(wanted.name) * DEFAULT_MIPS * 1e6

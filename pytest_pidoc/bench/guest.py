@@ -1,7 +1,7 @@
 """``pidoc bench guest``: how fast a guest computes, stores and sends, with a whole CPU and with half of one.
 
-Two clusters of each model run side by side, one with ``cpus=1.0`` and one with ``cpus=0.5``, and are measured by turns.
-All times are this machine's: see `pytest_pidoc.bench.stopwatch`.
+Two clusters of each model run side by side, one with ``cpus=1.0`` and one with ``cpus=0.5``, and are measured
+alternately. All times are the host's: see `pytest_pidoc.bench.stopwatch`.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ import shlex
 import statistics
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from pytest_pidoc.bench import host, spread
+from pytest_pidoc.bench import SPREAD, host, spread
 from pytest_pidoc.bench.estimate import EstimateReport, estimate
-from pytest_pidoc.bench.lan import RECEIVE
 from pytest_pidoc.bench.published import EMULATED, EVENTS, MAX_PRIME, PHYSICAL
-from pytest_pidoc.bench.rates import WAYS, size_for
-from pytest_pidoc.bench.stopwatch import BEGIN, END, Lap, marked, timed
+from pytest_pidoc.bench.report import Report
+from pytest_pidoc.bench.stopwatch import BEGIN, END, Lap, alternately, marked, size_for, timed
+from pytest_pidoc.bench.transfers import DISK, RECEIVE
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.engines.choose import choose
 from pytest_pidoc.errors import EngineUnavailable, PidocError
@@ -31,10 +31,10 @@ from pytest_pidoc.values.text import table
 
 __all__ = ["SHARES", "GuestReport", "Measured", "guest", "told"]
 
-#: What each cluster may use of this machine's processors, per node.
+#: The CPU limit of each cluster's nodes.
 SHARES = (1.0, 0.5)
-TIMEOUT = 600  # seconds that a measurement may take ...
-TIMEOUT_EVENT = 5.0  # ... and one of sysbench's events more: 0.08 s on pi1 alone
+TIMEOUT = 600  # seconds, of one measurement
+TIMEOUT_EVENT = 5.0  # seconds more for each of sysbench's events, which takes 0.08 s on a pi1 alone
 PRIME = "sysbench prime"
 
 _SEND = f"""
@@ -57,7 +57,7 @@ print("{END}", time.monotonic())
 
 @dataclass(frozen=True)
 class _Task:
-    """Something that is measured: a command that does it SIZE times, and how much of *unit* once is."""
+    """Something to measure: a command that does it SIZE times, and how much once is, in *unit*."""
 
     what: str
     command: str
@@ -86,28 +86,27 @@ _MEMORY = "sysbench memory --memory-block-size=1M --memory-total-size=SIZEM --ti
 _TASKS = (
     _Task("bash loop", marked(_LOOP), "1000/s", 1, most=100_000),
     _Task("memory write", marked(_MEMORY), "MB/s", MIB / 1e6, most=1 << 20),
-    *(_Task(way, WAYS[way].command, "MB/s", WAYS[way].unit / 1e6) for way in ("disk write", "disk read")),
+    *(_Task(name, way.command, "MB/s", way.unit / 1e6) for name, way in DISK.items()),
     _Task("network", f"python3 -c {shlex.quote(_SEND)} SIZE", "MB/s", MIB / 1e6, needs_lan=True),
 )
 
 
 def told(text: str) -> tuple[int, float]:
-    """Return how many events sysbench says that it has computed, and in how many seconds of the guest's clock.
+    """Return how many events sysbench has computed by its output, and in how many seconds of the guest's clock.
 
     Raises
     ------
     PidocError
-        It says something else.
+        The output has no such figures.
     """
     events = re.search(r"total number of events: +(\d+)", text)
     seconds = re.search(r"total time: +([\d.]+)s", text)
     if events is None or seconds is None:
-        raise PidocError("sysbench has told no events and no time.", evidence=text)
+        raise PidocError("The output of sysbench has no number of events or no total time.", evidence=text)
     return int(events[1]), float(seconds[1])
 
 
-#: The times of a measurement: by this machine's clock, by the guest's (sysbench says it), and of this machine's
-#: processors.
+#: The times of a measurement: by the host's clock, by the guest's (sysbench prints it), and of the host's processors.
 _TIMES: dict[str, Callable[[Lap], float]] = {
     "seconds": lambda lap: lap.seconds,
     "guest's clock": lambda lap: told(lap.said)[1],
@@ -122,13 +121,13 @@ class Measured:
     Attributes
     ----------
     model, what
-        What it is.
+        The model, and what was measured of it.
     unit
-        ``s`` for a time; else what is done in a second.
+        ``s`` for a time, otherwise that of a rate.
     size, once
-        How often it was done in each measurement, and how much of *unit* once is.
+        How often it was done in each measurement, and how much once is, in *unit*.
     laps
-        The measurements, of each of `SHARES`; those of one place were made one right after the other.
+        The measurements with each of `SHARES`; those at the same index were made directly one after the other.
     """
 
     model: str
@@ -147,18 +146,18 @@ class Measured:
 
     @property
     def slowdown(self) -> list[float]:
-        """How many times as long it takes with the last of `SHARES` as with the first, of each pair."""
+        """The time with the last of `SHARES` as a multiple of the time with the first, for each pair."""
         return [last.seconds / first.seconds for first, last in zip(self.laps[0], self.laps[-1], strict=True)]
 
     @property
     def used(self) -> list[float]:
-        """What the node's QEMU has used of a processor, with each share: medians."""
+        """How much of a processor the node's QEMU used, with each share: medians."""
         return [statistics.median(lap.processor / lap.seconds for lap in laps) for laps in self.laps]
 
     def ten_thousand(self, time: Callable[[Lap], float]) -> list[float]:
-        """Return the time of as many of sysbench's events as in the published figures: medians, with each share.
+        """Return the time for 10,000 of sysbench's events, as in the published figures: medians, with each share.
 
-        In proportion if fewer were measured.
+        If fewer were measured, it is extrapolated in proportion.
 
         Parameters
         ----------
@@ -175,28 +174,23 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class GuestReport:
-    """What ``pidoc bench guest`` measured.
+class GuestReport(Report):
+    """How fast guests are.
 
     Attributes
     ----------
-    host, engine, qemu
-        Where.
     sysbench
-        Its version in the guests.
+        The version of sysbench in the guests.
     measured
         What was measured.
     obstacles
         Why models could not be measured, by their names.
     failed
-        Those of them that should have been possible here.
+        Those that this host's QEMU supports all the same.
     estimate
-        What small programs might take on real boards, if that was asked for.
+        How long small programs might take on real boards, with ``--estimate``.
     """
 
-    host: str
-    engine: str
-    qemu: str
     sysbench: str
     measured: tuple[Measured, ...]
     obstacles: dict[str, str]
@@ -205,7 +199,7 @@ class GuestReport:
 
     @property
     def ok(self) -> bool:
-        """Whether every model was measured that this machine's QEMU has."""
+        """Whether every model was measured that this host's QEMU supports."""
         return not self.failed
 
     @property
@@ -218,26 +212,31 @@ class GuestReport:
         derived = [{"slowdown": statistics.median(each.slowdown), "used": each.used} for each in self.measured]
         primes = {each.model: {name: each.ten_thousand(time) for name, time in _TIMES.items()} for each in self.primes}
         published = {"physical": PHYSICAL, "emulated": dict(zip(map(str, SHARES), EMULATED, strict=True))}
-        plain = {**asdict(self), "estimate": self.estimate and self.estimate.to_dict()}
+        estimated = None if self.estimate is None else self.estimate.to_dict()
+        plain = {**super().to_dict(), "estimate": estimated}
         return {**plain, "shares": SHARES, "derived": derived, "ten_thousand": primes, "published": published}
 
-    def __str__(self) -> str:
+    def body(self) -> str:
+        """Return a table of what was measured, and one of sysbench's times beside the published ones."""
         shares = [f"cpus={share:g}" for share in SHARES]
         times = f"time, {' / '.join(f'{share:g}' for share in reversed(SHARES))}"
         head = ("model", "measured", "unit", *shares, times, "processor used")
-        notes = [
-            *(f"{name}: {obstacle}" for name, obstacle in self.obstacles.items()),
-            f"{self.host}; engine {self.engine}, {self.qemu}, {self.sysbench}",
-            "medians, and in brackets the least and the most; times are those of this machine's clock",
-        ]
         first = table(head, [each.row() for each in self.measured])
         columns = (*(f"{share} s" for share in shares), *(f"{shares[0]}, {name} s" for name in list(_TIMES)[1:]))
         second = table((f"{PRIME}, {EVENTS:,} events", *columns), self._beside())
-        third = [] if self.estimate is None else ["", str(self.estimate)]
-        return "\n".join([first, "", second, "", *notes, *third])
+        return "\n".join([first, "", second, ""])
+
+    def notes(self) -> list[str]:
+        """Return which models could not be measured, where it was, what the figures are, and the estimates."""
+        return [
+            *(f"{name}: {obstacle}" for name, obstacle in self.obstacles.items()),
+            self.where(self.sysbench),
+            f"{SPREAD}; times are those of the host's clock",
+            *([] if self.estimate is None else ["", str(self.estimate)]),
+        ]
 
     def _beside(self) -> list[tuple[str, ...]]:
-        """Return the rows of the table of what was measured here and what was elsewhere."""
+        """Return the rows of the table of times measured here and published ones."""
         rows = []
         for each in self.primes:
             name = each.model if each.size == EVENTS else f"{each.model}, extrapolated from {each.size:,}"
@@ -257,31 +256,31 @@ def guest(
     events: int,
     estimated: bool = False,
 ) -> GuestReport:
-    """Measure each of the models that are named *runs* times, one model after the other.
+    """Measure each of the named models *runs* times, one model after the other.
 
-    A model that cannot be measured is listed with the reason, and the others are measured all the same.
+    The report lists a model that cannot be measured with the reason; the others are measured all the same.
 
     Parameters
     ----------
     settings
-        The engine, and what else nodes are started with.
+        The engine, and the other settings of the nodes.
     runs
         How often each thing is measured with each of `SHARES`.
     progress
-        Hears what is being done.
+        Gets a step for each thing that is measured.
     names
         The models.
     events
         How many events sysbench computes: on a board, `EVENTS` take many minutes.
     estimated
-        Estimate how long small programs take on real boards, too.
+        Also estimate how long small programs take on real boards.
 
     Raises
     ------
     SettingsError
         There is no model of one of the *names*.
     EngineUnavailable
-        There is no engine at all.
+        No engine can be used.
     """
     models = [machine(name.strip()).name for name in names]
     engine = choose(settings.engine)
@@ -315,31 +314,20 @@ def _measure(settings: Settings, runs: int, progress: Progress, events: int) -> 
         versions = str(first.engine.qemu_version(model.binary)), sysbench
         progress.step(f"{model.name}: {PRIME}, {events} events")
         prime = partial(_prime, events=events)
-        found = [Measured(model.name, PRIME, "s", events, 1, _by_turns(prime, first, second, runs=runs))]
+        found = [Measured(model.name, PRIME, "s", events, 1, alternately(prime, first, second, runs=runs))]
         for task in _TASKS:
             if task.needs_lan and not model.lan:
                 continue
             size = size_for(partial(task.seconds, first), task.most)
             progress.step(f"{model.name}: {task.what}, {size} times")
-            laps = _by_turns(partial(task.lap, size=size), first, second, runs=runs)
+            laps = alternately(partial(task.lap, size=size), first, second, runs=runs)
             found.append(Measured(model.name, task.what, task.unit, size, task.once, laps))
     return found, versions
-
-
-def _by_turns(
-    lap: Callable[[Cluster], Lap], first: Cluster, second: Cluster, *, runs: int
-) -> tuple[tuple[Lap, ...], ...]:
-    """Measure both clusters *runs* times, so that neither is always the second."""
-    laps: dict[Cluster, list[Lap]] = {first: [], second: []}
-    for run in range(runs):
-        for cluster in (first, second)[:: -1 if run % 2 else 1]:
-            laps[cluster].append(lap(cluster))
-    return tuple(tuple(each) for each in laps.values())
 
 
 def _prime(cluster: Cluster, events: int) -> Lap:
     command = f"sysbench cpu --cpu-max-prime={MAX_PRIME} --time=0 --events={events} run"
     lap = timed(cluster[0], marked(command), timeout=TIMEOUT + TIMEOUT_EVENT * events)
     if told(lap.said)[0] != events:
-        raise PidocError(f"sysbench on {cluster[0].name} has not computed {events} events.", evidence=lap.said)
+        raise PidocError(f"sysbench on {cluster[0].name} did not compute {events} events.", evidence=lap.said)
     return lap

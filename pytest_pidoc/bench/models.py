@@ -1,14 +1,14 @@
-"""``pidoc bench models``: what each model says that it is, how long it takes to start, and a node's memory."""
+"""``pidoc bench models``: what each model reports about itself, how long it takes to start, and a node's memory."""
 
 from __future__ import annotations
 
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
-from pytest_pidoc.bench import host, spread
+from pytest_pidoc.bench import SPREAD, host, spread
+from pytest_pidoc.bench.report import Report
 from pytest_pidoc.bench.start import SETTLE, private_memory
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.engines.choose import choose
@@ -25,7 +25,7 @@ __all__ = ["Model", "ModelsReport", "cpu", "models"]
 
 @dataclass(frozen=True)
 class Model:
-    """What was found out about one model.
+    """What was measured of one model.
 
     Attributes
     ----------
@@ -34,19 +34,19 @@ class Model:
     uname
         What ``uname -m`` prints.
     cpu
-        What ``/proc/cpuinfo`` says of the first CPU, in short.
+        What ``/proc/cpuinfo`` says about the first CPU, in short.
     board
         What is in ``/proc/device-tree/model``.
     cold
         The times of the cold start, in seconds.
     warm
-        Those of each warm start.
+        The times of each warm start.
     memory
-        Bytes that are the warm node's own, after each start.
+        Bytes of the warm node's private memory, after each start.
     obstacle
-        Why it could not be measured; the others are empty then.
+        Why the model could not be measured; the other fields are empty then.
     failed
-        Whether it should have been possible here: not if this host's QEMU does not have the model.
+        Whether this host's QEMU supports the model all the same.
     """
 
     name: str
@@ -61,24 +61,18 @@ class Model:
 
 
 @dataclass(frozen=True)
-class ModelsReport:
-    """What ``pidoc bench models`` measured."""
+class ModelsReport(Report):
+    """What the models report about themselves, and how long they take to start."""
 
-    host: str
-    engine: str
-    qemu: str
     models: tuple[Model, ...]
 
     @property
     def ok(self) -> bool:
-        """Whether every model was measured that this host's QEMU has."""
+        """Whether every model was measured that this host's QEMU supports."""
         return not any(each.failed for each in self.models)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain data."""
-        return asdict(self)
-
-    def __str__(self) -> str:
+    def body(self) -> str:
+        """Return a row for each model."""
         rows = []
         for each in self.models:
             cold = ("-", "-") if each.cold is None else (f"{each.cold.banner:.2f}", f"{each.cold.ready:.2f}")
@@ -92,25 +86,28 @@ class ModelsReport:
             ]
             rows.append((each.name, *(text or "-" for text in (each.uname, each.cpu, each.board)), *cold, *warm))
         head = ("model", "uname -m", "CPU", "device tree", "cold banner s", "cold ready s")
-        notes = [
+        return table((*head, "warm banner s", "warm ready s", "private MB"), rows)
+
+    def notes(self) -> list[str]:
+        """Return which models could not be measured, where it was, and what the figures are."""
+        return [
             *(f"{each.name}: {each.obstacle}" for each in self.models if each.obstacle),
-            f"{self.host}; engine {self.engine}, {self.qemu}",
-            "of warm starts: median (least to most)",
+            self.where(),
+            f"warm starts: {SPREAD}",
         ]
-        return "\n".join([table((*head, "warm banner s", "warm ready s", "private MB"), rows), *notes])
 
 
 def models(settings: Settings, *, runs: int, progress: Progress, names: Sequence[str]) -> ModelsReport:
     """Start one node of each model once cold and *runs* times warm, one model after the other.
 
-    A model that cannot be measured is listed with the reason, and the others are measured all the same.
+    The report lists a model that cannot be measured with the reason; the others are measured all the same.
 
     Raises
     ------
     SettingsError
-        There is no model of one of the *names*, or it cannot have the memory that *settings* name.
+        There is no model of one of the *names*, or it does not support the memory in *settings*.
     EngineUnavailable
-        There is no engine at all.
+        No engine can be used.
     """
     engine = choose(settings.engine)
     kinds = [replace(settings, engine=engine, model=machine(name.strip()).name, nodes=1) for name in names]
@@ -128,7 +125,7 @@ def models(settings: Settings, *, runs: int, progress: Progress, names: Sequence
 
 
 def _measure(settings: Settings, *, runs: int, progress: Progress) -> tuple[Model, str]:
-    """Return what was found out about a model, and the version of its QEMU."""
+    """Return what was measured of a model, and the version of its QEMU."""
     cold, warm = replace(settings, start="cold"), replace(settings, start="warm")
     with Cluster.up(settings=cold, progress=progress) as cluster:
         node, qemu = cluster[0], str(cluster.engine.qemu_version(cluster[0].machine.binary))
@@ -144,7 +141,7 @@ def _measure(settings: Settings, *, runs: int, progress: Progress) -> tuple[Mode
     for _ in range(runs):
         with Cluster.up(settings=warm) as cluster:
             if cluster.timings.start != "warm":
-                raise PidocError(f"A node of {settings.model} that should have started warm has not.")
+                raise PidocError(f"A node of {settings.model} did not start warm: {cluster.timings.start}.")
             time.sleep(SETTLE)
             timings.append(cluster.timings)
             memory += private_memory(cluster.name)
@@ -152,9 +149,9 @@ def _measure(settings: Settings, *, runs: int, progress: Progress) -> tuple[Mode
 
 
 def cpu(cpuinfo: str) -> str:
-    """Return what ``/proc/cpuinfo`` says of the first CPU: its name, its part number, and the hardware around it.
+    """Return what ``/proc/cpuinfo`` says about the first CPU: its name, its part number, and the hardware around it.
 
-    A 64-bit kernel tells the number alone, a 32-bit one all of them.
+    A 64-bit kernel gives only the number, a 32-bit one all of them.
     """
     fields: dict[str, str] = {}
     for name, value in re.findall(r"^([^\t:\n]+?)\s*: *(.*)$", cpuinfo, re.MULTILINE):

@@ -1,4 +1,4 @@
-"""A picture of what ``pidoc bench guest`` measured, beside the published figures; the only user of matplotlib."""
+"""A plot of what ``pidoc bench guest`` measured beside the published figures; the only user of matplotlib."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from pytest_pidoc.values.checks import shown
 
 __all__ = ["KINDS", "plot", "require"]
 
-#: What a picture can be, by the end of its file's name.
+#: The supported endings of a plot's file name.
 KINDS = (".png", ".svg")
 COLOURS = ("#1f77b4", "#9ecae1", "#999999")  # here with each of SHARES, and published
 
 
 def require(path: Path) -> None:
-    """Raise an error if no picture can be made there: better before a benchmark of minutes than after it.
+    """Raise an error if no plot can be written there: before the benchmark, which takes minutes.
 
     Raises
     ------
     SettingsError
-        The name ends in something else than `KINDS`, or there is no such folder.
+        The name does not end in one of `KINDS`, or its directory does not exist.
     PidocError
         matplotlib is not installed.
     """
     if path.suffix not in KINDS:
-        raise SettingsError(f"--plot: {shown(str(path))} does not end in {' or '.join(KINDS)}.")
+        raise SettingsError(f"--plot: {shown(str(path))} must end in {' or '.join(KINDS)}.")
     if not path.parent.is_dir():
-        raise SettingsError(f"--plot: there is no folder {shown(str(path.parent))}.")
+        raise SettingsError(f"--plot: the directory {shown(str(path.parent))} does not exist.")
     if find_spec("matplotlib") is None:
-        raise PidocError("A plot needs matplotlib.", tip="pip install 'pytest-pidoc[plot]'")
+        raise PidocError("A plot needs matplotlib.", tip="run pip install 'pytest-pidoc[plot]'")
 
 
 def plot(report: GuestReport, path: Path) -> None:
@@ -43,7 +43,7 @@ def plot(report: GuestReport, path: Path) -> None:
     report
         What was measured.
     path
-        A PNG or an SVG file; one that is there is written over.
+        A PNG or an SVG file; an existing one is overwritten.
 
     Raises
     ------
@@ -72,8 +72,7 @@ def plot(report: GuestReport, path: Path) -> None:
     axes.invert_yaxis()
     axes.margins(x=0.12)
     shares = ", ".join(f"cpus={share:g}" for share in SHARES)
-    where = f"{report.host}; engine {report.engine}, {report.qemu}, {report.sysbench}"
-    axes.set_xlabel(f"seconds; of two bars: {shares}\n{where}", fontsize=8)
+    axes.set_xlabel(f"seconds; where there are two bars: {shares}\n{report.where(report.sysbench)}", fontsize=8)
     axes.set_title(f"sysbench cpu, {EVENTS:,} events, --cpu-max-prime={MAX_PRIME}")
     try:
         figure.savefig(path, dpi=150)

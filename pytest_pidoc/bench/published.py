@@ -1,4 +1,4 @@
-"""Figures that were measured on real Raspberry Pis, and what is known of their cores.
+"""Figures that were measured on real Raspberry Pis, and what their cores can do.
 
 The figures are those of pidoc, the project that this one is named after: sysbench's CPU test, 10,000 events with
 ``--cpu-max-prime=9999`` in one thread, in seconds.

@@ -1,16 +1,16 @@
-"""``pidoc bench start``: warm starts against cold ones, if asked of an untuned Debian too, and a node's memory."""
+"""``pidoc bench start``: warm starts against cold ones, also of an untuned Debian, and a node's memory."""
 
 from __future__ import annotations
 
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pytest_pidoc.bench import host, spread
-from pytest_pidoc.bench.boot import PLAIN
+from pytest_pidoc.bench import SPREAD, host, spread
+from pytest_pidoc.bench.report import Report
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.errors import PidocError
 from pytest_pidoc.host import processes
@@ -19,9 +19,10 @@ from pytest_pidoc.values.progress import Progress
 from pytest_pidoc.values.text import table
 from pytest_pidoc.vm.bringup import Timings
 
-__all__ = ["SETTLE", "Start", "StartReport", "private_memory", "start"]
+__all__ = ["PLAIN", "SETTLE", "Start", "StartReport", "private_memory", "start"]
 
 SETTLE = 2.0  # seconds after a start until memory is measured
+PLAIN = "debian:bookworm,plain"  # the untuned Debian
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,9 @@ class Start:
     total
         Seconds until `Cluster.up` returned.
     memory
-        Bytes that are each node's own: private and written to. Pages of the template's RAM are not among them.
+        Bytes of each node's private memory that it has written to, without pages of the template's RAM.
     down
-        Seconds until all was taken down.
+        Seconds to take the cluster down.
     """
 
     kind: str
@@ -50,23 +51,21 @@ class Start:
 
 
 @dataclass(frozen=True)
-class StartReport:
-    """What ``pidoc bench start`` measured."""
+class StartReport(Report):
+    """How long starts take, of the model that was measured."""
 
-    host: str
-    engine: str
     model: str
-    qemu: str
     starts: tuple[Start, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data: every start, and how many times faster warm ones are."""
-        return {**asdict(self), **self.ratios()}
+        return {**super().to_dict(), **self.ratios()}
 
     def ratios(self) -> dict[str, float]:
-        """Return the median of each other kind of start against the warm ones', each until the last node was ready.
+        """Return the median time of each other kind of start, as a multiple of that of warm starts.
 
-        Of the clusters that the first start was of: warm ones may have been of other sizes, too.
+        A start ends when the last node is ready. Only starts of as many nodes as the first one count: there can be
+        warm starts of other sizes.
         """
         size = len(self.starts[0].nodes)
         warm = statistics.median(self._last("warm", size, "ready"))
@@ -81,7 +80,8 @@ class StartReport:
         """The kinds of starts with their number of nodes, in the order in which they were made."""
         return tuple(dict.fromkeys((each.kind, len(each.nodes)) for each in self.starts))
 
-    def __str__(self) -> str:
+    def body(self) -> str:
+        """Return a row for each kind of start."""
         rows = []
         for kind, size in self.groups:
             starts = [each for each in self.starts if (each.kind, len(each.nodes)) == (kind, size)]
@@ -89,12 +89,12 @@ class StartReport:
             times = [spread(self._last(kind, size, name)) for name in ("launched", "restored", "banner", "ready")]
             rows.append((kind, size, *times, spread(memory), spread([each.down for each in starts])))
         head = ("start", "nodes", "launched s", "restored s", "banner s", "ready s", "private MB", "down s")
+        return table(head, rows)
+
+    def notes(self) -> list[str]:
+        """Return where it was, what the figures are, and the ratios."""
         ratios = ", ".join(f"{name}: {value:.1f}" for name, value in self.ratios().items())
-        notes = (
-            f"{self.host}; engine {self.engine}, {self.qemu}, {self.model}\n"
-            f"median (least to most) of the slowest node; {ratios}"
-        )
-        return f"{table(head, rows)}\n{notes}"
+        return [self.where(self.model), f"{SPREAD} of the slowest node; {ratios}"]
 
     def _last(self, kind: str, size: int, name: str) -> list[float]:
         """Return the slowest node's time in each start of that kind and size; 0 where it has no such time."""
@@ -108,7 +108,7 @@ class StartReport:
 def start(
     settings: Settings, *, runs: int, progress: Progress, untuned: bool = False, sizes: Sequence[int] = ()
 ) -> StartReport:
-    """Start the cluster that *settings* describe *runs* times cold and as often warm, in turn.
+    """Start the cluster that *settings* describe alternately cold and warm, *runs* times each.
 
     Parameters
     ----------
@@ -117,16 +117,16 @@ def start(
     runs
         How often.
     progress
-        Hears of every start.
+        Gets a step for every start.
     untuned
-        Start as many nodes of an untuned Debian cold, too.
+        Also start as many nodes of an untuned Debian cold.
     sizes
-        Start clusters of these numbers of nodes warm, too.
+        Also start clusters of these numbers of nodes warm.
 
     Raises
     ------
     PidocError
-        A start failed, or a node that should be forked was booted.
+        A start failed, or a node was booted instead of forked.
     """
     starts = []
     engine = qemu = ""
@@ -148,16 +148,16 @@ def start(
                 qemu = str(cluster.engine.qemu_version(cluster[0].machine.binary))
                 nodes = tuple(node.timings for node in cluster)
                 if any(each.start != chosen.start for each in nodes):
-                    raise PidocError(f"A node that should have started {chosen.start} has not.")
+                    raise PidocError(f"A node did not start {chosen.start}: {[each.start for each in nodes]}.")
                 time.sleep(SETTLE)
                 memory = tuple(private_memory(cluster.name))
                 began = time.monotonic()
             starts.append(Start(kind, nodes, total, memory, time.monotonic() - began))
-    return StartReport(host(), engine, settings.model, qemu, tuple(starts))
+    return StartReport(host(), engine, qemu, settings.model, tuple(starts))
 
 
 def private_memory(cluster: str) -> list[int]:
-    """Return the bytes that are each QEMU's own and written to, from ``/proc/PID/smaps_rollup``."""
+    """Return the bytes of private memory that each QEMU has written to, from ``/proc/PID/smaps_rollup``."""
     sizes = []
     for identity in processes.of_cluster(cluster):
         process = Path("/proc", identity.partition(":")[0])

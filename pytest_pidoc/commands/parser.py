@@ -6,7 +6,7 @@ import argparse
 
 from pytest_pidoc.commands import clusters, host, images
 from pytest_pidoc.commands.arguments import GUEST, add_command, add_json, add_parser
-from pytest_pidoc.commands.measure import add_subjects
+from pytest_pidoc.commands.bench import add_subjects
 from pytest_pidoc.version import __version__
 
 __all__ = ["make_parser"]
@@ -102,7 +102,7 @@ def make_parser() -> argparse.ArgumentParser:
     down.add_argument("--all", action="store_true", help="all of this user's, those of running tests too")
 
     bench = add_parser(
-        subparsers, "bench", "measure this machine's starts, models and network", "pidoc bench start --nodes 3"
+        subparsers, "bench", "measure how fast nodes start and compute on this host", "pidoc bench start --nodes 3"
     )
     add_subjects(bench.add_subparsers(title="what to measure", metavar="WHAT", required=True))
     return parser

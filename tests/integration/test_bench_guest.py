@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from pytest_pidoc import Settings
-from pytest_pidoc.bench import rates
+from pytest_pidoc.bench import stopwatch
 from pytest_pidoc.bench.guest import PRIME, guest
 from pytest_pidoc.images.store.image import Image
 from pytest_pidoc.values.progress import Progress
@@ -19,8 +19,8 @@ from pytest_pidoc.values.progress import Progress
 def test_all_is_measured_with_a_processor_and_with_half_of_one(
     engine: str, settings: Settings, image: Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Everything but sysbench's events once, whatever it takes; how fast it is, this machine's other work decides."""
-    monkeypatch.setattr(rates, "ENOUGH", 0.0)
+    """Everything but sysbench's events once, whatever it takes; how fast it is, the host's other work decides."""
+    monkeypatch.setattr(stopwatch, "ENOUGH", 0.0)
 
     report = guest(replace(settings, engine=engine), runs=1, progress=Progress(), names=("pi3-virt",), events=200)
 

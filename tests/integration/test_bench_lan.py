@@ -1,4 +1,4 @@
-"""``pidoc bench lan`` with real nodes."""
+"""The subject ``lan`` with real nodes."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import json
 import pytest
 
 from pytest_pidoc import Settings
-from pytest_pidoc.bench import lan
 from pytest_pidoc.engines.local import LocalEngine
 from pytest_pidoc.images.store.image import Image
 from pytest_pidoc.values.progress import Progress
+from tests.performance import lan
 
 
 @pytest.mark.qemu
 def test_everything_is_measured(settings: Settings, image: Image, monkeypatch: pytest.MonkeyPatch) -> None:
-    """How fast it is, this machine's other work decides; what faults do, it does not."""
+    """How fast it is, the host's other work decides; what faults do, it does not."""
     qemu = LocalEngine().qemu_version("qemu-system-aarch64")
     if qemu.numbers < lan.RECONNECTS:
         pytest.skip(f"{qemu} is too old")

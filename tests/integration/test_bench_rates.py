@@ -1,4 +1,4 @@
-"""``pidoc bench rates`` with real nodes."""
+"""The subject ``rates`` with real nodes."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ import json
 import pytest
 
 from pytest_pidoc import Settings
-from pytest_pidoc.bench import rates
+from pytest_pidoc.bench import stopwatch
 from pytest_pidoc.images.store.image import Image
 from pytest_pidoc.values.progress import Progress
+from tests.performance import rates
 
 
 @pytest.mark.qemu
 def test_each_way_is_measured_in_a_fork_and_in_a_plain_node(
     settings: Settings, image: Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """How fast they are, this machine's other work decides."""
-    monkeypatch.setattr(rates, "ENOUGH", 0.5)  # less, and both of a lap's marks may arrive at once
+    """How fast they are, the host's other work decides."""
+    monkeypatch.setattr(stopwatch, "ENOUGH", 0.5)  # less, and both of a lap's marks can arrive together
 
     report = rates.rates(settings, runs=1, progress=Progress(), names=("pi3-virt",))
 

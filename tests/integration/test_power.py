@@ -14,7 +14,6 @@ from invoke.exceptions import CommandTimedOut
 from leftovers import leftovers
 from support import make_image, make_launch, vm_of
 
-from pytest_pidoc.bench.power_cuts import FIRST, power_cuts
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.errors import FaultError, KernelPanic, NodeDied
 from pytest_pidoc.machines import MODELS
@@ -24,6 +23,7 @@ from pytest_pidoc.qemu.overlay import overlay_command
 from pytest_pidoc.values.deadline import Deadline
 from pytest_pidoc.values.files import OVERLAY, QMP_SOCKET
 from pytest_pidoc.values.progress import Progress
+from tests.performance.power_cuts import FIRST, power_cuts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

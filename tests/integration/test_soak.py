@@ -12,10 +12,10 @@ import pytest
 from support import PIDOC, vm_of
 
 from pytest_pidoc import Settings
-from pytest_pidoc.bench.soak import Traces, soak
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.images.store.image import Image
 from pytest_pidoc.values.progress import Progress
+from tests.performance.soak import Traces, soak
 
 
 class Saboteur(Progress):

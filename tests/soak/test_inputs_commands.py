@@ -1,10 +1,14 @@
-"""Bad arguments of every command of ``pidoc``: a status and a message, and nothing done that was not asked for."""
+"""Bad arguments of every command: a status and a message, and nothing done that was not asked for.
+
+Of ``pidoc``, and of ``python -m tests.performance``.
+"""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import io
+from collections.abc import Callable
 
 import hypothesis
 import pytest
@@ -16,6 +20,7 @@ from pytest_pidoc import cli
 from pytest_pidoc.commands.arguments import subcommands
 from pytest_pidoc.commands.parser import make_parser
 from pytest_pidoc.errors import PidocError
+from tests.performance import __main__ as performance
 
 FAST = hypothesis.settings.get_profile("soak")
 
@@ -29,9 +34,12 @@ def _commands(parser: argparse.ArgumentParser, line: str = "") -> dict[str, argp
 
 
 PARSERS = _commands(make_parser())
+MEASURING = _commands(performance.make_parser())
 #: But the one that runs pytest, which takes seconds.
-COMMANDS = [command for command in PARSERS if command != "bench workers"]
-OPTIONS = sorted({word for command in PARSERS.values() for word in command._option_string_actions})
+SUBJECTS = [subject for subject in MEASURING if subject != "workers"]
+OPTIONS = sorted(
+    {word for command in (*PARSERS.values(), *MEASURING.values()) for word in command._option_string_actions}
+)
 #: No image or model that is downloaded from somewhere, and no directory but the one where this is run.
 VALUES = almost(
     *(
@@ -71,15 +79,18 @@ JOINED = st.builds("{}={}".format, st.sampled_from(OPTIONS), VALUES | SHORT)
 
 
 @pytest.mark.usefixtures("nothing_left")
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    ("main", "command"),
+    [*((cli.main, command) for command in PARSERS), *((performance.main, subject) for subject in SUBJECTS)],
+)
 @FAST
 @given(words=st.lists((WORD | JOINED).filter(lambda word: not word.startswith("--ca")), max_size=4))
-def test_arguments_of_a_command(command: str, words: list[str]) -> None:
+def test_arguments_of_a_command(main: Callable[[list[str]], int], command: str, words: list[str]) -> None:
     """Whatever ``--cache-dir`` names becomes a cache and stays: that is left out."""
     said = io.StringIO()
     with judged(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
         try:
-            status = cli.main([*command.split(), *words])
+            status = main([*command.split(), *words])
         except SystemExit as end:  # argparse's
             status = end.code
         assert status in (0, 1, 2)
@@ -89,11 +100,11 @@ def test_arguments_of_a_command(command: str, words: list[str]) -> None:
 
 @pytest.mark.usefixtures("nothing_left")
 @FAST
-@given(almost(*COMMANDS) | SHORT)
+@given(almost(*PARSERS) | SHORT)
 def test_commands_that_there_are_not(command: str) -> None:
     said = io.StringIO()
     with judged(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
-        hypothesis.assume(command not in COMMANDS)
+        hypothesis.assume(command not in PARSERS)
         try:
             status = cli.main([command])
         except SystemExit as end:

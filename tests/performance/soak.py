@@ -1,14 +1,15 @@
-"""``pidoc bench soak``: the same warm start again and again; what fails, what slows down, what is left behind."""
+"""The subject ``soak``: the same warm start again and again; what fails, what slows down, what is left behind."""
 
 from __future__ import annotations
 
 import contextlib
 import statistics
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pytest_pidoc.bench import host
+from pytest_pidoc.bench.report import Report
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.containers import daemon
 from pytest_pidoc.containers.running import node_containers
@@ -21,12 +22,12 @@ from pytest_pidoc.values.text import table
 
 __all__ = ["Failure", "SoakReport", "Traces", "soak"]
 
-SETTLING = 5.0  # seconds: a cluster that somebody else just makes is not written down yet, so nobody knows whose it is
+SETTLING = 5.0  # seconds, for another process that is starting a cluster to write whose cluster it is
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A start or an end of a cluster that failed: which start it was, counted from 1, and what was said."""
+    """A cluster that did not start or end properly: the number of its start, from 1, and the error."""
 
     start: int
     message: str
@@ -34,7 +35,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Traces:
-    """What there is of this process's nodes, each thing by a name that it alone has.
+    """What this process's nodes consist of, everything by a unique name.
 
     Attributes
     ----------
@@ -45,7 +46,7 @@ class Traces:
     directories
         Directories of clusters.
     containers
-        Containers that this process has made, running or not.
+        Containers that this process made, running or not.
     """
 
     processes: frozenset[str] = frozenset()
@@ -55,7 +56,7 @@ class Traces:
 
     @classmethod
     def now(cls) -> Traces:
-        """Look; what belongs to clusters of other processes of this user does not count."""
+        """Return what there is now, without the clusters of other processes of this user."""
         own = processes.own()
         foreign = _foreign_clusters(own)
         with contextlib.ExitStack() as closing:
@@ -75,29 +76,26 @@ class Traces:
 
 
 @dataclass(frozen=True)
-class SoakReport:
-    """What ``pidoc bench soak`` found.
+class SoakReport(Report):
+    """How many warm starts in a row.
 
     Attributes
     ----------
-    nodes
-        Nodes of the cluster.
+    model, nodes
+        What the cluster consists of.
     starts
-        How often it was to be started.
+        How many starts were tried.
     ready
-        Seconds until the last node was ready, of each start that went through, in order.
+        Seconds until the last node was ready, of each start that succeeded, in their order.
     cold
-        How many of these were no warm starts.
+        How many of these were not warm.
     failures
         What failed.
     left
         What was left behind, by its kind: see `Traces`.
     """
 
-    host: str
-    engine: str
     model: str
-    qemu: str
     nodes: int
     starts: int
     ready: tuple[float, ...]
@@ -107,11 +105,11 @@ class SoakReport:
 
     @property
     def ok(self) -> bool:
-        """Whether every start was a warm one, none failed, and nothing was left behind."""
+        """Whether every start was warm, none failed, and nothing was left behind."""
         return not (self.cold or self.failures or any(self.left.values()))
 
     def drift(self) -> tuple[float, float] | None:
-        """Return the median time until ready of the first tenth and of the last; ``None`` if no start went through."""
+        """Return the median time until ready of the first tenth and of the last; ``None`` if no start succeeded."""
         tenth = max(1, len(self.ready) // 10)
         if not self.ready:
             return None
@@ -119,31 +117,34 @@ class SoakReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data."""
-        return {**asdict(self), "drift": self.drift(), "ok": self.ok}
+        return {**super().to_dict(), "drift": self.drift()}
 
-    def __str__(self) -> str:
+    def body(self) -> str:
+        """Return one row for all starts."""
         drift = self.drift()
         times = (*drift, max(self.ready)) if drift else ()
         starts = (self.starts, len(self.failures), self.cold, *([f"{time:.2f}" for time in times] or ["-"] * 3))
         head = ("starts", "failed", "not warm", "first tenth s", "last tenth s", "slowest s")
         left = {f"{kind} left": len(names) for kind, names in self.left.items()}
-        lines = [
-            table((*head, *left), [(*starts, *left.values())]),
-            f"{self.host}; engine {self.engine}, {self.qemu}, {self.nodes} x {self.model}",
+        return table((*head, *left), [(*starts, *left.values())])
+
+    def notes(self) -> list[str]:
+        """Return where it was, what failed, and what was left behind."""
+        return [
+            self.where(f"{self.nodes} x {self.model}"),
             "seconds until ready: medians, and the slowest start",
             *(f"start {failure.start} failed: {failure.message}" for failure in self.failures),
             *(f"left of {kind}: {', '.join(names)}" for kind, names in self.left.items() if names),
         ]
-        return "\n".join(lines)
 
 
 def soak(settings: Settings, *, runs: int, progress: Progress) -> SoakReport:
-    """Start and end the cluster that *settings* describe *runs* times, warm; a failure is noted and does not end it.
+    """Start the cluster that *settings* describe warm, and end it, *runs* times; go on after a failure, and report it.
 
     Raises
     ------
     PidocError
-        There is nothing to start nodes from: the first start, which makes the template, failed.
+        The first start, which makes the template, failed.
     """
     settings = replace(settings, start="warm")
     spec = settings.spec()
@@ -167,11 +168,11 @@ def soak(settings: Settings, *, runs: int, progress: Progress) -> SoakReport:
     settling = Deadline(SETTLING, interval=0.1)
     while any((left := Traces.now().since(before)).values()) and not settling.expired:
         settling.pause()
-    return SoakReport(host(), engine, spec.model, qemu, spec.nodes, runs, tuple(ready), cold, tuple(failures), left)
+    return SoakReport(host(), engine, qemu, spec.model, spec.nodes, runs, tuple(ready), cold, tuple(failures), left)
 
 
 def _foreign_clusters(own: str) -> set[str]:
-    """Return the names of the clusters that another process than *own* owns, or nobody."""
+    """Return the names of the clusters that *own* does not own, but another process or nobody."""
     names = set()
     for directory in records.cluster_directories():
         with contextlib.suppress(PidocError):  # without a record: just being made, or a leftover

@@ -1,14 +1,14 @@
-"""The report of ``pidoc bench counting``: what is made of figures that were measured."""
+"""The report of ``counting``: what is made of figures that were measured."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import replace
 
-from pytest_pidoc.bench.counting import Cost, CountingReport
+from tests.performance.counting import Cost, CountingReport
 
 COSTS = (
-    Cost("wall_time", "this machine's", (1.0, 1.2, 0.9)),
+    Cost("wall_time", "the host's", (1.0, 1.2, 0.9)),
     Cost("instructions", "counts", (1.5, 1.4, 1.6)),
 )
 REPORT = CountingReport(
@@ -31,7 +31,7 @@ def test_report_shows_spreads_and_ratios() -> None:
 
     assert "instructions  1,000     0.100 %" in text
     assert "wall_time     1.5000 s  66.667 %" in text
-    assert "1 % more work seen 2 times of 2, 0 false alarms in 3 unchanged runs" in text
+    assert "1 % more work noticed 2 times of 2, 0 false alarms in 3 unchanged runs" in text
     assert text.splitlines()[-3].endswith("1.50")
     assert json.loads(json.dumps(REPORT.to_dict()))["spreads"]["instructions"] == 0.001
 

@@ -1,4 +1,4 @@
-"""``pidoc bench power-cuts``: the plug is pulled in the middle of synced writes; what was reported must be there."""
+"""The subject ``power-cuts``: a node loses power amid synced writes; every record that it reported must be there."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import random
 import re
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
-from pytest_pidoc.bench import host, spread
+from pytest_pidoc.bench import SPREAD, host, spread
+from pytest_pidoc.bench.report import Report
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.errors import BootError, PidocError
 from pytest_pidoc.node import Node
@@ -21,10 +21,10 @@ from pytest_pidoc.values.text import table
 
 __all__ = ["FIRST", "CutReport", "PowerCut", "lost", "power_cuts"]
 
-FIRST = 16  # records that are reported before the plug may be pulled: without any, nothing could be lost
-LONGEST = 2.0  # seconds from then until the plug is pulled, at most
+FIRST = 16  # records that are reported before the power is cut: without any, nothing could be lost
+LONGEST = 2.0  # seconds from then until the power is cut, at most
 RECORD = 16  # bytes
-WRITER_TIMEOUT = 60.0  # seconds until the writer has reported those
+WRITER_TIMEOUT = 60.0  # seconds, for the writer to report the first records
 
 # Appends numbered records, every 16th a file of its own too, amid writes that it does not sync, and reports each on the
 # serial port when `fsync` has returned: what is in the serial log has been promised.
@@ -66,11 +66,11 @@ class PowerCut:
     reported
         How many records had been reported as synced.
     lost
-        The numbers of those that were not there afterwards.
+        The numbers of the records that were missing afterwards.
     complaints
-        What the kernel said about its file system or disk afterwards; or why the node did not come back.
+        The kernel's messages about file system or disk errors afterwards; or why the node did not start again.
     on
-        Seconds until the node was ready again; 0 if it never was.
+        Seconds until the node was ready again; 0 if it did not start again.
     """
 
     after: float
@@ -81,30 +81,24 @@ class PowerCut:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing was lost, and nothing is wrong with the file system."""
+        """Whether nothing was lost, and the file system has no error."""
         return not self.lost and not self.complaints
 
 
 @dataclass(frozen=True)
-class CutReport:
-    """What ``pidoc bench power-cuts`` found."""
+class CutReport(Report):
+    """What was lost in power cuts, with the model that was measured."""
 
-    host: str
-    engine: str
     model: str
-    qemu: str
     cuts: tuple[PowerCut, ...]
 
     @property
     def ok(self) -> bool:
-        """Whether all is there that was reported, after every cut."""
+        """Whether every reported record was there after every cut."""
         return all(cut.ok for cut in self.cuts)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain data."""
-        return {**asdict(self), "ok": self.ok}
-
-    def __str__(self) -> str:
+    def body(self) -> str:
+        """Return one row for all cuts."""
         head = ("cuts", "bad", "records synced", "lost", "cut after s", "on again s")
         row = (
             len(self.cuts),
@@ -114,20 +108,22 @@ class CutReport:
             spread([cut.after for cut in self.cuts]),
             spread([cut.on for cut in self.cuts]),
         )
-        lines = [
-            table(head, [row]),
-            f"{self.host}; engine {self.engine}, {self.qemu}, {self.model}; median (least to most)",
+        return table(head, [row])
+
+    def notes(self) -> list[str]:
+        """Return where it was, and what each bad cut lost."""
+        return [
+            f"{self.where(self.model)}; {SPREAD}",
             *(
                 f"cut {number}: {len(cut.lost)} of {cut.reported} records lost {list(cut.lost[:5])} {cut.complaints}"
                 for number, cut in enumerate(self.cuts, 1)
                 if not cut.ok
             ),
         ]
-        return "\n".join(lines)
 
 
 def power_cuts(settings: Settings, *, cuts: int, progress: Progress) -> CutReport:
-    """Cut a node's power *cuts* times at random moments while a program in it writes, and look what is left.
+    """Cut a node's power *cuts* times at random moments while a program in it writes, and check what was kept.
 
     Raises
     ------
@@ -142,7 +138,7 @@ def power_cuts(settings: Settings, *, cuts: int, progress: Progress) -> CutRepor
         for number in range(1, cuts + 1):
             found.append(cut := _cut(cluster[0], f"cut-{number}"))
             progress.step(f"power cut {number} of {cuts}: {len(cut.lost)} of {cut.reported} records lost")
-    return CutReport(host(), engine, settings.model, qemu, tuple(found))
+    return CutReport(host(), engine, qemu, settings.model, tuple(found))
 
 
 def lost(reported: Iterable[int], found: bytes, files: Iterable[str]) -> tuple[int, ...]:
@@ -170,12 +166,12 @@ def _cut(node: Node, folder: str) -> PowerCut:
     while len(seen := _REPORTED.findall(node.serial_log.read(start=start))) < FIRST:
         if deadline.expired:
             raise PidocError(
-                f"The writer on {node.name} has written {len(seen)} records in {WRITER_TIMEOUT:.0f} s.",
+                f"The writer on {node.name} reported {len(seen)} records in {WRITER_TIMEOUT:.0f} s, not {FIRST}.",
                 evidence=node.run("cat writer.log").stdout,
             )
         deadline.pause()
     began = time.monotonic()
-    time.sleep(random.uniform(0, LONGEST))  # noqa: S311 # no secret
+    time.sleep(random.uniform(0, LONGEST))
     node.power_cut()
     after = time.monotonic() - began
     reported = [int(number) for number in _REPORTED.findall(node.serial_log.read(start=start))]

@@ -1,21 +1,21 @@
-"""``pidoc bench boot``: cold boots, against an untuned Debian and of three nodes."""
+"""The subject ``boot``: cold boots of an untuned Debian, of the default image, and of three nodes of it."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from pytest_pidoc.bench import host, spread
+from pytest_pidoc.bench import SPREAD, host, spread
+from pytest_pidoc.bench.report import Report
+from pytest_pidoc.bench.start import PLAIN
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.settings import Settings
 from pytest_pidoc.values.progress import Progress
 from pytest_pidoc.values.text import table
 
 __all__ = ["BootReport", "BootRow", "boot"]
-
-PLAIN = "debian:bookworm,plain"
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class BootRow:
     nodes
         How many at a time.
     banner, ready, down
-        Seconds, one per run: until the slowest node's SSH banner, until a command had run on every node, and
-        how long it took to take all of it down.
+        Seconds of each run: until the slowest node's SSH banner, until a command had run on every node, and to take
+        the cluster down.
     """
 
     what: str
@@ -41,17 +41,14 @@ class BootRow:
 
 
 @dataclass(frozen=True)
-class BootReport:
-    """What ``pidoc bench boot`` measured."""
+class BootReport(Report):
+    """How long cold boots take."""
 
-    host: str
-    engine: str
-    qemu: str
     rows: tuple[BootRow, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data: every run, and the ratios of the medians."""
-        return {**asdict(self), "ratios": self.ratios()}
+        return {**super().to_dict(), "ratios": self.ratios()}
 
     def ratios(self) -> dict[str, float]:
         """Return the median banner against the untuned guest's, and the median start of three nodes against one's."""
@@ -59,18 +56,22 @@ class BootReport:
         _, one_ready, three_ready = (statistics.median(row.ready) for row in self.rows)
         return {"banner, tuned / untuned": one / plain, "ready, three / one": three_ready / one_ready}
 
-    def __str__(self) -> str:
+    def body(self) -> str:
+        """Return a row for each kind of boot."""
         rows = [
             (row.what, row.nodes, *(spread(times) for times in (row.banner, row.ready, row.down))) for row in self.rows
         ]
         head = ("what", "nodes", "banner s", "ready s", "down s")
+        return table(head, rows)
+
+    def notes(self) -> list[str]:
+        """Return where it was, and the ratios."""
         ratios = ", ".join(f"{name} {value:.2f}" for name, value in self.ratios().items())
-        notes = f"{self.host}; engine {self.engine}, {self.qemu}\nmedian (least to most); ratios: {ratios}"
-        return f"{table(head, rows)}\n{notes}"
+        return [self.where(), f"{SPREAD}; ratios: {ratios}"]
 
 
 def boot(settings: Settings, *, runs: int, progress: Progress) -> BootReport:
-    """Boot the untuned guest, the tuned one, and three of it, in turn *runs* times.
+    """Boot the untuned guest, the tuned one, and three nodes of that, one after the other, *runs* times.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""``pidoc bench lan``: what the LAN of a cluster costs and carries, and whether its faults are what was asked for.
+"""The subject ``lan``: what the LAN of a cluster costs and carries, and whether its faults are what was asked for.
 
-All of it is looked at from inside the guests. The plain connection to compare with is QEMU's own from one machine to
-the other, ``-netdev stream``, of nodes that are the same in everything else.
+Everything is measured from inside the guests. The plain connection for comparison is QEMU's own between two nodes,
+``-netdev stream``; the nodes are the same in everything else.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import shlex
 import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from pytest_pidoc.bench import host, spread
+from pytest_pidoc.bench import SPREAD, host, spread
+from pytest_pidoc.bench.report import Report
+from pytest_pidoc.bench.transfers import RECEIVE
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.engines.local import LocalEngine
 from pytest_pidoc.errors import EngineUnavailable, SettingsError
@@ -35,16 +37,7 @@ PACKETS = 1000
 DELAY, LOSS = 0.2, 0.1
 TRANSFER = 20_000_000  # bytes
 RECONNECTS = (9, 2)  # the first QEMU with -netdev stream,reconnect-ms=
-TIMEOUT = 300  # seconds that one measurement may take
-
-RECEIVE = """
-import socket
-connection, _ = socket.create_server(("", 9000)).accept()
-size = 0
-while data := connection.recv(1 << 18):
-    size += len(data)
-connection.sendall(b"%d" % size)
-"""
+TIMEOUT = 300  # seconds, of one measurement
 
 _SEND = """
 import socket, sys, time
@@ -88,28 +81,28 @@ for _ in range(50):
 
 
 @dataclass(frozen=True)
-class LanReport:
-    """What ``pidoc bench lan`` measured.
+class LanReport(Report):
+    """What the network between nodes costs and carries.
 
     Attributes
     ----------
+    model
+        The model that was measured.
     ready
         Seconds until the last of three nodes was ready, of each start: ``with`` a LAN, and ``without``.
     crossed, answered
-        Packets that were answered from one group to the other of a partition, and within a group, of those sent.
+        How many packets were answered, and how many were sent: between the groups of a partition, and within a group.
     healed
         Seconds from the end of each partition until a packet from one group to the other was answered.
     delay
-        What was added to the median round trip when 0.2 s were asked for, in seconds.
+        Seconds that a delay of 0.2 s added to the median round trip.
     lost
-        The share of packets that did not arrive when 0.1 was asked for.
+        The share of packets that did not arrive with a loss of 0.1.
     carried, plain
         Bytes per second of each transfer over TCP between two nodes, through the switch and without.
     """
 
-    host: str
     model: str
-    qemu: str
     ready: dict[str, tuple[float, ...]]
     crossed: tuple[int, int]
     answered: tuple[int, int]
@@ -121,14 +114,15 @@ class LanReport:
 
     @property
     def ratio(self) -> float:
-        """What the LAN carries, as a share of what a plain connection does: of the medians."""
+        """What the LAN carries as a share of what a plain connection carries: the ratio of the medians."""
         return statistics.median(self.carried) / statistics.median(self.plain)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data."""
-        return {**asdict(self), "ratio": self.ratio}
+        return {**super().to_dict(), "ratio": self.ratio}
 
-    def __str__(self) -> str:
+    def body(self) -> str:
+        """Return a row for everything that was measured."""
         rows = [
             (f"three nodes ready, {kind} a LAN", f"{spread(times)} s")
             for kind, times in self.ready.items()
@@ -143,30 +137,31 @@ class LanReport:
             ("TCP over -netdev stream", f"{spread([rate / 1e6 for rate in self.plain])} MB/s"),
             ("ratio of the medians", f"{self.ratio:.2f}"),
         ]
-        lines = [
-            table(("what", "measured"), rows),
-            f"{self.host}; engine local, {self.qemu}, {self.model}",
-            "medians, and in brackets the least and the most",
-        ]
-        return "\n".join(lines)
+        return table(("what", "measured"), rows)
+
+    def notes(self) -> list[str]:
+        """Return where it was, and what the figures are."""
+        return [self.where(self.model), SPREAD]
 
 
 def lan(settings: Settings, *, runs: int, progress: Progress) -> LanReport:
-    """Measure the LAN of the model that *settings* name, on the engine ``local``; *runs* starts and transfers of each.
+    """Measure the LAN of the model in *settings* on the engine ``local``: *runs* starts and transfers of each kind.
 
     Raises
     ------
     SettingsError
         The model has no LAN.
     EngineUnavailable
-        QEMU is older than 9.2, which can connect two machines of which either starts first.
+        QEMU is older than 9.2, the first one that connects two nodes whichever starts first.
     """
     model = machine(settings.model)
     if not model.lan:
-        raise SettingsError(f"The model {settings.model} has no LAN.", tip="--model pi3-virt")
+        raise SettingsError(f"The model {settings.model} has no LAN.", tip="use --model pi3-virt")
     qemu = LocalEngine().qemu_version(model.binary)
     if qemu.numbers < RECONNECTS:
-        raise EngineUnavailable(f"{qemu} is too old for pidoc bench lan: 9.2 is needed.", tip="a newer QEMU")
+        raise EngineUnavailable(
+            f"{qemu} is too old to measure the LAN, which needs 9.2.", tip="install QEMU 9.2 or newer"
+        )
     settings = replace(settings, engine="local", nodes=3, start="warm", lan=True)
     with Cluster.up(settings=settings, progress=progress) as cluster:  # and the template is made
         crossed, answered, healed = _partitions(cluster, progress)
@@ -181,11 +176,13 @@ def lan(settings: Settings, *, runs: int, progress: Progress) -> LanReport:
                 times.append(started.timings.ready)
     carried, plain = _transfers(replace(settings, nodes=2), runs, progress)
     starts = {kind: tuple(each) for kind, each in ready.items()}
-    return LanReport(host(), settings.model, str(qemu), starts, crossed, answered, healed, delay, lost, carried, plain)
+    return LanReport(
+        host(), "local", str(qemu), settings.model, starts, crossed, answered, healed, delay, lost, carried, plain
+    )
 
 
 def _partitions(cluster: Cluster, progress: Progress) -> tuple[tuple[int, int], tuple[int, int], tuple[float, ...]]:
-    progress.step(f"cutting and healing {PARTITIONS} times")
+    progress.step(f"making and healing {PARTITIONS} partitions")
     crossed = answered = 0
     healed = []
     first, second, third = cluster
@@ -203,14 +200,14 @@ def _partitions(cluster: Cluster, progress: Progress) -> tuple[tuple[int, int], 
 
 
 def _delay(cluster: Cluster, progress: Progress) -> float:
-    progress.step(f"asking for a delay of {DELAY:g} s")
+    progress.step(f"adding a delay of {DELAY:g} s")
     usual = statistics.median(_ping(cluster[0], "pi-2", 50))
     with cluster.degrade(delay=DELAY, between=("pi-1", "pi-2")):
         return statistics.median(_ping(cluster[0], "pi-2", 50)) - usual
 
 
 def _loss(cluster: Cluster, progress: Progress) -> float:
-    progress.step(f"asking for a loss of {LOSS:.0%}")
+    progress.step(f"adding a loss of {LOSS:.0%}")
     with cluster.degrade(loss=LOSS, between=("pi-1", "pi-2")), ThreadPoolExecutor() as pool:
         counted = pool.submit(_python, cluster[1], _COUNT)
         _python(cluster[0], _SPRAY, "pi-2", PACKETS)
@@ -218,7 +215,7 @@ def _loss(cluster: Cluster, progress: Progress) -> float:
 
 
 def _transfers(settings: Settings, runs: int, progress: Progress) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Send the same by turns through a switch and without."""
+    """Send the same data alternately through a switch and without one."""
     carried, plain = [], []
     with provision(settings.spec(), settings, progress) as found:
         progress.step("starting two nodes with a switch between them, and two without")
@@ -239,7 +236,7 @@ def _up(settings: Settings, found: Provision) -> Cluster:
 
 
 class _Direct(LocalEngine):
-    """Connects its second node to its first, without a switch. Which of them is there first is left open."""
+    """Connects its second node to its first, without a switch, whichever of them starts first."""
 
     def arguments(self, launch: Launch) -> list[str]:
         """Return the command line with the other network."""
@@ -259,7 +256,7 @@ def _transfer(cluster: Cluster) -> float:
 
 
 def _ping(node: Node, to: str, count: int) -> list[float]:
-    """Return the seconds of each round trip that came to an end."""
+    """Return the seconds of each round trip that was completed."""
     said = node.run(f"ping -n -c {count} -i 0.05 -W 1 {to}", warn=True).stdout
     return [float(milliseconds) / 1000 for milliseconds in re.findall(r"time=([\d.]+) ms", said)]
 

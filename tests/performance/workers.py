@@ -1,4 +1,4 @@
-"""``pidoc bench workers``: tests that wait, alone and with workers of pytest-xdist; and who had which node when."""
+"""The subject ``workers``: how much faster tests that wait run with pytest-xdist, and whether two shared a node."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from pytest_pidoc.bench import host, spread
+from pytest_pidoc.bench import SPREAD, host, spread
+from pytest_pidoc.bench.report import Report
 from pytest_pidoc.errors import PidocError, SettingsError
 from pytest_pidoc.settings import Settings
 from pytest_pidoc.values.progress import Progress
@@ -28,7 +29,7 @@ TESTS = 40
 WORKERS = 4
 WAIT = 2.0  # seconds that each test waits
 
-#: How the tests ask for nodes, by the name of that in the report.
+#: How the tests ask for nodes, by the name in the report.
 MARKERS = {"a node each": "nodes=1", "one cluster of 4, shared": "nodes=4, shared=True"}
 
 _TEST_FILE = """
@@ -47,7 +48,7 @@ def test_waits(number, pi_cluster):
 
 @dataclass(frozen=True)
 class Use:
-    """One test's use of a node: from when until when, on one clock, in seconds."""
+    """One test's use of a node: when it began and ended, on one clock, in seconds."""
 
     cluster: str
     node: str
@@ -66,7 +67,7 @@ class WorkersRow:
     alone, shared_out
         Seconds of each run of pytest, from its start to its end: without workers, and with them.
     overlaps
-        Pairs of tests that had the same node at the same time, of the runs with workers.
+        Pairs of tests that had the same node at the same time, in the runs with workers.
     """
 
     marker: str
@@ -76,36 +77,36 @@ class WorkersRow:
 
     @property
     def ratio(self) -> float:
-        """How long it takes with workers, in multiples of without: the ratio of the medians."""
+        """The time with workers as a multiple of the time without: the ratio of the medians."""
         return statistics.median(self.shared_out) / statistics.median(self.alone)
 
 
 @dataclass(frozen=True)
-class WorkersReport:
-    """What ``pidoc bench workers`` measured."""
+class WorkersReport(Report):
+    """How long tests take with workers and without. The runs of pytest choose their QEMU: `qemu` is empty."""
 
-    host: str
-    engine: str
     model: str
     rows: tuple[WorkersRow, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data."""
-        return {**asdict(self), "ratios": [row.ratio for row in self.rows]}
+        return {**super().to_dict(), "ratios": [row.ratio for row in self.rows]}
 
-    def __str__(self) -> str:
+    def body(self) -> str:
+        """Return a row for each kind of run."""
         head = ("nodes", "-n 0 s", f"-n {WORKERS} s", "ratio", "two tests on one node")
         rows = [
             (row.marker, spread(row.alone), spread(row.shared_out), f"{row.ratio:.2f}", row.overlaps)
             for row in self.rows
         ]
-        return "\n".join(
-            [
-                table(head, rows),
-                f"{self.host}; engine {self.engine}, {self.model}; {TESTS} tests that wait {WAIT:g} s each",
-                "medians, and in brackets the least and the most; the seconds are those of whole runs of pytest",
-            ]
-        )
+        return table(head, rows)
+
+    def notes(self) -> list[str]:
+        """Return where it was, and what the figures are."""
+        return [
+            f"{self.where(self.model)}; {TESTS} tests that wait {WAIT:g} s each",
+            f"{SPREAD}; the seconds are those of whole pytest runs",
+        ]
 
 
 def workers(settings: Settings, *, runs: int, progress: Progress) -> WorkersReport:
@@ -119,7 +120,7 @@ def workers(settings: Settings, *, runs: int, progress: Progress) -> WorkersRepo
         A run of pytest failed.
     """
     if importlib.util.find_spec("xdist") is None:
-        raise SettingsError("pidoc bench workers needs pytest-xdist.", tip="pip install pytest-xdist")
+        raise SettingsError("The subject workers needs pytest-xdist.", tip="run pip install pytest-xdist")
     rows = []
     for name, marker in MARKERS.items():
         alone, shared_out, found = [], [], 0
@@ -130,7 +131,7 @@ def workers(settings: Settings, *, runs: int, progress: Progress) -> WorkersRepo
             shared_out.append(seconds)
             found += overlaps(uses)
         rows.append(WorkersRow(name, tuple(alone), tuple(shared_out), found))
-    return WorkersReport(host(), settings.engine, settings.model, tuple(rows))
+    return WorkersReport(host(), settings.engine, "", settings.model, tuple(rows))
 
 
 def overlaps(uses: Sequence[Use]) -> int:
@@ -142,7 +143,7 @@ def overlaps(uses: Sequence[Use]) -> int:
 
 
 def _run(settings: Settings, marker: str, number: int) -> tuple[float, list[Use]]:
-    """Run the tests with that many workers; return the seconds that it took, and who had which node."""
+    """Run the tests with *number* workers; return the seconds that it took, and which test had which node."""
     with tempfile.TemporaryDirectory(prefix="pidoc-bench-") as folder:
         uses = Path(folder, "uses")
         uses.mkdir()
@@ -162,5 +163,5 @@ def _run(settings: Settings, marker: str, number: int) -> tuple[float, list[Use]
         )
         seconds = time.monotonic() - began
         if done.returncode:
-            raise PidocError("The tests failed that should only wait.", evidence=done.stdout[-2000:])
+            raise PidocError("The tests that only wait have failed.", evidence=done.stdout[-2000:])
         return seconds, [Use(*json.loads(path.read_text(encoding="utf-8"))) for path in uses.iterdir()]

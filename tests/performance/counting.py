@@ -1,6 +1,6 @@
-"""``pidoc bench counting``: whether counts repeat where seconds do not, and show a small slow-down; and what they cost.
+"""The subject ``counting``: whether counts repeat where seconds do not, and show a small slow-down; and what they cost.
 
-The former while one process for each processor of this host does nothing but keep it busy.
+During all but the last, one process for each of the host's processors keeps it busy.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from pytest_pidoc.bench import host, spread
+from pytest_pidoc.bench import SPREAD, host, spread
+from pytest_pidoc.bench.report import Report
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.errors import BenchmarkSlower, SettingsError
 from pytest_pidoc.node import Node
@@ -27,12 +28,12 @@ from pytest_pidoc.values.text import table
 
 __all__ = ["Cost", "CountingReport", "counting"]
 
-SLOWDOWN = 0.01  # what is to be seen
+SLOWDOWN = 0.01  # more work, which a benchmark has to notice
 LIMIT = 0.005  # above which a benchmark fails
 MOST_SPREAD = 0.002  # of the counted metric, over all nodes
 LOOPS = 300_000
 
-#: A program as people write them: it starts an interpreter, loads libraries, allocates, and computes for 0.1 s.
+#: A typical program: it starts an interpreter, loads libraries, allocates, and computes for 0.1 s.
 PROGRAM = "python3 -c 'sum(i * i for i in range({loops}))'"
 
 _BUSY = "import os\nparent = os.getppid()\nwhile os.getppid() == parent:\n    sum(range(10**6))"
@@ -40,7 +41,7 @@ _BUSY = "import os\nparent = os.getppid()\nwhile os.getppid() == parent:\n    su
 
 @dataclass(frozen=True)
 class Cost:
-    """What measuring a metric costs: the program's seconds on this machine, as often as it was run."""
+    """What measuring a metric costs: the program's seconds by the host's clock, of each run."""
 
     metric: str
     clock: str
@@ -48,13 +49,15 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class CountingReport:
-    """What ``pidoc bench counting`` found.
+class CountingReport(Report):
+    """How counts repeat, and what they notice.
 
     Attributes
     ----------
+    model
+        The model that was measured.
     metric
-        What is held against a baseline.
+        What is compared with a baseline.
     unchanged
         Each metric of the unchanged program, each on a node of its own.
     caught, slowed
@@ -62,12 +65,9 @@ class CountingReport:
     alarms
         How often the unchanged program failed.
     costs
-        What measuring costs, by metric; the first one measures nothing.
+        What measuring each metric costs; the first one measures nothing.
     """
 
-    host: str
-    engine: str
-    qemu: str
     model: str
     metric: str
     unchanged: dict[str, tuple[float, ...]]
@@ -78,15 +78,16 @@ class CountingReport:
 
     @property
     def ok(self) -> bool:
-        """Whether the metric repeats, each slow-down was seen, and nothing else was taken for one."""
+        """Whether the metric repeats, each slow-down was noticed, and nothing else was taken for one."""
         return self.caught == self.slowed and not self.alarms and _relative(self.unchanged[self.metric]) < MOST_SPREAD
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data."""
         spreads = {name: _relative(values) for name, values in self.unchanged.items()}
-        return {**asdict(self), "spreads": spreads, "ok": self.ok}
+        return {**super().to_dict(), "spreads": spreads}
 
-    def __str__(self) -> str:
+    def body(self) -> str:
+        """Return a table of how each metric repeats, what was noticed, and a table of what measuring costs."""
         nodes = len(self.unchanged[self.metric])
         repeats = [
             (name, METRICS[name].show(statistics.median(values)), f"{100 * _relative(values):.3f} %")
@@ -101,14 +102,19 @@ class CountingReport:
             [
                 table(("metric", "median", f"spread over {nodes} fresh nodes"), repeats),
                 "",
-                f"{self.metric}: {100 * SLOWDOWN:g} % more work seen {self.caught} times of {self.slowed},"
-                f" {self.alarms} false alarms in {nodes} unchanged runs, at {100 * LIMIT:g} %",
+                f"{self.metric}: {100 * SLOWDOWN:g} % more work noticed {self.caught} times of {self.slowed},"
+                f" {self.alarms} false alarms in {nodes} unchanged runs, with a limit of {100 * LIMIT:g} %",
                 "",
-                table(("measured", "the guest's clock", "seconds of this machine", "ratio"), costs),
-                f"{self.host}, all kept busy but for the last table; engine {self.engine}, {self.qemu}, {self.model}",
-                "spread: the most less the least, of the median; seconds: median (least to most)",
+                table(("measured", "the guest's clock", "seconds on the host", "ratio"), costs),
             ]
         )
+
+    def notes(self) -> list[str]:
+        """Return where it was, and what the figures are."""
+        return [
+            f"{self.where(self.model)}; all CPUs kept busy, except for the last table",
+            f"spread: (maximum - minimum) / median; seconds: {SPREAD}",
+        ]
 
 
 def counting(settings: Settings, *, runs: int, progress: Progress, unchanged: int = 50) -> CountingReport:
@@ -150,7 +156,7 @@ def counting(settings: Settings, *, runs: int, progress: Progress, unchanged: in
 
 
 def _prepared(settings: Settings) -> tuple[ClusterSpec, str]:
-    """Return a node that counts, and the metric: instructions, or what comes next where the guest has no counter."""
+    """Return the spec of a node that counts, and the metric: guest_time if the guest cannot count instructions."""
     try:
         return prepare(settings.spec(), ["instructions"]), "instructions"
     except SettingsError:
@@ -158,13 +164,13 @@ def _prepared(settings: Settings) -> tuple[ClusterSpec, str]:
 
 
 def _costs(settings: Settings, counted: Node, command: str, metric: str, runs: int) -> tuple[Cost, ...]:
-    """Run the program by turns on a node with this host's clock and on the one that counts, with events and without."""
+    """Run the program alternately on a node with the host's clock and one that counts, with events and without."""
     seconds: dict[tuple[str, str], list[float]] = {}
     with Cluster.up(settings=settings) as cluster:
         for _ in range(runs):
             for clock, node, events, named in (
-                ("this machine's", cluster[0], False, "wall_time"),
-                ("this machine's", cluster[0], True, "guest_time"),
+                ("the host's", cluster[0], False, "wall_time"),
+                ("the host's", cluster[0], True, "guest_time"),
                 ("counts", counted, False, "virtual_time"),
                 ("counts", counted, True, metric),
             ):
@@ -189,13 +195,13 @@ def _fails(before: Entry, now: Entry) -> bool:
 
 
 def _relative(values: Sequence[float]) -> float:
-    """Return the difference of the most and the least, as a share of the median."""
+    """Return (maximum - minimum) / median."""
     return (max(values) - min(values)) / statistics.median(values)
 
 
 @contextlib.contextmanager
 def _busy() -> Iterator[None]:
-    """Keep every processor of this host busy; each process ends by itself when this one does."""
+    """Keep every processor of the host busy; each process ends by itself when this one does."""
     with contextlib.ExitStack() as ending:
         for _ in os.sched_getaffinity(0):
             process = ending.enter_context(subprocess.Popen([sys.executable, "-c", _BUSY]))

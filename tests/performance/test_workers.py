@@ -1,14 +1,14 @@
-"""The report of ``pidoc bench workers``: what is made of who had which node when."""
+"""The report of ``workers``: what is made of who had which node when."""
 
 from __future__ import annotations
 
 import pytest
 
-from pytest_pidoc.bench import workers
-from pytest_pidoc.bench.workers import Use, WorkersReport, WorkersRow, overlaps
 from pytest_pidoc.errors import PidocError, SettingsError
 from pytest_pidoc.settings import Settings
 from pytest_pidoc.values.progress import Progress
+from tests.performance import workers
+from tests.performance.workers import Use, WorkersReport, WorkersRow, overlaps
 
 
 def test_overlaps() -> None:
@@ -21,7 +21,9 @@ def test_overlaps() -> None:
 
 def test_ratio() -> None:
     """It is that of the medians, and the table shows it beside the seconds."""
-    report = WorkersReport("2 CPUs", "local", "pi3-virt", (WorkersRow("a node each", (80.0, 90.0), (30.0, 38.0), 0),))
+    report = WorkersReport(
+        "2 CPUs", "local", "", "pi3-virt", (WorkersRow("a node each", (80.0, 90.0), (30.0, 38.0), 0),)
+    )
     assert report.rows[0].ratio == pytest.approx(0.4)
     assert "85.00 (80.00 to 90.00)  34.00 (30.00 to 38.00)  0.40   0" in str(report)
     assert report.to_dict()["ratios"] == [pytest.approx(0.4)]
@@ -31,7 +33,7 @@ def test_tests_that_fail_are_no_measurement(no_settings: object, monkeypatch: py
     """What pytest said is shown: here that the engine is not there."""
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setattr(workers, "TESTS", 1)
-    with pytest.raises(PidocError, match=r"The tests failed that should only wait\.\n[^$]*qemu"):
+    with pytest.raises(PidocError, match=r"The tests that only wait have failed\.\n[^$]*qemu"):
         workers.workers(Settings.load({"engine": "local", "require": True}), runs=1, progress=Progress())
 
 

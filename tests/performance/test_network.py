@@ -1,4 +1,4 @@
-"""The reports of ``pidoc bench lan`` and ``rates``."""
+"""The reports of ``lan`` and ``rates``."""
 
 from __future__ import annotations
 
@@ -7,14 +7,19 @@ import json
 
 import pytest
 
-from pytest_pidoc.bench.lan import LanReport
-from pytest_pidoc.bench.rates import ENOUGH, Rate, RatesReport, size_for
 from pytest_pidoc.bench.stopwatch import Lap
+from pytest_pidoc.errors import BootError, EngineUnavailable, PidocError
+from pytest_pidoc.settings import Settings
+from pytest_pidoc.values.progress import Progress
+from tests.performance import rates
+from tests.performance.lan import LanReport
+from tests.performance.rates import Rate, RatesReport
 
 LAN = LanReport(
     host="2 CPUs",
-    model="pi3-virt",
+    engine="local",
     qemu="QEMU 10.0.2",
+    model="pi3-virt",
     ready={"with": (2.1, 2.0, 2.2), "without": (1.9, 2.0, 1.8)},
     crossed=(0, 500),
     answered=(249, 250),
@@ -27,7 +32,7 @@ LAN = LanReport(
 
 PLAIN = (Lap(2.0, 1.0), Lap(4.0, 1.0), Lap(8.0, 2.0))
 NODE = (Lap(4.0, 1.0), Lap(4.0, 2.0), Lap(2.0, 2.0))
-RATES = RatesReport("2 CPUs", "QEMU 10.0.2", (Rate("pi3", "disk read", 0.25, PLAIN, NODE),))
+RATES = RatesReport("2 CPUs", "local", "QEMU 10.0.2", (Rate("pi3", "disk read", 0.25, PLAIN, NODE),))
 
 
 def test_lan_report_shows_what_was_asked_for_and_what_came() -> None:
@@ -42,7 +47,7 @@ def test_lan_report_shows_what_was_asked_for_and_what_came() -> None:
 
 
 def test_rates_report_compares_neighbours() -> None:
-    """Each pair gives a ratio of its own: what this machine did meanwhile met both of it."""
+    """Each pair gives a ratio of its own: what the host did meanwhile met both of it."""
     *_, row, host, _ = str(RATES).splitlines()
 
     assert " ".join(row.split()) == (
@@ -52,39 +57,38 @@ def test_rates_report_compares_neighbours() -> None:
 
 
 def test_a_model_that_cannot_be_measured_is_named() -> None:
-    """The others are measured all the same."""
+    """It is a failure only if this host's QEMU supports it."""
     report = dataclasses.replace(RATES, obstacles={"pi4": "The model pi4 needs QEMU 9.0 or newer."})
 
     assert "\npi4: The model pi4 needs QEMU 9.0 or newer.\n" in str(report)
     assert RATES.ok
-    assert not report.ok
+    assert report.ok
+    assert not dataclasses.replace(report, failed=("pi4",)).ok
 
 
-@pytest.mark.parametrize("rate", [0.1, 20.0, 100.0])
-def test_a_size_is_one_that_takes_long_enough(rate: float) -> None:
-    """A slow network and a fast disk are measured for about as long."""
-    moved = []
+@pytest.mark.parametrize(
+    ("error", "failed"),
+    [(EngineUnavailable("The model pi4 needs QEMU 9.0."), ()), (BootError("pi-1 died."), ("pi4",))],
+    ids=["not supported", "broken"],
+)
+def test_a_model_that_fails_is_told_from_one_that_qemu_lacks(
+    error: PidocError, failed: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both are named, and the other models are measured all the same."""
 
-    def measure(size: int) -> float:
-        moved.append(size)
-        return size / rate
+    def measured(settings: Settings, port: int, **_: object) -> tuple[str, list[Rate]]:
+        if settings.model == "pi4":
+            raise error
+        return "QEMU 10.0.2", list(RATES.rates)
 
-    size = size_for(measure, 512)
+    monkeypatch.setattr(rates, "_measure", measured)
+    monkeypatch.setattr(rates, "choose", lambda engine: engine)
 
-    assert ENOUGH <= size / rate <= max(2 * ENOUGH, 1 / rate)
-    assert size == moved[-1]
+    report = rates.rates(Settings(), runs=1, progress=Progress(), names=("pi4", "pi3"))
 
-
-def test_one_slow_measurement_does_not_make_a_size() -> None:
-    """The first may have had to wait for something."""
-    slow = iter([60.0])
-
-    assert size_for(lambda size: next(slow, size / 20), 512) >= 20 * ENOUGH
-
-
-def test_a_size_has_an_end() -> None:
-    """However fast it is, it must lie on a disk."""
-    assert size_for(lambda size: size / 1e6, 512) == 512
+    assert report.rates == RATES.rates
+    assert report.obstacles == {"pi4": error.what}
+    assert report.failed == failed
 
 
 @pytest.mark.parametrize("report", [LAN, RATES], ids=["lan", "rates"])

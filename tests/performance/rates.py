@@ -1,12 +1,12 @@
-"""``pidoc bench rates``: how fast disk and network are in a node, against the same QEMU without what we add.
+"""The subject ``rates``: how fast disk and network are in a node, against the same QEMU without what pytest-pidoc adds.
 
-Plain is a machine that was booted, with its RAM in anonymous memory and one overlay on its disk: what the same command
-line gives by hand. The other is what a test gets: a fork, with the RAM and the disk of its template below its own. Both
-run side by side and are measured by turns, so that whatever else this machine does meets both.
+The plain node was booted, with its RAM in anonymous memory and one overlay on its disk, as the same command line does
+by hand. The other one is what a test gets: a fork, which reads RAM and disk from its template until it writes. Both run
+side by side and are measured alternately, so that other work on the host slows down both.
 
-One QEMU is faster than the next of the same command line, for as long as it runs: the medians of four plain `pi3` that
-wrote to their SD cards by turns were 17 % apart. So each run has two nodes of its own, and they, not the single
-transfers, are what is compared.
+QEMU processes with the same command line differ in speed for as long as they run: the medians of four plain `pi3` that
+alternately wrote to their SD cards were 17 % apart. So each run starts two new nodes, and the nodes are compared, not
+the single transfers.
 """
 
 from __future__ import annotations
@@ -17,25 +17,27 @@ import socket
 import statistics
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from pytest_pidoc.bench import host, spread
-from pytest_pidoc.bench.stopwatch import BEGIN, END, Lap, marked, timed
+from pytest_pidoc.bench import SPREAD, host, spread
+from pytest_pidoc.bench.report import Report
+from pytest_pidoc.bench.stopwatch import BEGIN, END, Lap, alternately, size_for, timed
+from pytest_pidoc.bench.transfers import DISK, Way
 from pytest_pidoc.cluster import Cluster
-from pytest_pidoc.errors import PidocError
+from pytest_pidoc.engines.choose import choose
+from pytest_pidoc.errors import EngineUnavailable, PidocError
 from pytest_pidoc.machines import MIB, machine
 from pytest_pidoc.node import Node
 from pytest_pidoc.settings import Settings
 from pytest_pidoc.values.progress import Progress
 from pytest_pidoc.values.text import table
 
-__all__ = ["Rate", "RatesReport", "rates", "size_for"]
+__all__ = ["WAYS", "Rate", "RatesReport", "rates"]
 
-ENOUGH = 2.0  # seconds of one measurement: a network card on USB gets 256 KiB in, a virtio disk writes 1 GiB
-MOST = 512 * MIB  # bytes of one measurement: they lie on the node's disk, and in an overlay on this machine's
-TIMEOUT = 600  # seconds that one measurement may take
+MOST = 512 * MIB  # bytes of one measurement: they are written to the node's disk, and so to an overlay on the host
+TIMEOUT = 600  # seconds, of one measurement
 LAPS = 3  # measurements of each node
 
 _IN = """
@@ -62,35 +64,12 @@ print("END", time.monotonic())
 """
 
 
-@dataclass(frozen=True)
-class Way:
-    """What is measured: a command that moves SIZE units; this machine listens on PORT.
-
-    Attributes
-    ----------
-    unit
-        Bytes.
-    """
-
-    command: str
-    unit: int
-
-
-def _dd(operands: str) -> Way:
-    return Way(marked(f"dd bs=1M count=SIZE {operands}"), MIB)
-
-
 def _network(program: str) -> Way:
     return Way(f"python3 -c {shlex.quote(program.replace('BEGIN', BEGIN).replace('END', END))} PORT SIZE", 1 << 17)
 
 
-#: By their names. A file is written where it was before: what a first write costs, the host's file system decides.
-WAYS = {
-    "disk write": _dd("if=/dev/zero of=rates oflag=direct conv=fsync,notrunc"),
-    "disk read": _dd("if=rates of=/dev/null iflag=direct"),
-    "network in": _network(_IN),
-    "network out": _network(_OUT),
-}
+#: By their names. Those of the network connect to PORT of the host.
+WAYS = {**DISK, "network in": _network(_IN), "network out": _network(_OUT)}
 
 
 @dataclass(frozen=True)
@@ -104,7 +83,7 @@ class Rate:
     size
         MiB that each measurement moved.
     plain, node
-        Of each run, a plain node and one as tests get it, which were measured by turns: the medians of their laps.
+        For each run, a plain node and one as tests get it, measured alternately: the medians of their laps.
     """
 
     model: str
@@ -119,35 +98,45 @@ class Rate:
 
     @property
     def kept(self) -> list[float]:
-        """What is left of the plain rate, of each pair."""
+        """The node's rate as a share of the plain one's, for each pair."""
         return [plain.seconds / node.seconds for plain, node in zip(self.plain, self.node, strict=True)]
 
     @property
     def work(self) -> list[float]:
-        """The processor time that it takes, as a multiple of what it takes plain, of each pair."""
+        """The node's processor time as a multiple of the plain one's, for each pair."""
         return [node.processor / plain.processor for plain, node in zip(self.plain, self.node, strict=True)]
 
 
 @dataclass(frozen=True)
-class RatesReport:
-    """What ``pidoc bench rates`` measured, and why models could not be, by their names."""
+class RatesReport(Report):
+    """How fast disk and network are.
 
-    host: str
-    qemu: str
+    Attributes
+    ----------
+    rates
+        What was measured.
+    obstacles
+        Why models could not be measured, by their names.
+    failed
+        Those that this host's QEMU supports all the same.
+    """
+
     rates: tuple[Rate, ...]
     obstacles: dict[str, str] = field(default_factory=dict)
+    failed: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
-        """Whether every model was measured."""
-        return not self.obstacles
+        """Whether every model was measured that this host's QEMU supports."""
+        return not self.failed
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data: every measurement, and the medians of the ratios."""
         medians = [{"rate": statistics.median(each.kept), "work": statistics.median(each.work)} for each in self.rates]
-        return {**asdict(self), "ratios": medians}
+        return {**super().to_dict(), "ratios": medians}
 
-    def __str__(self) -> str:
+    def body(self) -> str:
+        """Return a row for each way of each model."""
         rows = [
             (
                 *(each.model, each.way, f"{each.size:g}"),
@@ -157,28 +146,33 @@ class RatesReport:
             for each in self.rates
         ]
         head = ("model", "way", "MiB", "plain MB/s", "node MB/s", "rate, node / plain", "processor time, node / plain")
-        notes = [
+        return table(head, rows)
+
+    def notes(self) -> list[str]:
+        """Return which models could not be measured, where it was, and what the figures are."""
+        return [
             *(f"{name}: {obstacle}" for name, obstacle in self.obstacles.items()),
-            f"{self.host}; engine local, {self.qemu}",
-            "medians, and in brackets the least and the most; each run has a plain node and another of its own,"
-            " measured by turns",
+            self.where(),
+            f"{SPREAD}; each run starts a plain node and a forked one, and measures them alternately",
         ]
-        return "\n".join([table(head, rows), *notes])
 
 
 def rates(settings: Settings, *, runs: int, progress: Progress, names: Sequence[str]) -> RatesReport:
-    """Measure each way of each of the models that are named, with *runs* pairs of nodes, on the engine ``local``.
+    """Measure each way of each named model, with *runs* pairs of nodes, on the engine ``local``.
 
-    A model that cannot be measured is listed with the reason, and the others are measured all the same.
+    The report lists a model that cannot be measured with the reason; the others are measured all the same.
 
     Raises
     ------
     SettingsError
-        There is no such model.
+        There is no model of one of the *names*.
+    EngineUnavailable
+        The engine ``local`` cannot be used.
     """
     models = [machine(name.strip()).name for name in names]
+    choose("local")
     found: list[Rate] = []
-    versions, obstacles = set(), {}
+    versions, obstacles, failed = set(), {}, []
     with _peer() as port:
         for model in models:
             try:
@@ -187,7 +181,9 @@ def rates(settings: Settings, *, runs: int, progress: Progress, names: Sequence[
                 found += measured
             except PidocError as error:
                 obstacles[model] = error.what
-    return RatesReport(host(), ", ".join(sorted(versions)), tuple(found), obstacles)
+                if not isinstance(error, EngineUnavailable):
+                    failed.append(model)
+    return RatesReport(host(), "local", ", ".join(sorted(versions)), tuple(found), obstacles, tuple(failed))
 
 
 def _measure(settings: Settings, port: int, *, runs: int, progress: Progress) -> tuple[str, list[Rate]]:
@@ -208,7 +204,7 @@ def _measure(settings: Settings, port: int, *, runs: int, progress: Progress) ->
                 if name not in sizes:
                     sizes[name] = size_for(partial(_seconds, lap, theirs[0]), MOST // way.unit)
                 progress.step(f"{model}, run {run} of {runs}: {name}, {sizes[name] * way.unit / MIB:g} MiB")
-                laps[name].append(_by_turns(partial(lap, size=sizes[name]), (theirs[0], ours[0])))
+                laps[name].append(_medians(partial(lap, size=sizes[name]), theirs[0], ours[0]))
             version = str(ours.engine.qemu_version(ours[0].machine.binary))
     return version, [
         Rate(model, name, sizes[name] * WAYS[name].unit / MIB, *zip(*pairs, strict=True))
@@ -224,41 +220,20 @@ def _seconds(lap: Callable[[Node, int], Lap], node: Node, size: int) -> float:
     return lap(node, size).seconds
 
 
-def _by_turns(lap: Callable[[Node], Lap], nodes: tuple[Node, Node]) -> tuple[Lap, Lap]:
-    """Measure two nodes, `LAPS` times each; return the medians of both."""
-    laps: tuple[list[Lap], list[Lap]] = ([], [])
-    for node in nodes:
-        lap(node)  # a first time, which does not count
-    for number in range(LAPS):
-        for each in (0, 1) if number % 2 else (1, 0):  # neither is always the second
-            laps[each].append(lap(nodes[each]))
+def _medians(lap: Callable[[Node], Lap], plain: Node, node: Node) -> tuple[Lap, Lap]:
+    """Measure two nodes, `LAPS` times each after a first time that does not count; return the medians of both."""
+    for each in (plain, node):
+        lap(each)
     one, other = (
         Lap(statistics.median(lap.seconds for lap in side), statistics.median(lap.processor for lap in side))
-        for side in laps
+        for side in alternately(lap, plain, node, runs=LAPS)
     )
     return one, other
 
 
-def size_for(measure: Callable[[int], float], most: int) -> int:
-    """Return how many times take as long as a measurement should, and have been measured.
-
-    Parameters
-    ----------
-    measure
-        Returns how many seconds so many times take.
-    most
-        How many it may be.
-    """
-    size = 1
-    while (seconds := min(measure(size), measure(size))) < ENOUGH and size < most:  # one may have had to wait
-        # Half as much again as seems to be enough: a small one is slower than a large one.
-        size = min(most, size * 16, max(size + 1, int(1.5 * size * ENOUGH / max(seconds, 0.001))))
-    return size
-
-
 @contextlib.contextmanager
 def _peer() -> Iterator[int]:
-    """Listen on this machine for nodes that read or write as much as they say first; give the port."""
+    """Listen on the host for nodes that read or write as many bytes as they first ask for; give the port."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         threading.Thread(target=_serve, args=(server,), daemon=True).start()
         yield server.getsockname()[1]

@@ -1,0 +1,1 @@
+"""The tests: a package, so that ``python -m tests.performance`` is found, whatever else is called ``tests``."""

@@ -1,0 +1,1 @@
+"""What pytest-pidoc itself costs, and whether it keeps what it promises: ``python -m tests.performance``."""
