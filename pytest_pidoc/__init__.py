@@ -72,7 +72,7 @@ __all__ = [
     "WaitTimeout",
 ]
 
-_LAZY = {"Cluster": "cluster", "Node": "node", "Timings": "bringup"}
+_LAZY = {"Cluster": "cluster", "Node": "node", "Timings": "vm.bringup"}
 
 
 def __getattr__(name: str) -> object:

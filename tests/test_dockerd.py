@@ -187,7 +187,7 @@ def test_our_own_errors_pass_the_edge() -> None:
 
 def test_docker_is_imported_when_it_is_used() -> None:
     """Importing the modules that use the SDK does not import it: it costs a quarter of a second."""
-    modules = "dockerd engines.docker engines.containers images.container images.registry"
+    modules = "containers.daemon engines.docker containers.running containers.build containers.registry"
     code = f"""
 import importlib, sys
 for name in {modules.split()!r}:
