@@ -1,4 +1,4 @@
-"""The program under test: prints who and how this machine is, as JSON."""
+"""The program under test: prints host name, architecture and uptime as JSON."""
 
 import json
 import platform

@@ -6,7 +6,7 @@ pytestmark = pytest.mark.pidoc
 
 @pytest.fixture
 def console(pi):
-    """Give the serial console, at a shell's prompt: the login on it comes some time after SSH does."""
+    """Give the serial console at a shell prompt, which is ready some time after SSH."""
     with pi.console as console:
         for _ in range(60):
             console.sendline("")

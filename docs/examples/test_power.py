@@ -10,7 +10,7 @@ def test_what_was_synced_outlives_a_power_cut(pi):
     pi.run("echo 42 > measured; sync measured")
     with pi.power_cut(), pytest.raises(NodeDied, match="pi-1 is off since power_cut"):
         pi.run("true")
-    assert pi.run("cat measured").stdout == "42\n"  # the end of the block has switched it on again
+    assert pi.run("cat measured").stdout == "42\n"  # the node was started again at the end of the block
 
 
 def test_only_what_is_on_the_disk_outlives_a_reboot(pi):

@@ -3,7 +3,7 @@ import pytest
 
 @pytest.mark.pidoc(fresh=True)
 def test_a_new_node_for_this_test_alone(pi):
-    pi.sudo("touch /etc/changed")  # nobody else will see this
+    pi.sudo("touch /etc/changed")  # no other test sees this
 
 
 def test_nodes_that_are_started_in_the_test(boot_pi):

@@ -21,7 +21,7 @@ def redis(pi_cluster, tmp_path):
     """Install Redis from Debian's packages on every node; the first is the master."""
     first, *others = pi_cluster
     if first.sudo("apt-get -o APT::Update::Error-Mode=any update", warn=True).failed:
-        pytest.skip("no mirror of Debian's can be reached")
+        pytest.skip("no Debian mirror can be reached")
     first.sudo(f"apt-get install --yes --download-only --no-install-recommends {PACKAGES}")
     first.run("tar -C /var/cache/apt/archives -cf debs.tar $(cd /var/cache/apt/archives && ls *.deb)")
     first.get("debs.tar", tmp_path / "debs.tar")
@@ -53,7 +53,7 @@ def test_majority_elects_a_new_master(redis):
         (master,) = (pi for pi in redis if pi.lan_address == address)
         assert master.run("redis-cli get when").stdout == "before\n"
         assert master.run("redis-cli set when during").stdout == "OK\n"
-        assert first.run("redis-cli get when").stdout == "before\n"  # it hears of nothing
+        assert first.run("redis-cli get when").stdout == "before\n"  # it does not get the new value
 
     first.wait_until_succeeds("redis-cli get when | grep during", timeout=120)
     assert first.run("redis-cli role").stdout.startswith("slave\n")

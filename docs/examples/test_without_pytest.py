@@ -1,4 +1,4 @@
-"""Runs the script, so that it is known to work."""
+"""Runs the script, to check that it works."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-/* The CRC-32 of 64 KiB, again and again. It needs no C library: so one compiler is enough for each kind of ARM. */
+/* The CRC-32 of 64 KiB, again and again. It needs no C library, so one compiler per architecture is enough. */
 
 #define SIZE 65536
 #ifdef SLOWER /* as if somebody had made it 2 % slower */

@@ -16,7 +16,7 @@ COMPILERS = {
 
 @pytest.fixture
 def program(pi, tmp_path):
-    """Compile the program for the node and copy it there; FLAGS is for what the compiler is to be told."""
+    """Compile the program for the node and copy it there; FLAGS has additional options for the compiler."""
     compiler = COMPILERS[pi.model]
     if shutil.which(compiler[0]) is None:
         pytest.skip(f"{compiler[0]} is not installed")
