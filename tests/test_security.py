@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 from pi_images import MIB
-from test_raspios import PATH, PI3, PROGRAM_64, disk_of, ext4_of, fat_of
 
 from pytest_pidoc.errors import ImageError
 from pytest_pidoc.guest import ssh
@@ -32,6 +31,7 @@ from pytest_pidoc.images.store.buildlog import BuildLog
 from pytest_pidoc.images.store.cache import Cache
 from pytest_pidoc.machines import MODELS
 from pytest_pidoc.values.progress import Progress
+from tests.images.stock.test_recipe import PATH, PI3, PROGRAM_64, disk_of, ext4_of, fat_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

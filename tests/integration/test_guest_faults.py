@@ -13,6 +13,7 @@ import pytest
 from leftovers import leftovers
 from support import vm_of
 
+import pytest_pidoc
 from pytest_pidoc import FaultError, Node, Settings, errors
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.engines import cgroups
@@ -206,11 +207,13 @@ assert not group.exists()
 @pytest.mark.parametrize("who", ["--uid=pi -p Delegate=yes", ""], ids=["delegated", "root"])
 def test_control_groups_of_version_2(node: Node, tmp_path: Path, who: str) -> None:
     """The guest has them, whatever this machine has: to its root, and to a user to whom they were delegated."""
-    node.run("sudo rm -rf lib node && mkdir -p lib/pytest_pidoc/engines && touch lib/pytest_pidoc/__init__.py")
-    node.run("touch lib/pytest_pidoc/engines/__init__.py")
-    node.put(Path(cgroups.__file__), "lib/pytest_pidoc/engines/cgroups.py")
-    for module in (checks, documents, errors, deadline):
-        node.put(Path(module.__file__), f"lib/pytest_pidoc/{Path(module.__file__).name}")
+    package = Path(pytest_pidoc.__file__).parent
+    files = [Path(module.__file__).relative_to(package) for module in (cgroups, checks, documents, errors, deadline)]
+    folders = sorted({f"lib/pytest_pidoc/{file.parent}" for file in files})
+    node.run(f"sudo rm -rf lib node && mkdir -p {' '.join(folders)}")
+    node.run(f"touch lib/pytest_pidoc/__init__.py {' '.join(f'{folder}/__init__.py' for folder in folders)}")
+    for file in files:
+        node.put(package / file, f"lib/pytest_pidoc/{file}")
     (tmp_path / "script.py").write_text(DELEGATED)
     node.put(tmp_path / "script.py", "script.py")
     run = f"systemd-run -q --pipe --wait {who} -p Environment=PYTHONPATH=/home/pi/lib python3"

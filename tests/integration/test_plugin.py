@@ -166,7 +166,7 @@ def test_a_death_is_named_that_another_node_suffers_from(run) -> None:  # type: 
     """What fails is a command on a node that is well; the report says which one is not, and why."""
     result = run("""
         import pytest
-        from pytest_pidoc import processes
+        from pytest_pidoc.host import processes
 
         @pytest.mark.pidoc(nodes=2)
         def test_fails(pi_cluster):

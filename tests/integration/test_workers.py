@@ -191,9 +191,9 @@ def test_what_does_not_fit_waits_its_turn(run, pytester: pytest.Pytester) -> Non
     result = run(
         """
         import pytest
-        from pytest_pidoc import room
+        from pytest_pidoc.lifecycle import capacity
 
-        room.memory = lambda: 1000 * 2**20  # as on a small machine
+        capacity.memory = lambda: 1000 * 2**20  # as on a small machine
 
         @pytest.mark.parametrize("number", range(3))
         def test_one(number, pi, note):

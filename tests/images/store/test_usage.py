@@ -87,7 +87,7 @@ def test_the_reaper_of_a_cluster_holds_its_images(image: Path) -> None:
 def test_whoever_removes_an_image_is_waited_for(image: Path) -> None:
     """A start that comes too late is told that the image is gone, and does not run from half of it."""
     program = (
-        "import pathlib, sys; from pytest_pidoc.images import usage; image = pathlib.Path(sys.argv[1]);"
+        "import pathlib, sys; from pytest_pidoc.images.store import usage; image = pathlib.Path(sys.argv[1]);"
         "print('began', flush=True); usage.hold(image.parent.parent, image)"
     )
     command = [sys.executable, "-c", program, image]

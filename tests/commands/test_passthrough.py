@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 CHILD = """
 import pathlib, sys
-from pytest_pidoc import passthrough, unix
-with unix.connect(pathlib.Path(sys.argv[1])) as connection:
+from pytest_pidoc.commands import passthrough
+from pytest_pidoc.host import sockets
+with sockets.connect(pathlib.Path(sys.argv[1])) as connection:
     passthrough.pass_through(connection)
 print("left")
 """

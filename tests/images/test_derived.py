@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import pytest
 from file_server import file_server, status
-from test_cache import KEY, make
 
 from pytest_pidoc import Settings
 from pytest_pidoc.errors import DownloadError, ImageError, SettingsError
@@ -22,6 +21,7 @@ from pytest_pidoc.images.store.cache import Cache
 from pytest_pidoc.lifecycle.provision import provision
 from pytest_pidoc.machines import MODELS
 from pytest_pidoc.values.progress import Progress
+from tests.images.store.test_cache import KEY, make
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 from file_server import file_server
-from test_elf import attributes, program_32
 
 from pytest_pidoc.errors import ChecksumMismatch, DownloadError, ImageError, SettingsError
 from pytest_pidoc.images.debian import recipe as debian
@@ -28,6 +27,7 @@ from pytest_pidoc.images.store.buildlog import BuildLog
 from pytest_pidoc.images.store.cache import Cache
 from pytest_pidoc.machines import MODELS
 from pytest_pidoc.values.progress import Progress
+from tests.images.stock.test_elf import attributes, program_32
 
 MIB = 1 << 20
 PI3 = MODELS["pi3-virt"]
@@ -352,14 +352,15 @@ FULL = """
 import resource, sys
 from pathlib import Path
 from pytest_pidoc.errors import ImageError
-from pytest_pidoc.images import raspios, source
+from pytest_pidoc.images.fetch import source
+from pytest_pidoc.images.stock import build as stock, recipe as raspios
 from pytest_pidoc.images.store.cache import Cache
 from pytest_pidoc.machines import MODELS
 limit = int(sys.argv[3])
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 try:
     place = source.FileSource(sys.argv[1])
-    raspios.build(Cache(Path(sys.argv[2])), raspios.Recipe("mine", place), MODELS["pi3-virt"])
+    raspios.build(Cache(Path(sys.argv[2])), stock.Recipe("mine", place), MODELS["pi3-virt"])
 except ImageError as error:
     print(error)
 """

@@ -6,7 +6,7 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
-from support import eventually, make_image, make_launch, qmp_peer, require_machine, unix_server
+from support import make_image, make_launch, qmp_peer, require_machine, unix_server
 
 from pytest_pidoc.errors import MonitorError
 from pytest_pidoc.machines import MODELS
@@ -43,7 +43,8 @@ def board(request: pytest.FixtureRequest, short_path: Path) -> Iterator[Launch]:
     ]
     with subprocess.Popen(command, cwd=launch.directory) as process:
         try:
-            assert eventually((launch.directory / QTEST_SOCKET).exists)
+            # What answers has opened all its sockets; a file alone may be one that nobody listens on yet.
+            Monitor.connect(launch.directory / QMP_SOCKET, patience=10).close()
             yield launch
         finally:
             process.kill()

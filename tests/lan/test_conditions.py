@@ -1,4 +1,4 @@
-"""What may be asked of a LAN's faults; tests/test_switch.py has what they do."""
+"""What may be asked of a LAN's faults; tests/lan/test_switch.py has what they do."""
 
 from __future__ import annotations
 
