@@ -12,14 +12,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
 
-from pytest_pidoc.engines.engine import Endpoint, Engine
-from pytest_pidoc.errors import FaultError, KernelPanic, PidocError
+from pytest_pidoc.engines.engine import Engine
+from pytest_pidoc.errors import FaultError, KernelPanic
 from pytest_pidoc.guest import ssh
 from pytest_pidoc.host import processes, records
 from pytest_pidoc.lan import conditions as lan_faults
 from pytest_pidoc.lan.lan import Lan
 from pytest_pidoc.lifecycle import capacity, reaper
 from pytest_pidoc.lifecycle.provision import Provision, provision
+from pytest_pidoc.lifecycle.record import ClusterRecord, keep
 from pytest_pidoc.lifecycle.start import Member, Ownership, Started, launch_of
 from pytest_pidoc.lifecycle.start import start as start_nodes
 from pytest_pidoc.node import Node
@@ -149,27 +150,15 @@ class Cluster(Sequence[Node]):
             There is no such cluster.
         """
         directory = name if isinstance(name, Path) else records.root() / name
-        record = records.read_whole(directory)
-        try:
-            spec = ClusterSpec(**record["spec"])
-            found = Provision.from_record(record["provision"])
-            names = [entry["name"] for entry in record["nodes"]]
-            lan = Lan(directory, names, record["switch"]) if record["switch"] else None
-            template = Path(record["template"]) if record["template"] else None
-            members, faults = [], FaultLog()
-            for number, entry in enumerate(record["nodes"], 1):
-                endpoint = Endpoint(**{**entry["endpoint"], "directory": Path(entry["endpoint"]["directory"])})
-                launch = replace(launch_of(spec, found, directory, number), template=template)
-                timings = Timings(**entry["timings"])
-                keys = entry["host_keys"]
-                vm = Vm(launch, found.engine, endpoint, host_keys=keys)
-                node = Node(vm, Bringup(vm, timings=timings), faults=faults, lan=lan)
-                members.append(Member(node, vm))
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise PidocError(
-                f"{directory / records.RECORD} is of another version: {error!r}.", tip="pidoc down"
-            ) from error
-        return cls(Started(directory, tuple(members), lan=lan), spec, found)
+        record = ClusterRecord.read(directory)
+        found = Provision.from_record(record.provision)
+        lan = Lan(directory, [node.name for node in record.nodes], record.switch) if record.switch else None
+        members, faults = [], FaultLog()
+        for number, known in enumerate(record.nodes, 1):
+            launch = replace(launch_of(record.spec, found, directory, number), template=record.template)
+            vm = Vm(launch, found.engine, known.endpoint, host_keys=known.host_keys)
+            members.append(Member(Node(vm, Bringup(vm, timings=known.timings), faults=faults, lan=lan), vm))
+        return cls(Started(directory, tuple(members), lan=lan), record.spec, found)
 
     @property
     def directory(self) -> Path:
@@ -365,7 +354,7 @@ class Cluster(Sequence[Node]):
         PidocError
             The cluster is down.
         """
-        records.write(self.directory, {**records.read(self.directory), "owner": None, "run": ""})
+        keep(self.directory)
         self._started.leave()
         self._owned = False
         self.close()

@@ -106,7 +106,7 @@ def pytest_testnodedown(node: Any, error: object) -> None:
     config.stash.setdefault(_kept, []).extend(output.get("pidoc_kept", []))
     if error:
         run, base = config.stash[_run], config.stash[_settings].artifacts or records.failed_directory()
-        failures.of_crash(error, [directory for directory, _ in run.clusters()], base)
+        failures.of_crash(error, [record.directory for record in run.clusters()], base)
         config.stash.setdefault(_evidence, []).append((str(base), processes.own()))
         end_torn(run)
 

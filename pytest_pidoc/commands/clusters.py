@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_pidoc.commands.output import print_json, terminal_progress
 from pytest_pidoc.errors import PidocError, SettingsError
-from pytest_pidoc.host import processes
-from pytest_pidoc.host import records as runtime
+from pytest_pidoc.host import processes, records
 from pytest_pidoc.lifecycle import reaper
 from pytest_pidoc.settings import Settings
 from pytest_pidoc.values.checks import shown
@@ -23,9 +22,10 @@ from pytest_pidoc.values.text import duration, table
 
 if TYPE_CHECKING:
     from pytest_pidoc.cluster import Cluster
+    from pytest_pidoc.lifecycle.record import ClusterRecord
     from pytest_pidoc.node import Node
 
-__all__ = ["console", "down", "ps", "records", "ssh", "up"]
+__all__ = ["console", "down", "known_records", "ps", "ssh", "up"]
 
 
 def up(options: argparse.Namespace, settings: Settings) -> int:
@@ -47,25 +47,25 @@ def ps(options: argparse.Namespace, settings: Settings) -> int:
     from pytest_pidoc.cluster import Cluster
 
     found = []
-    for directory, record in records():
-        owner = record["owner"]
+    for record in known_records():
+        directory, owner = record.directory, record.owner
         alive = owner is not None and processes.is_alive(owner)
-        entry = {
+        entry: dict[str, Any] = {
             "cluster": directory.name,
-            "engine": record["engine"],
-            "model": record["spec"]["model"],
-            "age": time.time() - record["created"],
+            "engine": record.engine,
+            "model": record.spec.model,
+            "age": time.time() - record.created,
             "owner": None if owner is None else int(owner.partition(":")[0]) if alive else "gone",
             "nodes": [],
         }
-        if record["nodes"]:
+        if record.nodes:
             try:
                 with contextlib.closing(Cluster.attach(directory)) as cluster:
                     entry["nodes"] = _describe(cluster)["nodes"]
             except PidocError as error:  # its image or its daemon is gone; the other clusters are not
                 print(f"pidoc: {directory.name}: {error}", file=sys.stderr)
                 unknown = {"host": "", "port": "", "state": "unknown"}
-                entry["nodes"] = [{"name": node["name"], **unknown} for node in record["nodes"]]
+                entry["nodes"] = [{"name": node.name, **unknown} for node in record.nodes]
         found.append(entry)
     if options.json:
         print_json(found)
@@ -117,7 +117,7 @@ def console(options: argparse.Namespace, settings: Settings) -> int:
 
 def down(options: argparse.Namespace, settings: Settings) -> int:
     """End clusters; fail if one cannot be ended, when the others are."""
-    known = {directory.name: directory for directory in runtime.cluster_directories()}
+    known = {directory.name: directory for directory in records.cluster_directories()}
     for name in options.names:
         if name not in known:
             raise SettingsError(f"There is no cluster {shown(name)}.", tip="pidoc ps")
@@ -139,14 +139,16 @@ def down(options: argparse.Namespace, settings: Settings) -> int:
     return int(failed)
 
 
-def records() -> list[tuple[Path, dict[str, Any]]]:
-    """Return every cluster's directory and record, oldest first; say which records cannot be used."""
+def known_records() -> list[ClusterRecord]:
+    """Return every cluster's record, oldest first; say which records cannot be used."""
+    from pytest_pidoc.lifecycle.record import ClusterRecord
+
     found = []
-    for directory in runtime.cluster_directories():
+    for directory in records.cluster_directories():
         try:
-            found.append((directory, runtime.read_whole(directory)))
+            found.append(ClusterRecord.read(directory))
         except PidocError as error:
-            if (directory / runtime.RECORD).exists():  # else it is just being made, or just ended
+            if (directory / records.RECORD).exists():  # else it is just being made, or just ended
                 print(f"pidoc: {error}", file=sys.stderr)
     return found
 
@@ -157,9 +159,9 @@ def _node(name: str) -> Node:
 
     wanted, _, node_name = name.rpartition("/")
     candidates = [
-        directory
-        for directory, record in records()
-        if wanted in ("", directory.name) and node_name in [node["name"] for node in record["nodes"]]
+        record.directory
+        for record in known_records()
+        if wanted in ("", record.directory.name) and node_name in [node.name for node in record.nodes]
     ]
     if not candidates:
         raise SettingsError(f"There is no node {shown(name)}.", tip="pidoc ps; pidoc up starts one")
@@ -199,6 +201,6 @@ def _owner(pid: int | str) -> str:
 def _is_nobodys(directory: Path) -> bool:
     """Tell whether a cluster was started by ``pidoc up``, or was left to whoever ends it."""
     try:
-        return runtime.read(directory)["owner"] is None
+        return records.read(directory)["owner"] is None
     except PidocError:  # it is just being made, or just ended
         return False

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_pidoc.commands.clusters import records
+from pytest_pidoc.commands.clusters import known_records
 from pytest_pidoc.commands.output import print_json, terminal_progress
 from pytest_pidoc.errors import EngineUnavailable, SettingsError
 from pytest_pidoc.host import records as runtime
@@ -112,10 +112,11 @@ def prune(options: argparse.Namespace, settings: Settings) -> int:
         raise SettingsError(f"--size: {shown(options.size)} is not {error}.") from None
     if not options.dry_run:
         reaper.sweep()
-    used = {path for _, record in records() for path in (record["provision"]["image"], record["template"]) if path}
+    known = known_records()
+    used = {Path(record.provision["image"]) for record in known} | {each.template for each in known if each.template}
     removes, keeps = ("would remove", "would keep") if options.dry_run else ("removed", "kept")
     with _daemon() as client:
-        items = pruning.in_cache(settings.cache_dir, {Path(path) for path in used})
+        items = pruning.in_cache(settings.cache_dir, used)
         before = pruning.occupied(items)
         others = [*(pruning.containers(client) if client else ()), *pruning.evidence(runtime.failed_directory())]
         age = None if options.days is None else options.days * 86400

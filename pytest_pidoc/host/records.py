@@ -23,7 +23,6 @@ from typing import Any
 
 from pytest_pidoc.errors import PidocError, SettingsError
 from pytest_pidoc.host import documents, processes
-from pytest_pidoc.values.checks import is_number, is_whole
 
 __all__ = [
     "RECORD",
@@ -32,7 +31,6 @@ __all__ = [
     "move_node",
     "new_directory",
     "read",
-    "read_whole",
     "remove",
     "root",
     "write",
@@ -106,24 +104,6 @@ def read(directory: Path) -> dict[str, Any]:
     return dict(record)
 
 
-def read_whole(directory: Path) -> dict[str, Any]:
-    """Read ``cluster.json``, of which all that another process needs must be there.
-
-    Raises
-    ------
-    PidocError
-        There is no such cluster, or its record is damaged or another version's.
-    """
-    record = read(directory)
-    if not _is_whole(directory, record):
-        raise PidocError(
-            f"The record of the cluster {directory.name} is damaged, or of another version.",
-            look=str(directory / RECORD),
-            tip=f"pidoc down {directory.name}",
-        )
-    return record
-
-
 def move_node(directory: Path, name: str, endpoint: dict[str, Any]) -> None:
     """Write down where a node of a cluster is now."""
     record = read(directory)
@@ -143,47 +123,6 @@ def _is_record(value: object) -> bool:
         return False
     owner = value.get("owner", "")  # None: nobody
     return owner is None or processes.is_identity(owner)
-
-
-def _is_whole(directory: Path, record: dict[str, Any]) -> bool:
-    spec, provision, nodes = (record.get(name) for name in ("spec", "provision", "nodes"))
-    return (
-        isinstance(spec, dict)
-        and isinstance(spec.get("model"), str)
-        and isinstance(provision, dict)
-        and all(_is_text(provision.get(name)) for name in ("engine", "image", "reference"))
-        and is_number(record.get("created"), 0, 1e12)
-        and "template" in record
-        and (record["template"] is None or _is_text(record["template"]))
-        and "switch" in record
-        and (record["switch"] is None or processes.is_identity(record["switch"]))
-        and isinstance(nodes, list)
-        and all(_is_node(directory / f"pi-{number}", node) for number, node in enumerate(nodes, 1))
-    )
-
-
-def _is_node(directory: Path, node: object) -> bool:
-    """Tell whether that is the entry of the node in *directory*, in which alone its files are looked for."""
-    if not isinstance(node, dict) or node.get("name") != directory.name or not directory.is_dir():
-        return False
-    endpoint, keys, timings = (node.get(name) for name in ("endpoint", "host_keys", "timings"))
-    return (
-        isinstance(endpoint, dict)
-        and set(endpoint) == {"engine", "host", "port", "directory", "handle"}
-        and endpoint["directory"] == str(directory)
-        and _is_text(endpoint["engine"])
-        and _is_text(endpoint["host"])
-        and is_whole(endpoint["port"], 1, 65535)
-        and (endpoint["engine"] != "local" or processes.is_identity(endpoint["handle"]))
-        and _is_text(endpoint["handle"])
-        and isinstance(keys, list)
-        and all(_is_text(key) for key in keys)
-        and isinstance(timings, dict)
-    )
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and value.isascii() and value.isprintable()
 
 
 def _age(path: Path) -> float:

@@ -24,6 +24,7 @@ from pytest_pidoc.images.store.cache import Cache
 from pytest_pidoc.lan.lan import NETWORK, Lan, address
 from pytest_pidoc.lifecycle import artifacts, capacity, reaper, templates
 from pytest_pidoc.lifecycle.provision import Provision
+from pytest_pidoc.lifecycle.record import ClusterRecord, NodeRecord
 from pytest_pidoc.machines import machine
 from pytest_pidoc.node import Node
 from pytest_pidoc.qemu import command as qemu
@@ -248,6 +249,7 @@ class _Start:
         self._faults = FaultLog()
         self._cancelled = threading.Event()
         self._memory = 0
+        self._created = time.time()
         self._reaper: subprocess.Popen[bytes] | None = None
         self._switch: subprocess.Popen[bytes] | None = None
         self._lan: Lan | None = None
@@ -326,30 +328,21 @@ class _Start:
         return Member(Node(vm, bringup, faults=self._faults, lan=self._lan), vm)
 
     def _record(self, members: tuple[Member, ...]) -> None:
-        records.write(
+        ClusterRecord(
             self._directory,
-            {
-                "name": self._directory.name,
-                "owner": self._ownership.owner,
-                "run": self._ownership.run,
-                "memory": self._memory,
-                "created": time.time(),
-                "engine": self._found.engine.name,
-                "spec": dataclasses.asdict(self._spec),
-                "provision": self._found.to_record(),
-                "switch": None if self._lan is None else self._lan.handle,
-                "template": None if self._template is None else str(self._template),
-                "nodes": [
-                    {
-                        "name": vm.name,
-                        "endpoint": {**dataclasses.asdict(vm.endpoint), "directory": str(vm.endpoint.directory)},
-                        "host_keys": vm.host_keys,
-                        "timings": dataclasses.asdict(node.timings),
-                    }
-                    for node, vm in ((member.node, member.vm) for member in members)
-                ],
-            },
-        )
+            owner=self._ownership.owner,
+            run=self._ownership.run,
+            memory=self._memory,
+            created=self._created,
+            spec=self._spec,
+            provision=self._found.to_record(),
+            switch=None if self._lan is None else self._lan.handle,
+            template=self._template,
+            nodes=tuple(
+                NodeRecord(member.vm.name, member.vm.endpoint, member.vm.host_keys, member.node.timings)
+                for member in members
+            ),
+        ).write()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -13,16 +13,16 @@ import hashlib
 import json
 import secrets
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pytest_pidoc.cluster import Cluster, start_cluster
 from pytest_pidoc.errors import PidocError
 from pytest_pidoc.host import processes, records
 from pytest_pidoc.host.locks import locked
 from pytest_pidoc.lifecycle import capacity, reaper
+from pytest_pidoc.lifecycle.record import ClusterRecord, keep
 from pytest_pidoc.lifecycle.start import Ownership
 from pytest_pidoc.node import UP
 from pytest_pidoc.settings import ClusterSpec, Settings
@@ -63,20 +63,20 @@ class Run:
         """Whether its clusters end with this process."""
         return self.owner == processes.own()
 
-    def clusters(self) -> Iterator[tuple[Path, dict[str, Any]]]:
-        """Yield directory and record of its clusters, the oldest first."""
+    def clusters(self) -> Iterator[ClusterRecord]:
+        """Yield the records of its clusters, the oldest first."""
         for directory in records.cluster_directories():
             with contextlib.suppress(PidocError):  # it is just being made, or taken down
-                record = records.read(directory)
-                if record.get("run") == self.name:
-                    yield directory, record
+                record = ClusterRecord.read(directory)
+                if record.run == self.name:
+                    yield record
 
     def keep(self) -> list[str]:
         """Let its clusters outlive it; return the commands that reach their nodes and end them."""
         kept = []
-        for directory, record in list(self.clusters()):
-            records.write(directory, {**record, "owner": None, "run": ""})
-            kept += _reached_by(directory.name, [node["name"] for node in record["nodes"]])
+        for record in list(self.clusters()):
+            keep(record.directory)
+            kept += _reached_by(record.directory.name, [node.name for node in record.nodes])
         return kept
 
 
@@ -191,7 +191,7 @@ class ClusterPool:
             cluster.down()
         for lease in self._leases.values():
             lease.close()
-        own = {directory.name for directory, _ in self._run.clusters()} if self._run.is_own else set()
+        own = {record.directory.name for record in self._run.clusters()} if self._run.is_own else set()
         for name, view in self._views.items():
             if name in own:
                 view.cluster.down()
@@ -205,9 +205,9 @@ class ClusterPool:
 
     def _free(self, spec: ClusterSpec, user: str, *, shared: bool) -> Cluster | None:
         """Take a lease on a cluster of the run that is as asked for and well, if there is one."""
-        wanted = _plain(spec)
-        for directory, record in self._run.clusters():
-            if record.get("spec") != wanted or directory.name in self._leases:
+        for record in self._run.clusters():
+            directory = record.directory
+            if record.spec != spec or directory.name in self._leases:
                 continue
             lease = Lease.take(directory, user, shared=shared)
             if lease is None:
@@ -269,7 +269,8 @@ class ClusterPool:
 
     def _make_room(self) -> bool:
         """End the oldest cluster of the run that nobody uses; tell whether there was one."""
-        return any(self._end(directory) for directory, _ in self._run.clusters() if directory.name not in self._leases)
+        found = (record.directory for record in self._run.clusters())
+        return any(self._end(directory) for directory in found if directory.name not in self._leases)
 
     def _end(self, directory: Path) -> bool:
         """End a cluster of the run unless somebody uses it; tell whether it was ended."""
@@ -291,7 +292,7 @@ class ClusterPool:
         folder = records.root() / "shares"
         folder.mkdir(mode=0o700, exist_ok=True)
         # Two hex digits, so that there are never many of these files; two specs with the same ones wait in vain.
-        name = hashlib.sha256(json.dumps([self._run.name, _plain(spec)]).encode()).hexdigest()[:2]
+        name = hashlib.sha256(json.dumps([self._run.name, dataclasses.asdict(spec)]).encode()).hexdigest()[:2]
         purpose = f"starting {spec.nodes} x {spec.model}"
         with locked(folder / f"{name}.lock", purpose=purpose, timeout=PATIENCE, progress=progress):
             yield
@@ -299,12 +300,12 @@ class ClusterPool:
 
 def end_torn(run: Run) -> None:
     """End those clusters of a run whose user has ended without giving them back, unless others still use them."""
-    for directory, _ in list(run.clusters()):
-        lease = Lease.to_end(directory)
+    for record in list(run.clusters()):
+        lease = Lease.to_end(record.directory)
         if lease is not None:
             with lease:
                 if lease.is_torn:
-                    _reap(directory)
+                    _reap(record.directory)
 
 
 def _reap(directory: Path) -> None:
@@ -329,11 +330,6 @@ def _put_right(cluster: Cluster) -> list[Exception]:
 def _state(lease: Lease) -> tuple[str, int]:
     """Return what changes when somebody else has used the cluster alone, or has moved a node of it."""
     return lease.last, (lease.directory / records.RECORD).stat().st_mtime_ns
-
-
-def _plain(spec: ClusterSpec) -> Mapping[str, Any]:
-    """Return a spec as a record has it."""
-    return dict(json.loads(json.dumps(dataclasses.asdict(spec))))
 
 
 def _reached_by(cluster: str, nodes: list[str]) -> list[str]:
