@@ -205,7 +205,9 @@ def test_a_forged_size_in_a_boot_partition_ends_the_build(tmp_path: Path, monkey
 def test_a_config_that_is_huge_is_refused(tmp_path: Path) -> None:
     files = boot_partition(tmp_path, fat_of(tmp_path, config_txt=b"#" * (fat.LARGEST_TEXT + 1)))
 
-    with pytest.raises(ImageError, match=r"config\.txt in the boot partition is larger than any such file"):
+    with pytest.raises(
+        ImageError, match=r"config\.txt in the boot partition has \d+ bytes, above the limit of 1048576"
+    ):
         files.text("config.txt", tmp_path)
 
 
@@ -238,7 +240,7 @@ def test_an_absurd_partition_table_is_refused(tmp_path: Path, start: int, sector
     disk.write_bytes(bytes(446) + entry.ljust(64, b"\0") + b"\x55\xaa" + bytes(8 * MIB))
     cache = Cache(tmp_path / "cache")
 
-    with pytest.raises(ImageError, match="ends at byte"):
+    with pytest.raises(ImageError, match="must lie between byte 512 and the image's end"):
         raspios.build(cache, Recipe("own", source.FileSource(str(disk))), PI3)
     assert list((cache.root / "images").iterdir()) == []
     assert sum(path.stat().st_size for path in cache.root.rglob("*")) < MIB
@@ -247,7 +249,7 @@ def test_an_absurd_partition_table_is_refused(tmp_path: Path, start: int, sector
 @pytest.mark.parametrize("path", ["/dev/zero", "/dev/null", "/"])
 def test_an_image_that_is_no_file_is_refused(tmp_path: Path, path: str) -> None:
     """A device might have no end."""
-    with pytest.raises(ImageError, match="is no file"):
+    with pytest.raises(ImageError, match="is not a regular file"):
         source.FileSource(path).identify(Cache(tmp_path / "cache"))
 
 
@@ -259,7 +261,7 @@ def test_an_image_of_an_absurd_size_is_refused_at_once(tmp_path: Path) -> None:
     with huge.open("wb") as stream:
         stream.truncate(1 << 43)
 
-    with pytest.raises(ImageError, match="would unpack to more than 137439 MB"):
+    with pytest.raises(ImageError, match="must unpack to at most 137439 MB"):
         unpack(huge, tmp_path / "disk")
     assert not (tmp_path / "disk").exists()
 

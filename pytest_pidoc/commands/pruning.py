@@ -1,4 +1,4 @@
-"""What takes room, which of it nobody needs, and what goes: by age, by size, and never what is in use."""
+"""What takes disk space, and what can be removed: by age, by size, and never what is in use."""
 
 from __future__ import annotations
 
@@ -32,24 +32,24 @@ Blocks = dict[tuple[int, int], int]
 
 @dataclass(frozen=True)
 class Item:
-    """Something that could go.
+    """Something that can be removed.
 
     Attributes
     ----------
     name
         What it is, for the user.
     used
-        When it was last used, or made, in seconds since 1970.
+        When it was last used, or created, in seconds since 1970.
     remove
-        Removes it, or with ``True`` only tells whether that can be, by a `PidocError`.
+        Removes it; with ``True`` it only checks that. It raises a `PidocError` if it cannot be removed.
     blocks
-        What it takes of the cache; nothing if it is elsewhere.
+        Its blocks in the cache; empty if it is elsewhere.
     content
-        Of an image: what templates of it name.
+        Of an image: its content, which its templates name.
     base
         Of a template: the content of the image that it was booted from.
     useless
-        Why nobody can need it; empty if somebody may.
+        Why it is useless; empty if it might still be needed.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of an item, and why."""
+    """Whether an item was removed, and why."""
 
     item: Item
     removed: bool
@@ -73,19 +73,19 @@ class Outcome:
 def prune(
     items: Sequence[Item], *, now: float, age: float | None, size: int | None, dry_run: bool = False
 ) -> Iterator[Outcome]:
-    """Remove items, and yield what became of each, as it does.
+    """Remove items, and yield the outcome of each as soon as it is known.
 
     Parameters
     ----------
     items
-        All there are.
+        All items.
     now
         The time, in seconds since 1970.
     age
-        Remove what was not used for so many seconds.
+        Remove items that were not used for this number of seconds.
     size
-        Remove what is in the cache, the least recently used first, until the rest takes so many bytes. Without *age*
-        and *size* all goes that is not in use.
+        Remove items from the cache, the least recently used first, until the rest takes at most this number of bytes.
+        Without *age* and *size*, everything that is not in use is removed.
     dry_run
         Remove nothing.
     """
@@ -104,25 +104,25 @@ def prune(
     contents = {item.content for item in left}
     for item in later:
         if item.base and item.base not in contents:
-            yield _attempt(item, "its image is gone", dry_run)
+            yield _attempt(item, "its image no longer exists", dry_run)
         else:
             yield Outcome(item, False, f"used {duration(now - item.used)} ago")
 
 
 def occupied(items: Sequence[Item]) -> int:
-    """Return how many bytes of the cache items take together."""
+    """Return how many bytes the items take in the cache together."""
     return sum({place: size for item in items for place, size in item.blocks.items()}.values())
 
 
 def in_cache(root: Path, used: Collection[Path]) -> list[Item]:
-    """Return the images, warm states and downloads in a cache directory, and what killed builders left there.
+    """Return the images, warm states and downloads in a cache directory, and the rest of interrupted builds.
 
     Parameters
     ----------
     root
         The cache directory.
     used
-        Images that clusters use which are known otherwise than by their locks.
+        Images that are known to be in use by other means than their locks.
     """
     cache = Cache(root)
     images = cache.images()
@@ -139,7 +139,7 @@ def in_cache(root: Path, used: Collection[Path]) -> list[Item]:
                 blocks=_blocks(image.path),
                 content=image.manifest.content,
                 base=base,
-                useless="its image is gone" if base and base not in contents else "",
+                useless="its image no longer exists" if base and base not in contents else "",
             )
         )
     for path in cache.unreadable():
@@ -147,7 +147,7 @@ def in_cache(root: Path, used: Collection[Path]) -> list[Item]:
         items.append(Item(str(path), 0, remove, _blocks(path), useless="its manifest cannot be read"))
     for path in cache.leftovers():
         remove = partial(_remove_leftover, cache, path)
-        items.append(Item(str(path), _time(path), remove, _blocks(path), useless="a build that was interrupted"))
+        items.append(Item(str(path), _time(path), remove, _blocks(path), useless="an interrupted build"))
     for path in download.kept(root / "downloads"):
         used_at = max(_time(path), _time(path.with_suffix(".lock")))
         name = f"the download {path.name[:12]}"
@@ -156,20 +156,20 @@ def in_cache(root: Path, used: Collection[Path]) -> list[Item]:
 
 
 def containers(client: docker.DockerClient) -> list[Item]:
-    """Return the container images of ours that a daemon stores; when they were last used is not known."""
+    """Return our container images that a daemon stores; their creation stands for their last use, which is unknown."""
     return [
         Item(
             f"the container image {image.names[0] if image.names else image.id[:19]}",
             image.created,
             partial(_remove_container_image, client, image),
-            useless="a build that was interrupted" if image.kind == "qemu-source" else "",
+            useless="an interrupted build" if image.kind == "qemu-source" else "",
         )
         for image in stored.stored(client)
     ]
 
 
 def evidence(base: Path) -> list[Item]:
-    """Return the logs of failed starts that are kept in *base*."""
+    """Return the saved logs of failed starts in *base*."""
     return [
         Item(f"the evidence {folder.path.name}", folder.kept, partial(_remove_evidence, folder))
         for folder in artifacts.folders(base)
@@ -177,7 +177,7 @@ def evidence(base: Path) -> list[Item]:
 
 
 def _why(item: Item, *, now: float, age: float | None, fits: bool, size: int | None) -> str:
-    """Return why an item that may be needed is to go; empty if it is to stay."""
+    """Return why an item is removed that might still be needed; empty if it stays."""
     if age is not None and now - item.used > age:
         return f"not used for {duration(now - item.used)}"
     if size is not None and not fits and item.blocks:
@@ -189,15 +189,15 @@ def _attempt(item: Item, why: str, dry_run: bool) -> Outcome:
     try:
         item.remove(dry_run)
     except ImageInUse as error:
-        return Outcome(item, False, "a cluster uses it" if "in use." in error.what else error.what)
+        return Outcome(item, False, error.what if isinstance(error, usage.UseUnknown) else "a cluster uses it")
     except PidocError as error:
         return Outcome(item, False, error.what)
     return Outcome(item, True, why)
 
 
 def _remove_image(cache: Cache, path: Path, used: Collection[Path], dry_run: bool) -> None:
-    if path in used:  # by nodes without power, which hold nothing
-        raise ImageInUse(f"{path} is in use.")
+    if path in used:  # by nodes without power, which hold no locks
+        raise ImageInUse(f"Nodes are running from the image in {path}.")
     cache.remove(path, dry_run=dry_run)
 
 
@@ -209,12 +209,12 @@ def _remove_download(path: Path, dry_run: bool) -> None:
     try:
         download.discard(path, dry_run=dry_run)
     except OSError as error:
-        raise ImageError(f"{path} cannot be removed: {error.strerror}.") from error
+        raise ImageError(f"Cannot remove {path}: {error.strerror}.") from error
 
 
 def _remove_container_image(client: docker.DockerClient, image: stored.StoredImage, dry_run: bool) -> None:
     if stored.is_used(client, image) or not (dry_run or stored.discard(client, image)):
-        raise ImageInUse(f"{image.id} is in use.")
+        raise ImageInUse(f"Nodes are running from the container image {image.id}.")
 
 
 def _remove_evidence(folder: artifacts.Folder, dry_run: bool) -> None:
@@ -222,7 +222,7 @@ def _remove_evidence(folder: artifacts.Folder, dry_run: bool) -> None:
         if not dry_run:
             folder.remove()
     except OSError as error:
-        raise PidocError(f"{folder.path} cannot be removed: {error.strerror}.") from error
+        raise PidocError(f"Cannot remove {folder.path}: {error.strerror}.") from error
 
 
 def _name(image: Image) -> str:
@@ -255,7 +255,7 @@ def _time(path: Path) -> float:
 
 
 def _blocks(path: Path) -> Blocks:
-    """Return what a file takes, or a directory with all that is in it."""
+    """Return the blocks of a file, or of a directory with everything in it."""
     found: Blocks = {}
     for folder, _, names in os.walk(path):
         for name in names:

@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING
 from pytest_pidoc.containers.daemon import IMAGE_LABEL, daemon_errors
 from pytest_pidoc.errors import EngineUnavailable, ImageError
 from pytest_pidoc.host.locks import locked
-from pytest_pidoc.images.store.cache import faults_named
+from pytest_pidoc.images.store.cache import cache_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -50,7 +50,7 @@ def build(
     base_image: str = BASE_IMAGE,
     arguments: Mapping[str, str] | None = None,
 ) -> str:
-    """Return the reference of the container image, which is built if it is not there.
+    """Return the reference of the container image; it is built if the daemon does not have it.
 
     Without a *guest* that is ``pytest-pidoc/pidoc-vm:<key>``: QEMU alone; the engine mounts the guest into
     it. With one it is ``pytest-pidoc/pidoc:<key>``, which can be pushed to a registry and used from there.
@@ -64,23 +64,23 @@ def build(
     directory
         Where the lock and the build's logs are kept.
     progress
-        Hears the steps.
+        Is called with each step.
     base_image
-        What the container image is built on: a Debian, or what has its ``apt-get`` and its package names.
+        What the container image is built on: a Debian, or an image with Debian's ``apt-get`` and package names.
     arguments
-        More build arguments of the Dockerfile, as ``QEMU_SOURCE_VERSION``.
+        More build arguments of the Dockerfile, such as ``QEMU_SOURCE_VERSION``.
 
     Raises
     ------
     ImageError
-        The build failed, and the message has the last lines of its log; or the directory cannot be used.
+        The build failed (the message shows the last lines of its log), or the directory cannot be used.
     EngineUnavailable
         The daemon does not answer.
     """
     target = "pidoc-vm" if guest is None else "pidoc"
     purpose = f"building the container image {target}"
     with contextlib.ExitStack() as stack:
-        stack.enter_context(faults_named(directory))
+        stack.enter_context(cache_errors(directory))
         directory.mkdir(parents=True, exist_ok=True)
         lock = directory / "container.lock"
         stack.enter_context(locked(lock, purpose=purpose, timeout=LOCK_TIMEOUT, progress=progress))
@@ -97,12 +97,12 @@ def build(
 
 
 def tag(client: docker.DockerClient, reference: str, name: str) -> None:
-    """Give a container image another name, as ``docker push`` needs it: ``registry.example.org/pidoc:1``.
+    """Give a container image a second name, e.g. for ``docker push``: ``registry.example.org/pidoc:1``.
 
     Raises
     ------
     EngineUnavailable
-        The daemon does not take the name, or does not answer.
+        The daemon rejects the name, or does not answer.
     """
     from docker.utils import parse_repository_tag
 
@@ -127,8 +127,8 @@ def context(guest: Image | None) -> Iterator[bytes]:
     """Yield the build context, a tar archive, piece by piece: a large guest is neither copied nor held.
 
     The guest's files can be read by everybody in the container, where QEMU runs as the user who called, with
-    one exception. The private key is root's alone: QEMU needs it not, and the daemon reads it for whoever may
-    ask the daemon (see `pytest_pidoc.containers.registry`).
+    one exception. Only root can read the private key: QEMU does not need it, and the daemon reads it for
+    anybody who has access to the daemon (see `pytest_pidoc.containers.registry`).
     """
     for name in ("Dockerfile", *SCRIPTS):
         content = _packaged(name)
@@ -154,7 +154,7 @@ class _Base:
 
 
 def _base(client: docker.DockerClient, wanted: str, log: Path, progress: Progress) -> _Base:
-    """Return the base image: one that is there, else pulled, else made from Debian's packages."""
+    """Return the base image: one that the daemon has, else pulled, else built from Debian's packages."""
     stand_ins = [OWN_BASE] if wanted == BASE_IMAGE else []
     for reference in [wanted, *stand_ins]:
         if (found := _id(client, reference)) is not None:
@@ -167,10 +167,10 @@ def _base(client: docker.DockerClient, wanted: str, log: Path, progress: Progres
         refusal = error
     if not stand_ins:
         raise ImageError(
-            f"The base image {wanted} is not there: {refusal.what}",
-            tip=f"docker pull {wanted}, or another base image",
+            f"The base image {wanted} is missing and cannot be pulled: {refusal.what}",
+            tip=f"run docker pull {wanted}, or choose another base image",
         ) from refusal
-    progress.step(f"making {OWN_BASE} from Debian's packages with mmdebstrap, since {wanted} cannot be pulled")
+    progress.step(f"building {OWN_BASE} from Debian's packages with mmdebstrap, because {wanted} cannot be pulled")
     with tempfile.TemporaryDirectory(dir=log.parent) as folder:
         archive = Path(folder, "base.tar")
         command = ["mmdebstrap", "--variant=minbase", *SLIM, "trixie", str(archive)]
@@ -179,17 +179,19 @@ def _base(client: docker.DockerClient, wanted: str, log: Path, progress: Progres
                 subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
         except FileNotFoundError as error:
             raise ImageError(
-                f"The base image {wanted} is not there, nor can one be made: {refusal.what}",
-                tip=f"docker pull {wanted}, or apt-get install mmdebstrap",
+                f"The base image {wanted} cannot be pulled, nor built without mmdebstrap: {refusal.what}",
+                tip=f"run docker pull {wanted}, or apt-get install mmdebstrap",
             ) from error
         except subprocess.CalledProcessError as error:
-            raise ImageError("mmdebstrap failed.", evidence=_tail(log), look=str(log)) from error
+            raise ImageError(
+                f"mmdebstrap failed to build the base image {OWN_BASE}.", evidence=_tail(log), look=str(log)
+            ) from error
         with daemon_errors(f"import {OWN_BASE}"), archive.open("rb") as stream:
             repository, _, tag = OWN_BASE.partition(":")
             client.api.import_image(stream, repository=repository, tag=tag, changes=[f"LABEL {IMAGE_LABEL}=base"])
     made = _id(client, OWN_BASE)
     if made is None:
-        raise ImageError(f"Docker did not import {OWN_BASE}.", look=str(log))
+        raise ImageError(f"Docker did not import the base image {OWN_BASE}.", look=str(log))
     return _Base(OWN_BASE, made)
 
 
@@ -202,7 +204,7 @@ def _build(
     log: Path,
     progress: Progress,
 ) -> None:
-    """Run the daemon's builder and follow what it says; closing the connection makes it give up."""
+    """Run the daemon's builder and follow its output; closing the connection cancels the build."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(daemon_errors(f"build {reference}"))
         output = stack.enter_context(log.open("w", encoding="utf-8"))
@@ -228,7 +230,7 @@ def _build(
             if text.startswith("Step ") and " : RUN " in text:  # the others take no time
                 progress.step(f"docker build: {text.strip()[:70]} ...")
             if "error" in message:
-                what = f"The container image {reference} could not be built."
+                what = f"docker build failed for the container image {reference}."
                 raise ImageError(what, evidence=_tail(log), look=str(log))
 
 
@@ -283,7 +285,7 @@ def _chunks(file: IO[bytes], size: int) -> Iterator[bytes]:
     while size > 0:
         chunk = file.read(min(size, 1 << 20))
         if not chunk:
-            raise ImageError(f"{file.name} became shorter while it was read.")
+            raise ImageError(f"{file.name} was truncated while pidoc read it.")
         size -= len(chunk)
         yield chunk
 

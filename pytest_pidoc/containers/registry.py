@@ -1,4 +1,4 @@
-"""Published container images: pulled from a registry, and what the host needs of them taken out."""
+"""Published container images: pulled from a registry; the host copies the guest's manifest and key out of them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from pytest_pidoc.containers.running import own_labels, remove
 from pytest_pidoc.errors import ChecksumMismatch, DownloadError, ImageError
 from pytest_pidoc.host.locks import locked
 from pytest_pidoc.images.fetch.source import REGISTRY_PREFIX
-from pytest_pidoc.images.store.cache import faults_named
+from pytest_pidoc.images.store.cache import cache_errors
 from pytest_pidoc.images.store.image import MANIFEST, Image, Manifest
+from pytest_pidoc.values.checks import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -52,22 +53,22 @@ def pull(
     directory
         Where manifests and keys of pulled guests are kept.
     progress
-        Hears the steps.
+        Is called with each step.
     again
-        Ask the registry also if the daemon has an image of that name, as its tag may have moved.
+        Ask the registry even if the daemon has an image of that name, because the tag might have moved.
 
     Raises
     ------
     DownloadError
-        The registry does not answer, or the image did not arrive whole.
+        The registry does not answer, or the download is incomplete.
     ImageError
-        There is no such image, or it is none that pytest-pidoc made.
+        The image does not exist, or pytest-pidoc did not build it.
     EngineUnavailable
         The daemon does not answer.
     """
     reference = reference.removeprefix(REGISTRY_PREFIX)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(faults_named(directory))
+        stack.enter_context(cache_errors(directory))
         directory.mkdir(parents=True, exist_ok=True)
         lock = directory / "pull.lock"
         stack.enter_context(locked(lock, purpose=f"pulling {reference}", timeout=LOCK_TIMEOUT, progress=progress))
@@ -78,14 +79,14 @@ def pull(
         key = labels.get(GUEST_LABEL, "")
         if labels.get(IMAGE_LABEL) != "pidoc" or not re.fullmatch("[0-9a-f]{16,64}", key):
             raise ImageError(
-                f"{reference} is no container image with a guest of pytest-pidoc.",
-                tip="an image that `pidoc build` made for the engine docker",
+                f"{reference} is not a container image with a guest of pytest-pidoc.",
+                tip="use an image that `pidoc build --engine docker` has built",
             )
         path = directory / key
         try:
             return reference, _read(path)
         except (OSError, ImageError):
-            progress.step(f"taking the manifest and the key out of {reference}")
+            progress.step(f"copying the manifest and the SSH key from {reference}")
             with tempfile.TemporaryDirectory(dir=directory) as draft:
                 _extract(client, reference, Path(draft), key)
                 shutil.rmtree(path, ignore_errors=True)
@@ -114,25 +115,25 @@ def _pull(client: docker.DockerClient, reference: str, progress: Progress) -> No
                 if status in ("Pulling fs layer", "Pull complete", "Already exists"):
                     layers[message["id"]] = status != "Pulling fs layer"
                 if status == "Pull complete":
-                    progress.step(f"pulling {reference}: {sum(layers.values())} of {len(layers)} layers are here")
+                    progress.step(f"pulling {reference}: {sum(layers.values())} of {len(layers)} layers")
 
 
 def _refusal(reference: str, reason: str) -> ImageError:
-    """Return the error for what the daemon says about a pull."""
+    """Return the error for the daemon's reason why a pull failed."""
     reason = reason.strip().rstrip(".")
     if re.search("manifest unknown|not found|does not exist|access denied|unauthorized|invalid reference", reason):
         return ImageError(
-            f"There is no {reference} that may be pulled: {reason}.",
-            tip="look at its name and tag; `docker login` if the registry asks for a password",
+            f"{reference} does not exist or cannot be pulled: {reason}.",
+            tip="check its name and tag; run `docker login` if the registry asks for a password",
         )
     return DownloadError(
-        f"{reference} did not arrive: {reason}.",
-        tip="is the registry reachable from the Docker daemon? Then again",
+        f"Pulling {reference} failed: {reason}.",
+        tip="check that the Docker daemon can reach the registry, then pull it again",
     )
 
 
 def _labels(client: docker.DockerClient, reference: str) -> Mapping[str, str] | None:
-    """Return the labels of an image of the daemon's, or ``None`` if it has none of that name."""
+    """Return the labels of an image of the daemon's, or ``None`` if the daemon does not have it."""
     import docker.errors
 
     with daemon_errors(f"inspect {reference}"):
@@ -172,12 +173,12 @@ def _file(client: docker.DockerClient, container: str, name: str) -> bytes:
     try:
         stream, _ = client.api.get_archive(container, f"{GUEST}/{name}")
     except docker.errors.NotFound as error:
-        raise ImageError(f"The container image has no {GUEST}/{name}.") from error
+        raise ImageError(f"The container image does not contain {GUEST}/{name}.") from error
     with contextlib.closing(stream), tarfile.open(fileobj=io.BytesIO(_bounded(stream))) as archive:
         member = archive.next()
         content = archive.extractfile(member) if member is not None and member.isreg() else None
         if content is None:
-            raise ImageError(f"{GUEST}/{name} in the container image is no file.")
+            raise ImageError(f"{GUEST}/{name} in the container image is not a regular file.")
         return content.read()
 
 
@@ -186,7 +187,9 @@ def _bounded(stream: Iterator[bytes]) -> bytes:
     for chunk in stream:
         content += chunk
         if len(content) > LARGEST:
-            raise ImageError("The container image has a manifest or a key that is too large to be one.")
+            raise ImageError(
+                f"The manifest or the key in the container image is too large: at most {LARGEST} bytes are supported."
+            )
     return content
 
 
@@ -197,19 +200,25 @@ def _read(path: Path) -> Image:
     image = Image(path, manifest)
     secret = image.file("private_key")
     if hashlib.sha256(secret.read_bytes()).hexdigest() != manifest.files["private_key"].sha256:
-        raise ChecksumMismatch(f"{secret} is not what its manifest says.")
+        raise ChecksumMismatch(
+            f"{secret} does not match the SHA-256 in its manifest.", tip=f"remove {path}, then pull the image again"
+        )
     return image
 
 
 def _check(manifest: Manifest, key: str) -> None:
-    """Refuse a manifest that is not the image's, or whose texts mean more than they should on this host.
+    """Refuse a manifest that is not the image's, or whose texts would be unsafe on this host.
 
     They become file names, parts of QEMU's command line and lines of an ssh configuration.
     """
     names = [file.name for file in manifest.files.values()]
     if manifest.key != key or "private_key" not in manifest.files:
-        raise ImageError("The manifest in the container image is not that of its guest.")
-    if not all(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", text) for text in [*names, manifest.user]):
-        raise ImageError("The manifest in the container image has a name that is none.")
-    if any("\n" in text for text in manifest.host_keys):
-        raise ImageError("The manifest in the container image has a host key that is none.")
+        raise ImageError("The manifest in the container image belongs to another guest.")
+    for text in [*names, manifest.user]:
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", text):
+            raise ImageError(f"The manifest in the container image has an invalid file or user name: {shown(text)}.")
+    for text in manifest.host_keys:
+        if "\n" in text:
+            raise ImageError(
+                f"The manifest in the container image has an invalid host key: {shown(text)}; it must be one line."
+            )

@@ -1,4 +1,4 @@
-"""The container images of ours that a daemon stores: listed by their label, and removed."""
+"""The container images that pytest-pidoc built and a daemon stores: listed by their label, and removed."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ NAMES = "pytest-pidoc/"  # how the names begin that we give
 
 @dataclass(frozen=True)
 class StoredImage:
-    """A container image of ours, as the daemon lists it.
+    """A container image that pytest-pidoc built, as the daemon lists it.
 
     Attributes
     ----------
     id
         The daemon's id.
     kind
-        ``pidoc``, ``pidoc-vm``, ``base``, or ``qemu-source`` for what an interrupted build left.
+        ``pidoc``, ``pidoc-vm``, ``base``, or ``qemu-source`` for the rest of an interrupted build.
     names
-        What we called it; nothing for what an interrupted build left.
+        Our names of it; empty for the rest of an interrupted build.
     guest
-        The key of the guest in it, or nothing.
+        The key of the guest in it, or empty.
     size
         In bytes, with the layers that it shares with others.
     created
-        When it was made, in seconds since 1970.
+        When it was built, in seconds since 1970.
     """
 
     id: str
@@ -46,10 +46,10 @@ class StoredImage:
 
 
 def stored(client: docker.DockerClient) -> list[StoredImage]:
-    """Return all container images of ours, those first that are built on others.
+    """Return all container images that pytest-pidoc built, derived images before their bases.
 
-    What a user built on one of them has its labels too, but not our names: it is not ours, nor is what was
-    pulled under a registry's name.
+    An image that a user built on one of them has its labels too, but not our names, so it is left out. So are
+    images that were pulled under a registry's name.
 
     Raises
     ------
@@ -75,7 +75,7 @@ def stored(client: docker.DockerClient) -> list[StoredImage]:
 
 
 def is_used(client: docker.DockerClient, image: StoredImage) -> bool:
-    """Tell whether a container was made from an image, also one that has ended.
+    """Tell whether a container was made from an image, including stopped containers.
 
     Raises
     ------
@@ -87,9 +87,7 @@ def is_used(client: docker.DockerClient, image: StoredImage) -> bool:
 
 
 def discard(client: docker.DockerClient, image: StoredImage) -> bool:
-    """Remove an image, or our names of it if it has others; tell whether it worked.
-
-    It does not work with an image that a container uses.
+    """Remove an image, or only our names if it has others; return ``False`` if a container uses it.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Small files that this package has written, to which anything may have happened since: read whole, or refused."""
+"""Small files that this package has written and that might have been damaged since: read completely, or refused."""
 
 from __future__ import annotations
 
@@ -14,44 +14,44 @@ LARGEST = 16 << 20  # bytes: the largest is an image's manifest, with 50,000
 
 
 def read(path: Path) -> Any:
-    """Return what the JSON file at *path* says.
+    """Return the content of the JSON file at *path*.
 
     Raises
     ------
     OSError
         It cannot be read.
     ValueError
-        It is no file, too large, or no JSON.
+        It is not a regular file, too large, or not JSON.
     """
     return parse(content(path))
 
 
 def content(path: Path) -> bytes:
-    """Return what is in the file at *path*.
+    """Return the bytes of the file at *path*.
 
     Raises
     ------
     OSError
         It cannot be read.
     ValueError
-        It is no file, or too large.
+        It is not a regular file, or too large.
     """
     with open(path, "rb", opener=_open) as stream:
         status = os.fstat(stream.fileno())
         if not stat.S_ISREG(status.st_mode):
-            raise ValueError("it is no file")
+            raise ValueError("it is not a regular file")
         if status.st_size > LARGEST:
-            raise ValueError(f"it has {status.st_size} bytes, which is too much")
+            raise ValueError(f"it has {status.st_size} bytes, and at most {LARGEST} are supported")
         return stream.read()
 
 
 def parse(text: str | bytes) -> Any:
-    """Return what a JSON text says.
+    """Return the content of a JSON text.
 
     Raises
     ------
     ValueError
-        It is none, or is nested more deeply than any of ours.
+        It is not JSON, or is nested too deeply.
     """
     try:
         return json.loads(text)
@@ -60,4 +60,4 @@ def parse(text: str | bytes) -> Any:
 
 
 def _open(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # in the place of a file may be a pipe, which nobody writes to
+    return os.open(path, flags | os.O_NONBLOCK)  # a pipe in the file's place would block for ever

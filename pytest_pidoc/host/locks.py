@@ -1,4 +1,4 @@
-"""Locks between processes: whoever waits says for whom and for what, and never waits for ever."""
+"""Locks between processes: a waiting process says which process holds the lock, and every wait has a limit."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ def locked(path: Path, *, purpose: str, timeout: float, progress: Progress | Non
     path
         The lock file; its directory must exist. It stays when the lock is released.
     purpose
-        What the holder does, for those who wait: ``building debian:bookworm for arm64``.
+        What the holder does, for messages of waiting processes: ``building debian:bookworm for arm64``.
     timeout
-        Seconds to wait at most; with 0 the lock is taken at once or not at all.
+        Seconds to wait at most; 0 means not to wait.
     progress
-        Hears of the wait, if there is one.
+        Is called if the process has to wait.
 
     Raises
     ------
     PidocError
-        Somebody else still holds it after *timeout* seconds; the message says who.
+        Another process still holds it after *timeout* seconds; the message names it.
     OSError
-        The lock file cannot be made, or the file system has no locks: an NFS without its lock service.
+        The lock file cannot be created, or the file system has no locks, e.g. NFS without its lock service.
     """
     lock = FileLock(path)
     holder = path.with_suffix(".holder")
@@ -53,13 +53,14 @@ def locked(path: Path, *, purpose: str, timeout: float, progress: Progress | Non
         try:
             lock.acquire(timeout=timeout)
         except Timeout as error:
+            waited = f" after {timeout:.0f} s" if timeout else ""
             raise PidocError(
-                f"Waited {timeout:.0f} s for {_read(holder)}, in vain.",
+                f"The lock is still held by {_read(holder)}{waited}.",
                 look=str(path),
-                tip="wait until it is done, or end that process",
+                tip="wait until that process has finished, or end it",
             ) from error
     try:
-        holder.unlink(missing_ok=True)  # a killed holder's, or what came in its place
+        holder.unlink(missing_ok=True)  # left by a killed holder
         holder.write_text(f"process {os.getpid()} ({purpose})\n", encoding="utf-8")
         try:
             yield
@@ -71,7 +72,7 @@ def locked(path: Path, *, purpose: str, timeout: float, progress: Progress | Non
 
 
 def try_lock(descriptor: int, *, shared: bool) -> bool:
-    """Lock an open file at once, alone or shared; tell whether that worked. The lock ends when the file is closed.
+    """Lock an open file without waiting, and tell whether that worked. The lock ends when the file is closed.
 
     Raises
     ------
@@ -88,7 +89,7 @@ def try_lock(descriptor: int, *, shared: bool) -> bool:
 
 
 def _require_locks(path: Path) -> None:
-    """Raise ``OSError`` where files cannot be locked: older filelocks take that for a lock that is held."""
+    """Raise ``OSError`` if files cannot be locked: older versions of filelock report that as a held lock."""
     with path.open("rb") as file:
         try:
             try_lock(file.fileno(), shared=True)
@@ -97,7 +98,7 @@ def _require_locks(path: Path) -> None:
 
 
 def _read(holder: Path) -> str:
-    # A killed holder leaves its name behind, and a new one may not have written its own yet: both are short.
+    # A killed holder leaves its name behind, and a new one might not have written its own yet: both last only a moment.
     try:
         return documents.content(holder).decode("utf-8", "replace").strip()[:200] or "another process"
     except (OSError, ValueError):

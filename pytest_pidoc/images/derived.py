@@ -1,7 +1,7 @@
 """An image with some parts replaced: another kernel, initrd, device tree or more kernel arguments on any image.
 
-It is an image of its own, under its own content address, so whoever uses images need not know. Parts that are not
-replaced are hard links to those of the image that it is derived from.
+It is an image of its own, under its own content address, so its users need not know that it is derived. Parts that
+are not replaced are hard links to those of the image that it is derived from.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from pytest_pidoc.values.progress import Progress
 
 __all__ = ["ROLES", "derive", "key"]
 
-#: Raised when code changes what an image holds.
+#: Bump when code changes what an image holds.
 VERSION = 1
 
 ROLES = ("kernel", "initrd", "dtb")
 
 
 def key(base: Image, sums: Mapping[str, str], append: str) -> str:
-    """Return the content address: SHA-256 over the image's own and all that is put in place.
+    """Return the content address: SHA-256 over the base image's address and everything that replaces its parts.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def derive(
     progress: Progress,
     rebuild: bool = False,
 ) -> Image:
-    """Return *base* with other parts; itself if there are none.
+    """Return *base* with other parts; *base* itself if nothing is replaced.
 
     Parameters
     ----------
@@ -62,13 +62,13 @@ def derive(
     base
         An image in that cache.
     parts
-        What to put in place, by its role; ``None`` leaves the part out.
+        What replaces each part, by its role; ``None`` leaves the part out.
     append
         Kernel arguments to add.
     progress
-        Hears of the steps.
+        Is called with each step.
     rebuild
-        Make it anew.
+        Rebuild it even if the cache has it.
 
     Raises
     ------
@@ -80,7 +80,7 @@ def derive(
     sums = {role: source.identify(cache) if source else "" for role, source in parts.items()}
 
     def make(directory: Path, log: BuildLog) -> Manifest:
-        # What is for one board, as "initrd/board", is replaced too.
+        # What is for one board, such as "initrd/board", is replaced too.
         files = {role: file for role, file in base.manifest.files.items() if role.partition("/")[0] not in parts}
         for file in files.values():
             _link(base.path / file.name, directory / file.name)

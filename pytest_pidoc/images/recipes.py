@@ -1,4 +1,4 @@
-"""From what a user asks for to an image: which recipe makes it, and what of the user's or the model's is put on it."""
+"""From settings to an image: chooses the recipe that builds it, and replaces parts with the user's or the model's."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def build(cache: Cache, spec: ClusterSpec, *, progress: Progress, rebuild: bool 
     Raises
     ------
     SettingsError
-        There is no such recipe, or a part is neither a path nor a URL with its SHA-256.
+        The recipe is unknown, or a part is neither a path nor a URL with its SHA-256.
     ImageError
         It cannot be built or trusted, or has no kernel.
     """
@@ -39,13 +39,13 @@ def build(cache: Cache, spec: ClusterSpec, *, progress: Progress, rebuild: bool 
     if own and (rebuild or cache.find(address) is None):
         for part in own.values():
             if part is not None:
-                part.fetch(cache, progress)  # before an image is built in vain
+                part.fetch(cache, progress)  # fails here rather than after an image was built
     base = build_base(progress=progress, rebuild=rebuild)
     image = derived.derive(cache, base, own, spec.append or "", progress=progress, rebuild=rebuild)
     if "kernel" not in image.manifest.files:
         raise ImageError(
-            f"{spec.image} has no boot partition, so there is nothing that {spec.model} could boot.",
-            tip="kernel=PATH or kernel=URL#sha256=HEX, or a model whose name ends in -virt",
+            f"{spec.image} has no boot partition, so {spec.model} has no kernel to boot.",
+            tip="set kernel=PATH or kernel=URL#sha256=HEX, or use a model whose name ends in -virt",
         )
     return image
 
@@ -55,21 +55,23 @@ def _base(cache: Cache, spec: ClusterSpec) -> tuple[str, Callable[..., Image]]:
     model = machine(spec.model)
     family = spec.image.partition(":")[0]
     if family == "raspios" or (source.is_location(spec.image) and not spec.image.startswith(source.REGISTRY_PREFIX)):
-        stock = raspios.recipe(spec.image, spec.model)
-        return raspios.key(cache, stock, model), partial(raspios.build, cache, stock, model)
+        disk = raspios.recipe(spec.image, spec.model)
+        return raspios.key(cache, disk, model), partial(raspios.build, cache, disk, model)
     if family == "debian":
-        tuned = debian.recipe(spec.image)
-        return debian.key(tuned, model.architecture), partial(debian.build, cache, tuned, model.architecture)
+        release = debian.recipe(spec.image)
+        return debian.key(release, model.architecture), partial(debian.build, cache, release, model.architecture)
     raise SettingsError(
-        f"There is no image {shown(spec.image)}.",
-        tip="debian, debian:bookworm, raspios, a path, URL#sha256=HEX, or docker://NAME:TAG on the engine docker",
+        f"{shown(spec.image)} is not a known image.",
+        tip="use debian, debian:bookworm, raspios, a path, URL#sha256=HEX, or docker://NAME:TAG on the engine docker",
     )
 
 
 def _parts(archive: KernelArchive, model: str) -> dict[str, FileSource | Member | None]:
-    """Return what a machine boots that boots nothing of an image's own; its kernel needs no initrd."""
+    """Return the parts of a model that boots its own kernel instead of the image's; that kernel needs no initrd."""
     place = source.parse(archive.place, what=f"the kernel of {model}")
-    otherwise = f"kernel=PATH and dtb=PATH: a kernel for the machine {machine(model).machine} with its drivers in it"
+    otherwise = (
+        f"set kernel=PATH and dtb=PATH to a kernel for QEMU's machine {machine(model).machine} with built-in drivers"
+    )
     return {
         "kernel": Member(place, archive.kernel, otherwise),
         "dtb": Member(place, archive.dtb, otherwise),

@@ -200,7 +200,7 @@ def test_prune_removes_what_interrupted_builds_and_failed_starts_left(pidoc: Any
     kept = artifacts.keep([], records.failed_directory() / "c-1", {})
     out = pidoc("prune", "--days", "1000000")
 
-    assert f"removed  {half}: a build that was interrupted" in out
+    assert f"removed  {half}: an interrupted build" in out
     assert not half.exists()
     assert kept.exists()
     assert "removed  the evidence c-1" in pidoc("prune")
@@ -238,7 +238,7 @@ def test_doctor_verifies_what_is_in_the_cache(
     unreadable.mkdir()
     assert cli.main(["doctor", "--verify"]) == 1
     out = capsys.readouterr().out
-    assert f"damaged  image            {disk} is not what its manifest says" in out
+    assert f"damaged  image            {disk} does not match its manifest" in out
     assert "try: pidoc build --rebuild --image debian:bookworm --model pi3-virt" in out
     assert f"try: rm {downloaded}" in out
     assert f"try: rm -r {unreadable}" in out

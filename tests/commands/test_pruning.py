@@ -31,7 +31,7 @@ def remove(dry_run: bool) -> None:
 
 
 def refuse(dry_run: bool) -> None:
-    raise ImageInUse("It is in use.")
+    raise ImageInUse("Nodes are running from it.")
 
 
 def item(name: str, *, age: float = 0, size: int = 0, place: int = 0, **others: object) -> Item:
@@ -162,7 +162,7 @@ def test_a_warm_state_of_a_replaced_image_is_useless(cache: Cache) -> None:
     build(cache, "a", b"another")
     (useless,) = [each for each in in_cache(cache.root, ()) if each.useless]
     assert useless.name.startswith(str(template))
-    assert useless.useless == "its image is gone"
+    assert useless.useless == "its image no longer exists"
 
 
 def test_a_warm_state_of_a_published_image_is_of_use(cache: Cache) -> None:

@@ -178,13 +178,15 @@ class TestBuild:
 
     def test_a_base_image_that_cannot_be_had(self, client: docker.DockerClient, tmp_path: Path) -> None:
         """One of the user's own has no stand-in."""
-        with pytest.raises(ImageError, match=r"base image 127\.0\.0\.1:1/none:1 is not there") as caught:
+        with pytest.raises(
+            ImageError, match=r"base image 127\.0\.0\.1:1/none:1 is missing and cannot be pulled"
+        ) as caught:
             build(client, directory=tmp_path, progress=Progress(), base_image="127.0.0.1:1/none:1")
         assert "docker pull 127.0.0.1:1/none:1" in caught.value.tip
 
     @pytest.mark.parametrize(
         ("mmdebstrap", "said"),
-        [(None, "nor can one be made"), ("#!/bin/sh\necho E: no mirror >&2\nexit 25\n", "E: no mirror")],
+        [(None, "nor built without mmdebstrap"), ("#!/bin/sh\necho E: no mirror >&2\nexit 25\n", "E: no mirror")],
     )
     def test_no_registry_and_no_mmdebstrap(
         self,
@@ -213,7 +215,7 @@ class TestBuild:
         subprocess.run(["tar", "-cf", str(empty), "-T", "/dev/null"], check=True)
         client.api.import_image_from_file(str(empty), repository="pidoc-test/empty", tag="1")
         forget("pidoc-test/empty:1")
-        with pytest.raises(ImageError, match="could not be built") as caught:
+        with pytest.raises(ImageError, match="docker build failed for the container image") as caught:
             build(client, directory=tmp_path, progress=Progress(), base_image="pidoc-test/empty:1")
         assert "/bin/sh" in caught.value.evidence
         assert Path(caught.value.look).exists()
@@ -306,7 +308,7 @@ class TestPull:
         assert sorted(path.name for path in image.path.iterdir()) == ["id_ed25519", "manifest.json"]
         assert stat.S_IMODE(image.file("private_key").stat().st_mode) == 0o600
         assert image.file("private_key").read_bytes() == guest.file("private_key").read_bytes()
-        assert any("layers are here" in text for text in steps.heard)
+        assert any("layers" in text for text in steps.heard)
         shutil.rmtree(guest.path)
         assert GREETING in start(client, reference, image, tmp_path / "pi-1")
 
@@ -336,9 +338,9 @@ class TestPull:
         self, client: docker.DockerClient, guest: Image, small: Callable[..., str], tmp_path: Path
     ) -> None:
         """Without our labels it is refused, and so is a guest that is not the one of the label."""
-        with pytest.raises(ImageError, match="is no container image with a guest"):
+        with pytest.raises(ImageError, match="is not a container image with a guest"):
             pull(client, small(guest, **{IMAGE_LABEL: "x"}), directory=tmp_path / "pulled", progress=Progress())
-        with pytest.raises(ImageError, match="is not that of its guest"):
+        with pytest.raises(ImageError, match="belongs to another guest"):
             pull(client, small(guest, **{GUEST_LABEL: "f" * 64}), directory=tmp_path / "pulled", progress=Progress())
         assert [path.name for path in (tmp_path / "pulled").iterdir() if path.is_dir()] == []
 
@@ -347,7 +349,7 @@ class TestPull:
     ) -> None:
         """An image that nobody could log in to is refused."""
         guest.file("private_key").unlink()
-        with pytest.raises(ImageError, match="has no /guest/id_ed25519"):
+        with pytest.raises(ImageError, match="does not contain /guest/id_ed25519"):
             pull(client, small(guest), directory=tmp_path / "pulled", progress=Progress())
 
     def test_a_link_is_not_followed(
@@ -356,12 +358,12 @@ class TestPull:
         """A key that is a link in the image is no file, wherever it leads."""
         guest.file("private_key").unlink()
         guest.file("private_key").symlink_to("/etc/shadow")
-        with pytest.raises(ImageError, match="is no file"):
+        with pytest.raises(ImageError, match="is not a regular file"):
             pull(client, small(guest), directory=tmp_path / "pulled", progress=Progress())
 
     def test_a_tag_that_is_not_there(self, client: docker.DockerClient, registry: str, tmp_path: Path) -> None:
         """The registry answers, and has no such image."""
-        with pytest.raises(ImageError, match=r"There is no .*/pidoc:2") as caught:
+        with pytest.raises(ImageError, match=r"/pidoc:2 does not exist or cannot be pulled") as caught:
             pull(client, f"docker://{registry}/pidoc:2", directory=tmp_path, progress=Progress())
         assert not isinstance(caught.value, DownloadError)
 
@@ -385,7 +387,7 @@ class TestPull:
         blobs = sorted((tmp_path / "registry").rglob("data"), key=lambda path: path.stat().st_size)
         with blobs[-1].open("r+b") as file:
             file.truncate(blobs[-1].stat().st_size // 2)
-        with pytest.raises(DownloadError, match="did not arrive"):
+        with pytest.raises(DownloadError, match=r"Pulling .* failed"):
             pull(client, f"docker://{registry}/small:1", directory=tmp_path / "pulled", progress=Progress())
         assert [path.name for path in (tmp_path / "pulled").iterdir() if path.is_dir()] == []
 
@@ -506,7 +508,7 @@ class TestSource:
         content[-40] ^= 1
         (bad / "qemu-99.0.1.tar.xz").write_bytes(content)
         arguments = upstream.arguments(QEMU_SOURCE_URL=f"{upstream.url}/bad")
-        with pytest.raises(ImageError, match="could not be built") as caught:
+        with pytest.raises(ImageError, match="docker build failed for the container image") as caught:
             build(client, directory=tmp_path, progress=Progress(), arguments=arguments)
         assert "BAD signature" in caught.value.evidence
 

@@ -76,7 +76,7 @@ def test_the_disk_is_small_and_holds_a_clean_file_system(image: Image, tmp_path:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-@pytest.mark.parametrize("step", ["downloading", "in the machine"])
+@pytest.mark.parametrize("step", ["downloading", "in the guest"])
 def test_an_interrupted_build_ends_its_commands(tmp_path: Path, number: signal.Signals, step: str) -> None:
     """Ctrl-C and SIGKILL, early and late: no mmdebstrap and no QEMU goes on, and nothing passes for an image."""
     command = [sys.executable, "-c", BUILD, str(tmp_path)]

@@ -136,7 +136,7 @@ def test_cache_that_cannot_be_written(one_pi: pytest.Pytester, no_docker: str) -
 
     result.assert_outcomes(errors=1)
     text = result.stdout.str()
-    assert "The cache directory /proc/pidoc cannot be used" in text
+    assert "Cannot use the cache directory /proc/pidoc" in text
     assert "--pidoc-cache-dir" in text
 
 

@@ -116,7 +116,7 @@ def module_closure(directory: Path, wanted: Iterable[str]) -> dict[str, bytes]:
         if name in builtin or f"{name}.ko" in found:
             return
         if name not in files:
-            raise ImageError(f"The kernel {directory.name} has no module {name}.")
+            raise ImageError(f"The kernel {directory.name} has no module {name}, which the initrd needs.")
         content = files[name].read_bytes()
         for needed in _needed(content):
             add(needed)

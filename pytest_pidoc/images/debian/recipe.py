@@ -5,7 +5,7 @@ Three steps, on any host, with or without binfmt_misc and with or without root:
 1. mmdebstrap downloads and unpacks the packages, and its hook makes the disk (``guest/build/extract.sh``);
 2. the kernel and an initrd made here boot that disk in an emulated machine, which installs the packages and sets
    the guest up (``guest/build/second-stage``);
-3. the disk is written anew, without the room that was used in between.
+3. the disk is copied without the blocks that were only used during the build.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ __all__ = ["ARCHITECTURES", "TOOLS", "VARIANTS", "Recipe", "build", "key", "reci
 
 GUEST = Path(__file__).resolve().with_name("guest")
 
-#: Raised when code changes what an image holds without a change of a file in ``guest/``.
+#: Bump when code changes what an image holds without a change of a file in ``guest/``.
 VERSION = 1
 
 DISK_SIZE = 4096 * MIB  # a power of two, as SD cards have
@@ -72,14 +72,14 @@ def recipe(text: str) -> Recipe:
     Raises
     ------
     SettingsError
-        It names no recipe of this family, no known release, or no known variant.
+        It is no recipe of this family, or names an unknown release or variant.
     """
     family, _, rest = text.partition(":")
     release, _, variant = rest.partition(",")
     parsed = Recipe(release or RELEASES[0], variant)
     if family != "debian" or parsed.release not in RELEASES or parsed.variant not in VARIANTS:
         known = ", ".join(f"debian:{release}" for release in RELEASES)
-        raise SettingsError(f"There is no recipe {shown(text)}.", tip=f"one of debian, {known}")
+        raise SettingsError(f"{shown(text)} is not a known image recipe.", tip=f"use debian or {known}")
     return parsed
 
 
@@ -89,7 +89,7 @@ def key(recipe: Recipe, architecture: str) -> str:
     Raises
     ------
     SettingsError
-        The recipe does not know that architecture.
+        The recipe does not support that architecture.
     """
     variant = VARIANTS[recipe.variant]
     digest = hashlib.sha256()
@@ -116,7 +116,7 @@ def build(
     Raises
     ------
     SettingsError
-        The recipe does not know that architecture.
+        The recipe does not support that architecture.
     ImageError
         A tool is missing, a step failed (the message names the log), or the cache cannot be used.
     """
@@ -139,8 +139,8 @@ def _architecture(name: str) -> Architecture:
         return ARCHITECTURES[name]
     except KeyError:
         raise SettingsError(
-            f"The recipe debian does not know the architecture {shown(name)}.",
-            tip=f"one of {', '.join(ARCHITECTURES)}",
+            f"The recipe debian does not support the architecture {shown(name)}.",
+            tip=f"use one of {', '.join(ARCHITECTURES)}",
         ) from None
 
 
@@ -216,7 +216,9 @@ class _Build:
             # Security support ends years earlier for some architectures than for others.
             if not re.search(r"E: Failed to fetch \S+-security/", error.evidence):
                 raise
-            self.progress.step(f"Debian has no security updates of {self.recipe.release} for {self.name}: without them")
+            self.progress.step(
+                f"Debian has no security updates of {self.recipe.release} for {self.name}: building without them"
+            )
             self.run_mmdebstrap(_WITHOUT_SECURITY)
         self.log.run(
             [
@@ -261,7 +263,7 @@ class _Build:
                 "PIDOC_BUILDER_KERNEL": f"{ARCHITECTURES[BUILDER_ARCHITECTURE].kernel}:{BUILDER_ARCHITECTURE}",
                 "PIDOC_MODULES_WITHOUT": " ".join(MODULES_WITHOUT),
                 "PIDOC_DISK_SIZE": str(DISK_SIZE),
-                # An ordinary user's unpacked root belongs to other users, who may not enter the cache.
+                # An ordinary user's unpacked root belongs to other users, who have no access to the cache.
                 **({"TMPDIR": str(self.work)} if os.geteuid() == 0 else {}),
             },
         )

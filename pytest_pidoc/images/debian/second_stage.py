@@ -20,8 +20,8 @@ INIT = "/var/lib/pidoc/build/second-stage"
 #: self-tests of the kernel's ciphers (half of its boot) and clearing memory twice protect nothing that is emulated.
 FAST = "nokaslr mitigations=off cryptomgr.notests=1 init_on_alloc=0"
 
-# A host that is slow or busy takes longer, but a machine that works says something every few seconds: on a host
-# where all of it takes two minutes, the longest silence is ten seconds.
+# A slow or busy host takes longer, but a working guest prints something every few seconds: on a host where the
+# second stage takes two minutes, the longest silence is ten seconds.
 SILENCE = 300.0
 LIMIT = 3600.0
 
@@ -40,7 +40,7 @@ def finish(
     clock: Callable[[], float] = time.monotonic,
     interval: float = 0.2,
 ) -> None:
-    """Boot *disk* (qcow2) with the second stage as its first process, and wait until the machine is off.
+    """Boot *disk* (qcow2) with the second stage as its first process, and wait until the guest has shut down.
 
     Parameters
     ----------
@@ -49,16 +49,16 @@ def finish(
     disk, kernel, initrd
         What to boot. The disk is changed.
     log
-        Gets the serial console.
+        Receives the output of the serial console.
     progress
-        Hears of each step of the second stage.
+        Is called with each step of the second stage.
     clock, interval
-        The clock, and the seconds between two looks at the console.
+        The clock, and the seconds between two reads of the console.
 
     Raises
     ------
     ImageError
-        QEMU cannot be started, the second stage failed, said nothing for 300 s, or took longer than an hour.
+        QEMU cannot be started, or the second stage failed, printed nothing for 300 s, or took longer than an hour.
     """
     what = "finishing the image in an emulated machine"
     with log.start(_command(machine, disk=disk, kernel=kernel, initrd=initrd), what=what) as process:
@@ -71,20 +71,20 @@ def finish(
                 break
             if clock() - heard > SILENCE or clock() - start > LIMIT:
                 raise log.error(
-                    f"The machine that finishes the image has been silent for {clock() - heard:.0f} s, "
-                    f"{clock() - start:.0f} s after its start."
+                    f"Installing packages in the guest stopped after {clock() - start:.0f} s (limit {LIMIT:.0f} s); "
+                    f"its console had been silent for {clock() - heard:.0f} s (limit {SILENCE:.0f} s)."
                 )
             time.sleep(interval)
         console.read()
     if console.last != "finished":
         raise log.error(
-            f"The machine that finishes the image ended at the step {console.last or 'boot'!r} "
+            f"Installing packages in the guest failed at the step {console.last or 'boot'!r} "
             f"(QEMU's status {process.returncode})."
         )
 
 
 class _Console:
-    """Follows what the machine prints: its ``pidoc:`` lines are steps."""
+    """Follows what the guest prints: its ``pidoc:`` lines are steps."""
 
     def __init__(self, path: Path, progress: Progress) -> None:
         self.last = ""
@@ -94,7 +94,7 @@ class _Console:
         self._rest = b""
 
     def read(self) -> bool:
-        """Take in what is new; tell whether there was anything."""
+        """Read new output; tell whether there was any."""
         with self._path.open("rb") as stream:
             stream.seek(self._offset)
             new = stream.read()
@@ -104,7 +104,7 @@ class _Console:
             if line.startswith(_MARK):
                 self.last = line.removeprefix(_MARK).decode("utf-8", "replace").strip()
                 if self.last != "finished":
-                    self._progress.step(f"in the machine: {self.last}")
+                    self._progress.step(f"in the guest: {self.last}")
         return bool(new)
 
 

@@ -1,11 +1,11 @@
-"""Downloads: by SHA-256, gone on with after a break, and named as finished only when they are what they must be.
+"""Downloads: named by SHA-256, resumed after an interruption, and renamed only when the checksum matches.
 
 ::
 
     DIRECTORY/SHA256          a file that arrived whole and was checked
     DIRECTORY/SHA256.stamp    what it looked like then
     DIRECTORY/SHA256.part     what has arrived so far
-    DIRECTORY/SHA256.json     by what the server tells whether its file is still that one
+    DIRECTORY/SHA256.json     how the server tells whether its file has changed
     DIRECTORY/SHA256.lock     held by whoever downloads
 """
 
@@ -25,7 +25,7 @@ from pytest_pidoc.errors import ChecksumMismatch, DownloadError, ImageError
 from pytest_pidoc.host import documents
 from pytest_pidoc.host.locks import locked
 from pytest_pidoc.images.store import stamps
-from pytest_pidoc.images.store.cache import image_file
+from pytest_pidoc.images.store.cache import FREE_SPACE, image_file
 from pytest_pidoc.values.progress import Progress
 
 if TYPE_CHECKING:  # requests takes 0.1 s to import
@@ -35,7 +35,7 @@ __all__ = ["Patience", "discard", "fetch", "is_whole", "kept", "shown"]
 
 CHUNK = 1 << 20  # bytes
 REDIRECTS = 10
-TELL_EVERY = 10.0  # seconds between two words about how far it is
+TELL_EVERY = 10.0  # seconds between two progress lines
 LOCK_TIMEOUT = 7200.0  # seconds to wait for another process's download of the same file
 ROOM = 256 * 1024**2  # bytes that a download leaves free
 
@@ -45,18 +45,18 @@ _TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a download bears with a server.
+    """How long a download waits for a slow or failing server.
 
     Attributes
     ----------
     connect, read
-        Seconds until the connection is open, and that the server may be silent.
+        Seconds to wait at most for the connection, and for the next bytes.
     attempts
-        How many attempts in a row may bring next to nothing; one that brings `enough` starts the count anew.
+        How many attempts in a row can fail with little progress; one that brings `enough` resets the count.
     enough
         In bytes.
     slowest
-        Bytes per second that an attempt must bring, once it has lasted for `read` seconds.
+        Bytes per second that must arrive at least, once an attempt has lasted for `read` seconds.
     pause
         Seconds before the second attempt; twice as long before each further one, at most 30.
     """
@@ -87,20 +87,20 @@ def fetch(
     sha256
         64 hex digits.
     directory
-        Where downloads are kept; made if it is not there.
+        Where downloads are kept; created if needed.
     progress
-        Hears how far it is, every 10 s.
+        Is called with the size so far, every 10 s.
     patience
-        How long to bear with the server.
+        How long to wait for the server.
     sleep
         How to wait between two attempts.
 
     Raises
     ------
     DownloadError
-        It did not arrive whole. What has arrived is kept, and the next call goes on from there.
+        The download is incomplete. What has arrived is kept, and the next call resumes there.
     ChecksumMismatch
-        It arrived and is something else; nothing of it is kept.
+        The file has another checksum; nothing of it is kept.
     ImageError
         The directory cannot be used.
     """
@@ -109,9 +109,9 @@ def fetch(
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         purpose = f"downloading {shown(url)}"
         with locked(directory / f"{sha256}.lock", purpose=purpose, timeout=LOCK_TIMEOUT, progress=progress):
-            os.utime(final.with_suffix(".lock"))  # prune takes it for the time of the last use
+            os.utime(final.with_suffix(".lock"))  # prune reads it as the time of the last use
             if final.exists() and not is_whole(final):
-                progress.step(f"{final} is damaged: downloading it anew")
+                progress.step(f"{final} is damaged: downloading it again")
                 final.unlink()
             if not final.exists():
                 one = _Download(url, sha256, final, progress, patience or Patience())
@@ -119,13 +119,13 @@ def fetch(
         return final
     except OSError as error:
         raise ImageError(
-            f"{shown(url)} cannot be kept in {directory}: {error.strerror}.",
-            tip="make room or give another place with --pidoc-cache-dir DIR or PIDOC_CACHE_DIR",
+            f"Cannot save {shown(url)} in {directory}: {error.strerror}.",
+            tip=FREE_SPACE,
         ) from error
 
 
 def is_whole(path: Path, *, thorough: bool = False) -> bool:
-    """Tell whether a finished download is what its name says; hashed only if it looks different, or if *thorough*.
+    """Tell whether a finished download has the SHA-256 in its name; hashed only if it looks changed or if *thorough*.
 
     Raises
     ------
@@ -147,23 +147,23 @@ def kept(directory: Path) -> list[Path]:
 
 
 def discard(path: Path, *, dry_run: bool = False) -> None:
-    """Remove a download, or only see whether that can be.
+    """Remove a download; with *dry_run* only check whether it could be removed.
 
     Raises
     ------
     PidocError
-        It is under way.
+        It is still in progress.
     OSError
         It cannot be removed.
     """
-    with locked(path.with_suffix(".lock"), purpose="removing it", timeout=0):
+    with locked(path.with_suffix(".lock"), purpose=f"removing the download {path.name[:12]}", timeout=0):
         if not dry_run:
             for name in (path, path.with_suffix(".json"), path.with_suffix(".stamp")):
                 name.unlink(missing_ok=True)
 
 
 def shown(url: str) -> str:
-    """Return a URL as it may be shown: without user and password, and without what comes behind ``?``."""
+    """Return a URL that is safe to show: without user, password and query (what follows ``?``)."""
     if "://" not in url:
         return url
     parts = urllib.parse.urlsplit(url)
@@ -171,7 +171,7 @@ def shown(url: str) -> str:
 
 
 class _Broken(Exception):
-    """An attempt ended early in a way that may not happen again."""
+    """An attempt ended early, and another one might succeed."""
 
 
 class _Download:
@@ -189,19 +189,19 @@ class _Download:
     def run(self, sleep: Callable[[float], None]) -> None:
         resumed = self.size > 0
         if not resumed or self.hash() != self.sha256:  # else it was whole, and its owner killed before it was named
-            self.progress.step(f"{'going on with' if resumed else 'downloading'} {shown(self.url)}")
+            self.progress.step(f"{'resuming the download of' if resumed else 'downloading'} {shown(self.url)}")
             self.attempt_until_whole(sleep)
             found = self.hash()
             if found != self.sha256 and resumed:
-                self.progress.step("what had arrived before is of another file: downloading it anew")
+                self.progress.step("the partial download belongs to another file: downloading it again")
                 self.forget()
                 self.attempt_until_whole(sleep)
                 found = self.hash()
             if found != self.sha256:
                 self.forget()
                 raise ChecksumMismatch(
-                    f"{shown(self.url)} has SHA-256 {found}, not {self.sha256}.",
-                    tip="the SHA-256 that its publisher names; if that is the one given, the file was changed",
+                    f"{shown(self.url)} has SHA-256 {found}, but {self.sha256} was expected.",
+                    tip="compare with the SHA-256 that its publisher names; if that was expected, the file was changed",
                 )
         with self.part.open("rb") as stream:
             os.fsync(stream.fileno())
@@ -219,13 +219,13 @@ class _Download:
                 failures = 1 if self.size - before >= self.patience.enough else failures + 1
                 if failures >= self.patience.attempts:
                     raise DownloadError(
-                        f"{shown(self.url)} did not arrive: {error}.",
+                        f"Downloading {shown(self.url)} failed: {error}.",
                         look=str(self.part) if self.size else "",
-                        tip=f"the same again: it goes on from the {_megabytes(self.size)} that are there"
+                        tip=f"run it again; the download resumes at {_megabytes(self.size)}"
                         if self.size
-                        else "is the server up, and this machine online?",
+                        else "check that the server is up and that the host is online",
                     ) from error
-                self.progress.step(f"the download broke off at {_megabytes(self.size)} ({error}); trying again")
+                self.progress.step(f"the download was interrupted at {_megabytes(self.size)} ({error}); trying again")
             sleep(min(30.0, self.patience.pause * 2 ** (failures - 1)))
 
     def attempt(self) -> None:
@@ -234,7 +234,7 @@ class _Download:
         with self.open(have) as response:
             if response.status_code == 416 or (response.status_code == 206 and not _starts_at(response, have)):
                 self.forget()
-                raise _Broken("the server has another file now")
+                raise _Broken("the file on the server has changed")
             resumes = response.status_code == 206
             expected = _length(response.headers)
             if expected is not None:
@@ -253,12 +253,12 @@ class _Download:
             arrived += len(chunk)
             now = time.monotonic()
             if now - start > self.patience.read and arrived < self.patience.slowest * (now - start):
-                raise _Broken(f"it came with {arrived / (now - start):.0f} bytes a second")
+                raise _Broken(f"only {arrived / (now - start):.0f} bytes per second arrived")
             if now - told > TELL_EVERY:
                 told = now
                 self.require_room(0)
                 whole = "" if total is None else f" of {_megabytes(total)}"
-                self.progress.step(f"{_megabytes(have + arrived)}{whole} have arrived")
+                self.progress.step(f"downloaded {_megabytes(have + arrived)}{whole}")
 
     def chunks(self, response: requests.Response) -> Iterator[bytes]:
         """Yield what comes, as soon as it comes."""
@@ -276,7 +276,7 @@ class _Download:
         import requests
 
         url = self.url
-        headers = {"Accept-Encoding": "identity"}  # a compressed transfer could not be gone on with
+        headers = {"Accept-Encoding": "identity"}  # a compressed transfer could not be resumed
         if have:
             headers["Range"] = f"bytes={have}-"
             if validator := self.validator():
@@ -293,7 +293,9 @@ class _Download:
                     )
                 except requests.RequestException as error:
                     if isinstance(error, (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema)):
-                        raise DownloadError(f"{shown(url)} is no URL that can be asked: {error}.") from error
+                        raise DownloadError(
+                            f"{shown(url)} is not a valid URL: {error}.", tip="give a URL with http:// or https://"
+                        ) from error
                     raise _Broken(_reason(error)) from error
                 with response:
                     if not response.is_redirect:
@@ -301,26 +303,27 @@ class _Download:
                         yield response
                         return
                     url = self.next_url(url, response.headers["Location"])
-        raise DownloadError(f"{shown(self.url)} leads from one place to the next, {REDIRECTS} times.")
+        raise DownloadError(f"{shown(self.url)} was redirected more than {REDIRECTS} times.")
 
     def next_url(self, url: str, location: str) -> str:
         target = urllib.parse.urljoin(url, location)
         scheme = urllib.parse.urlsplit(target).scheme
         if scheme not in ("http", "https") or (url.startswith("https:") and scheme == "http"):
             raise DownloadError(
-                f"{shown(url)} leads to {shown(target)}, which is less safe.",
-                tip="that URL itself, if it is meant: the SHA-256 is checked in any case",
+                f"{shown(url)} redirects to {shown(target)}, which is less secure, so pidoc does not follow it.",
+                tip="use that URL itself if you trust it; the SHA-256 is checked in any case",
             )
         return target
 
     def require_success(self, response: requests.Response) -> None:
         if response.status_code in (200, 206, 416):
             return
-        said = f"the server says {response.status_code} {response.reason}".rstrip()
+        said = f"the server answered {response.status_code} {response.reason}".rstrip()
         if response.status_code in _TRANSIENT:
             raise _Broken(said)
         raise DownloadError(
-            f"{shown(self.url)} cannot be downloaded: {said}.", tip="another URL: it may have been moved or withdrawn"
+            f"Cannot download {shown(self.url)}: {said}.",
+            tip="use another URL; the file might have been moved or withdrawn",
         )
 
     def require_room(self, size: int) -> None:
@@ -328,9 +331,9 @@ class _Download:
         free = status.f_bavail * status.f_frsize
         if size + ROOM > free:
             raise DownloadError(
-                f"{shown(self.url)} needs {_megabytes(size + ROOM)} more, and {self.final.parent} has "
-                f"{_megabytes(free)} free.",
-                tip="make room or give another place with --pidoc-cache-dir DIR or PIDOC_CACHE_DIR",
+                f"Downloading {shown(self.url)} needs {_megabytes(size + ROOM)} of free disk space, but "
+                f"{self.final.parent} has {_megabytes(free)}.",
+                tip=FREE_SPACE,
             )
 
     @property

@@ -1,4 +1,4 @@
-"""Where a file comes from: a path on this machine, a URL with the SHA-256 that it must have, or an archive of those."""
+"""Where a file comes from: a path on this host, a URL with its required SHA-256, or a zip archive at one of these."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from pytest_pidoc.images.fetch import download
 from pytest_pidoc.images.fetch.unpack import unpack
 from pytest_pidoc.images.store import stamps
 from pytest_pidoc.images.store.cache import Cache, image_file
+from pytest_pidoc.values.checks import shown as quoted
 from pytest_pidoc.values.progress import Progress
 
 __all__ = ["REGISTRY_PREFIX", "FileSource", "Member", "is_location", "parse"]
@@ -24,20 +25,20 @@ __all__ = ["REGISTRY_PREFIX", "FileSource", "Member", "is_location", "parse"]
 #: What the name of an image in a registry begins with, in the place of a URL's scheme.
 REGISTRY_PREFIX = "docker://"
 
-_FORM = "URL#sha256=<64 hex digits>"
+_FORM = "write URL#sha256=<64 hex digits>"
 _MARK = "#sha256="
 
 
 @dataclass(frozen=True)
 class FileSource:
-    """A file that is wanted: its place, and its SHA-256 in hex.
+    """A required file: its place, and its SHA-256 in hex.
 
     Attributes
     ----------
     place
         A URL, or an absolute path.
     sha256
-        What it must be. For a path it may be empty: then whatever is there is taken.
+        The checksum that it must have. It can be empty for a path: then any content is accepted.
     """
 
     place: str
@@ -54,26 +55,29 @@ class FileSource:
 
     @property
     def path(self) -> Path | None:
-        """The path, if it is one."""
+        """The path; ``None`` for a URL."""
         return None if "://" in self.place else Path(self.place)
 
     def identify(self, cache: Cache) -> str:
         """Return the SHA-256 without fetching anything.
 
-        A file on this machine is hashed, about 1 s per GB, unless it looks as it did the last time.
+        A file on this host is hashed, about 1 s per GB, unless it looks as it did the last time.
 
         Raises
         ------
         ImageError
             It cannot be read.
         ChecksumMismatch
-            It is not what it must be.
+            It has another SHA-256.
         """
         if self.path is None:
             return self.sha256
         found = _hash(cache, self.path)
         if self.sha256 and found != self.sha256:
-            raise ChecksumMismatch(f"{self.path} has SHA-256 {found}, not {self.sha256}.", tip="another file, or hash")
+            raise ChecksumMismatch(
+                f"{self.path} has SHA-256 {found}, but {self.sha256} was expected.",
+                tip="name another file, or correct the SHA-256 behind #sha256=",
+            )
         return found
 
     def fetch(self, cache: Cache, progress: Progress) -> Path:
@@ -82,9 +86,9 @@ class FileSource:
         Raises
         ------
         DownloadError
-            It did not arrive.
+            It cannot be downloaded.
         ChecksumMismatch
-            It is not what it must be.
+            It has another SHA-256.
         """
         if self.path is not None:
             self.identify(cache)
@@ -99,12 +103,14 @@ class FileSource:
         DownloadError, ChecksumMismatch
             As `fetch` does.
         ImageError
-            It was changed meanwhile.
+            It changed during the copy.
         """
         expected = self.identify(cache)
         shutil.copyfile(self.fetch(cache, progress), target)
         if image_file(target).sha256 != expected:
-            raise ImageError(f"{self} was changed while it was copied.")
+            raise ImageError(
+                f"{self} changed while pidoc copied it.", tip="run it again when nothing writes to the file"
+            )
 
 
 @dataclass(frozen=True)
@@ -118,7 +124,7 @@ class Member:
     name
         The file's name in it, in whatever folder it lies.
     otherwise
-        What to do where the archive cannot be had, for messages.
+        What to do if the archive is not available, for messages.
     """
 
     archive: FileSource
@@ -135,9 +141,9 @@ class Member:
         Raises
         ------
         DownloadError
-            It did not arrive.
+            It cannot be downloaded.
         ChecksumMismatch
-            It is not what it must be.
+            It has another SHA-256.
         """
         try:
             return self.archive.fetch(cache, progress)
@@ -153,13 +159,13 @@ class Member:
         DownloadError, ChecksumMismatch
             As `fetch` does.
         ImageError
-            It has no such file, or more than one.
+            The archive does not contain the file, or more than one of that name.
         """
         unpack(self.fetch(cache, progress), target, member=self.name)
 
 
 def is_location(text: str) -> bool:
-    """Tell a path or a URL from a name: it starts with ``/``, ``.`` or ``~``, or has a scheme."""
+    """Tell whether *text* is a path or a URL, not a name: it starts with ``/``, ``.`` or ``~``, or has a scheme."""
     return text.startswith(("/", "./", "../", "~")) or "://" in text
 
 
@@ -176,24 +182,24 @@ def parse(text: str, *, what: str) -> FileSource:
     Raises
     ------
     SettingsError
-        A URL has no SHA-256, or one that is none, or is not ``http``, ``https`` or ``file``.
+        A URL has no valid SHA-256, or is not ``http``, ``https`` or ``file``.
     """
     place, mark, digest = text.strip().partition(_MARK)
     digest = digest.lower()
     shown = download.shown(place)
     if mark and not re.fullmatch("[0-9a-f]{64}", digest):
-        raise SettingsError(f"{what}: the SHA-256 of {shown} is not 64 hex digits.", tip=_FORM)
+        raise SettingsError(f"{what}: the SHA-256 of {shown} must be 64 hex digits, not {quoted(digest)}.", tip=_FORM)
     if "://" not in place:
         return FileSource(str(Path(place).expanduser().absolute()), digest)
     address = urllib.parse.urlsplit(place)
     if address.scheme == "file":
         return FileSource(str(Path(urllib.parse.unquote(address.path)).absolute()), digest)
     if address.scheme not in ("http", "https") or not address.hostname:
-        raise SettingsError(f"{what}: {shown} is neither a path nor an http or https URL.", tip=_FORM)
+        raise SettingsError(f"{what}: {shown} must be a path or an http or https URL.", tip=_FORM)
     if not digest:
         raise SettingsError(
-            f"{what}: {shown} has no SHA-256, so nobody could tell whether what arrives is what was meant.",
-            tip=f"{_FORM}; whoever publishes a file usually publishes its sha256sum beside it",
+            f"{what}: the URL {shown} requires a SHA-256, so that the download can be checked.",
+            tip=f"{_FORM}; publishers of images usually list the sha256sum next to the file",
         )
     return FileSource(place, digest)
 
@@ -204,14 +210,14 @@ def _hash(cache: Cache, path: Path) -> str:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # a device or a pipe might have no end
-            raise ImageError(f"{path} is no file.")
+            raise ImageError(f"{path} is not a regular file.")
         look = [str(path), status.st_ctime_ns, stamps.look(path)]
         known = stamps.read(stamp)
         if isinstance(known, dict) and known.get("look") == look:
             return str(known["sha256"])
         digest = image_file(path).sha256
     except OSError as error:
-        raise ImageError(f"{path} cannot be read: {error.strerror}.") from error
+        raise ImageError(f"Cannot read {path}: {error.strerror}.") from error
     with contextlib.suppress(OSError):  # then it is hashed again the next time
         stamp.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         stamps.write(stamp, {"look": look, "sha256": digest})

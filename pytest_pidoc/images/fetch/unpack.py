@@ -1,4 +1,4 @@
-"""Unpacking a disk image: out of a zip archive, xz or gzip, or as it is; bounded, and without filling holes."""
+"""Unpacking a disk image from a zip archive, xz or gzip, or copying it; with limits, and without filling holes."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from pytest_pidoc.errors import ImageError
+from pytest_pidoc.images.store.cache import FREE_SPACE
 from pytest_pidoc.values.checks import listed, shown
 
 __all__ = ["LIMITS", "Limits", "unpack"]
@@ -27,20 +28,20 @@ CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class Limits:
-    """What unpacking may cost.
+    """The limits of unpacking.
 
     Attributes
     ----------
     size
-        Bytes that the unpacked file may have.
+        Largest size of the unpacked file, in bytes.
     ratio
-        How many times its packed size that may be...
+        Largest ratio of unpacked to packed size...
     harmless
-        ... if it is more than so many bytes.
+        ... for files that unpack to more than this number of bytes.
     memory
-        Bytes that the decompressor may use.
+        Largest memory of the decompressor, in bytes.
     room
-        Bytes that stay free on the disk.
+        Bytes of the disk that are left free.
     """
 
     size: int = 128 * 1024**3
@@ -68,7 +69,7 @@ _FAULTS = (
 
 
 def unpack(source: Path, target: Path, *, member: str = "*.img", limits: Limits = LIMITS) -> None:
-    """Write to *target* what is packed in *source*, which is told by its first bytes and only read.
+    """Write the content of *source* to *target*. The first bytes of *source* tell its format; it is only read.
 
     Parameters
     ----------
@@ -79,20 +80,23 @@ def unpack(source: Path, target: Path, *, member: str = "*.img", limits: Limits 
     member
         Which file of a zip archive, as a pattern for its name; exactly one must match.
     limits
-        What it may cost.
+        The largest size and memory.
 
     Raises
     ------
     ImageError
-        It is damaged, larger than the limits, an archive with a member outside of it or without exactly one that
-        matches, or of a kind that is not known; or the disk is full.
+        It is damaged, exceeds the limits, has an unsupported format, or the disk is full; or the archive has a member
+        outside of itself, or not exactly one member that matches.
     """
     try:
         with source.open("rb") as packed:
             start = packed.read(8)
             for magic, (kind, command) in _OTHERS.items():
                 if start.startswith(magic):
-                    raise ImageError(f"{source} is {kind}, which is not unpacked here.", tip=command)
+                    raise ImageError(
+                        f"{source} is {kind}, which pidoc cannot unpack.",
+                        tip=f"run {command} and use the unpacked file",
+                    )
             packed.seek(0)
             kind = next((kind for magic, kind in _KINDS.items() if start.startswith(magic)), "plain")
             with contextlib.ExitStack() as stack:
@@ -107,13 +111,13 @@ def unpack(source: Path, target: Path, *, member: str = "*.img", limits: Limits 
                 _write(chunks, target, most=most, limits=limits, source=source)
     except _FAULTS as error:
         raise ImageError(
-            f"{source} cannot be unpacked: {str(error)[:200] or type(error).__name__}.",
-            tip="is it whole? Download it again",
+            f"Cannot unpack {source}: {str(error)[:200] or type(error).__name__}.",
+            tip="download or copy it again; it seems to be damaged",
         ) from error
     except OSError as error:
         raise ImageError(
-            f"{source} cannot be unpacked to {target.parent}: {error.strerror}.",
-            tip="make room or give another place with --pidoc-cache-dir DIR or PIDOC_CACHE_DIR",
+            f"Cannot unpack {source} to {target.parent}: {error.strerror}.",
+            tip=FREE_SPACE,
         ) from error
 
 
@@ -126,18 +130,22 @@ def _zip(stack: contextlib.ExitStack, source: Path, packed: IO[bytes], pattern: 
         kind = stat.S_IFMT(info.external_attr >> 16)
         if path.is_absolute() or ".." in path.parts or not path.parts or path.parts[0].endswith(":"):
             raise ImageError(
-                f"{source} holds {shown(info.filename)}, which would lie outside of it: it is not unpacked."
+                f"{source} was not unpacked: its member {shown(info.filename)} would lie outside of the target.",
+                tip="use an archive from a source that you trust",
             )
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-            raise ImageError(f"{source} holds {shown(info.filename)}, which is no file: it is not unpacked.")
+            raise ImageError(
+                f"{source} was not unpacked: its member {shown(info.filename)} is not a regular file.",
+                tip="use an archive that contains only files and folders",
+            )
         if not info.is_dir() and path.match(pattern):
             found.append(info)
     if len(found) != 1:
         names = listed(info.filename for info in found) or "none"
-        raise ImageError(f"{source} should hold exactly one file {pattern}, and holds {names}.")
+        raise ImageError(f"{source} must contain exactly one file {pattern}, but contains {names}.")
     (info,) = found
     if info.flag_bits & 1:
-        raise ImageError(f"{info.filename} in {source} is encrypted.", tip="unzip it and give the file in it")
+        raise ImageError(f"{info.filename} in {source} is encrypted.", tip="unzip it and use the unpacked file")
     stream = stack.enter_context(archive.open(info))
     return _read(stream), info.compress_size
 
@@ -170,7 +178,7 @@ def _xz(packed: IO[bytes], limits: Limits) -> Iterator[bytes]:
                 continue
             decompressor = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=limits.memory)
         elif not data and decompressor.needs_input:
-            raise EOFError("it ends in the middle")
+            raise EOFError("the file is truncated")
         yield decompressor.decompress(data, CHUNK)
         data = b""
         if decompressor.eof:
@@ -178,7 +186,7 @@ def _xz(packed: IO[bytes], limits: Limits) -> Iterator[bytes]:
 
 
 def _write(chunks: Iterator[bytes], target: Path, *, most: int, limits: Limits, source: Path) -> None:
-    """Write *chunks* to a file, zeros as holes; look at the free room now and then."""
+    """Write *chunks* to a file, zeros as holes; check the free disk space from time to time."""
     size = written = 0
     with target.open("xb") as stream:
         for chunk in chunks:
@@ -200,8 +208,8 @@ def _write(chunks: Iterator[bytes], target: Path, *, most: int, limits: Limits, 
 
 def _too_large(source: Path, most: int) -> ImageError:
     return ImageError(
-        f"{source} would unpack to more than {most / 1e6:.0f} MB, which no disk image does.",
-        tip="is it what it should be? If so, unpack it yourself and give the file",
+        f"{source} is too large: it must unpack to at most {most / 1e6:.0f} MB.",
+        tip="if you trust the file, unpack it yourself and use the unpacked file",
     )
 
 

@@ -26,7 +26,7 @@ class Cpu:
     Attributes
     ----------
     kernel, initramfs
-        The names that it looks for if ``config.txt`` says nothing else.
+        The files that it looks for by default, if ``config.txt`` names no others.
     sections
         The sections of ``config.txt`` that count, beside ``[all]``.
     """
@@ -64,7 +64,7 @@ class BootFiles:
     kernel
         The kernel, which may be packed with gzip.
     initramfs
-        What is unpacked into memory before; empty if there is none.
+        What the kernel unpacks into memory before it starts; empty if the firmware loads nothing.
     """
 
     kernel: str
@@ -79,14 +79,14 @@ def choose(config: str, names: Collection[str], cpu: str) -> BootFiles:
     config
         The text of ``config.txt``.
     names
-        The files that there are.
+        The files in the boot partition.
     cpu
         The board's processor, as QEMU calls it.
 
     Raises
     ------
     ImageError
-        The kernel is not there.
+        The boot partition does not contain the kernel.
     """
     board = CPUS[cpu]
     settings = dict(_settings(config, board.sections))
@@ -95,8 +95,9 @@ def choose(config: str, names: Collection[str], cpu: str) -> BootFiles:
     there = {name.lower() for name in names}
     if kernel.lower() not in there:
         raise ImageError(
-            f"The boot partition has no {kernel}, which a {cpu} boots; it has {listed(names) or 'nothing'}.",
-            tip="an image for that board, or kernel=PATH",
+            f"The boot partition does not contain {kernel}, the kernel of a {cpu}; "
+            f"it contains {listed(names) or 'no files'}.",
+            tip="use an image for that board, or name a kernel with kernel=PATH",
         )
     initramfs = settings.get("initramfs", "")
     if not initramfs and settings.get("auto_initramfs", "0") != "0" and "kernel" not in settings:
@@ -126,7 +127,7 @@ def unpack_kernel(path: Path) -> None:
     Raises
     ------
     ImageError
-        It is damaged, or no kernel's size.
+        It is damaged, or larger than a kernel can be.
     """
     with path.open("rb") as packed:
         if packed.read(2) != b"\x1f\x8b":
@@ -135,7 +136,7 @@ def unpack_kernel(path: Path) -> None:
         with gzip.open(path) as stream:
             kernel = stream.read(LARGEST_KERNEL + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise ImageError(f"The kernel {path.name} cannot be unpacked: {error}.") from error
+        raise ImageError(f"Cannot unpack the kernel {path.name}: {error}.") from error
     if len(kernel) > LARGEST_KERNEL:
-        raise ImageError(f"The kernel {path.name} would unpack to more than {LARGEST_KERNEL >> 20} MiB.")
+        raise ImageError(f"The kernel {path.name} is too large: it must unpack to at most {LARGEST_KERNEL >> 20} MiB.")
     path.write_bytes(kernel)

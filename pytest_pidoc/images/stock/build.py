@@ -1,4 +1,4 @@
-"""An image that is left as it is, made into one that nodes start from: the build of the recipe ``raspios``."""
+"""The build of the recipe ``raspios``: turns somebody else's disk image into one that nodes can start from."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from pytest_pidoc.values.progress import Progress
 
 __all__ = ["LEAST", "Build", "Recipe", "boots_donor", "donor_of"]
 
-LEAST = 4096 * MIB  # bytes of a disk: published images are just full, and a test wants room
+LEAST = 4096 * MIB  # bytes of a disk: published images have almost no free space, and tests need some
 
 LARGEST_TREE = 4 * MIB
 
@@ -38,23 +38,23 @@ ROOT = "root.ext4"
 #: This leaves the one that calls it eth0, as a Pi's own card is called. Kernels before 4.8 do not know the first
 #: argument; udev looks at the second.
 ONE_DRIVER = "module_blacklist=cdc_subset modprobe.blacklist=cdc_subset"
-#: What the Pi's kernel is told by its firmware and by ``cmdline.txt``: that there is the second UART, and memory and no
-#: sleep for its driver of the USB controller. And that this driver is to do without the fast interrupts, with which
-#: nothing comes from a network card of QEMU's.
+#: The arguments that firmware and ``cmdline.txt`` pass to the Pi's kernel: the second UART, memory for the driver of
+#: the USB controller, and no sleep states. The last two switch off that driver's fast interrupts, with which QEMU's
+#: network card receives nothing.
 OWN_KERNEL = "8250.nr_uarts=1 coherent_pool=1M dwc_otg.lpm_enable=0 dwc_otg.fiq_enable=0 dwc_otg.fiq_fsm_enable=0"
 BOOT_PARTITION = ("vfat", "nls_cp437", "nls_ascii", "nls_utf8")  # what mounts it
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is asked for: a disk image, and what it is called.
+    """What the user chose: a disk image and its name.
 
     Attributes
     ----------
     name
-        As ``--pidoc-image`` takes it.
+        In the form of ``--pidoc-image``.
     source
-        The disk image, packed or not.
+        The disk image, compressed or not.
     """
 
     name: str
@@ -90,9 +90,9 @@ def boots_donor(machine: Machine) -> bool:
 class Build:
     """One build of one image in *directory*, which is empty at first and holds the finished files at the end.
 
-    1. The image is fetched, checked, unpacked, and grown to a power of two with its root file system.
-    2. What boots it is taken from its boot partition, or put beside it: the Pi's own kernel has no virtio.
-    3. An emulated machine boots it once and lets SSH in: see `pytest_pidoc.images.stock.first_boot`.
+    1. The image is fetched, checked, unpacked, and enlarged to a power of two with its root file system.
+    2. The kernel comes from its boot partition, or from Debian for virtio devices, which the Pi's own kernel lacks.
+    3. An emulated machine boots it once and enables SSH: see `pytest_pidoc.images.stock.first_boot`.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Build:
         self.patience = patience
 
     def run(self) -> Manifest:
-        """Make the image's files, and return what they are."""
+        """Build the image's files, and return their manifest."""
         self.work.mkdir()
         self.unpack()
         boot, root = self.find_partitions()
@@ -185,7 +185,7 @@ class Build:
         unpack(packed, self.disk)
 
     def find_partitions(self) -> tuple[Partition | None, Partition | None]:
-        """Return the boot partition and the root partition, each ``None`` if there is none of its own."""
+        """Return the boot partition and the root partition, each ``None`` if the disk does not have it."""
         found = partitions.read(self.disk)
         boot = next((each for each in found if each.is_fat), None)
         for each in found:
@@ -196,7 +196,7 @@ class Build:
         there = ", ".join(f"{each.number}: {each.type:#04x}" for each in found) or "no partition table"
         raise ImageError(
             f"{self.recipe.source.name} has no Linux partition with an ext4 file system (it has {there}).",
-            tip="a Raspberry Pi OS image, or a disk or file system of the same kind",
+            tip="use a Raspberry Pi OS image, or a disk image with an ext4 root file system",
         )
 
     def take_root(self, root: Partition | None) -> Ext4:
@@ -204,7 +204,7 @@ class Build:
 
         resize2fs knows files with an offset, but cuts the file off at the size of its file system.
         """
-        self.progress.step("growing the disk and its root file system")
+        self.progress.step("enlarging the disk and its root file system")
         size = max(LEAST, partitions.power_of_two(self.disk.stat().st_size))
         if root is None:
             self.disk.rename(self.work / ROOT)
@@ -217,7 +217,7 @@ class Build:
         if is_last and root.number <= 4:  # a logical one lies in another, which would have to grow with it
             root_size = (size - root.start) // 4096 * 4096
             with self.disk.open("r+b") as stream:
-                stream.truncate(root.start)  # all of it is written anew
+                stream.truncate(root.start)  # all of it is rewritten
             partitions.enlarge(self.disk, root, root_size)
             root_fs.grow(root_size)
         with self.disk.open("r+b") as stream:
@@ -225,7 +225,7 @@ class Build:
         return root_fs
 
     def put_root_back(self, root: Partition | None) -> None:
-        """Put the root file system where `take_root` has made room for it."""
+        """Copy the root file system back into the disk that `take_root` has enlarged."""
         path = self.work / ROOT
         if root is None:
             path.rename(self.disk)
@@ -234,32 +234,35 @@ class Build:
         path.unlink()
 
     def require_architecture(self, root_fs: Ext4) -> None:
-        """Compare what the image's programs are made for with what the model is."""
+        """Require that the image's programs run on the model's processor."""
         for name in ("/usr/bin/bash", "/bin/bash", "/usr/bin/dash", "/bin/dash", "/bin/busybox"):
             if content := root_fs.read(name):
                 break
         else:
-            raise ImageError(f"{self.recipe.source.name} has no shell in its root file system, so it cannot be used.")
+            raise ImageError(
+                f"{self.recipe.source.name} has no shell in its root file system, so pidoc cannot use it.",
+                tip="use a disk image with bash, dash or busybox",
+            )
         program, model = elf.read(content), self.machine
-        where = f"{self.recipe.source.name} holds programs for {program or 'no processor that is known'}"
+        where = f"{self.recipe.source.name} contains programs for {program or 'an unknown processor'}"
         if program is None or program.architecture not in ("arm64", "armhf", "armel"):
-            raise ImageError(f"{where}; a Pi's is ARM.")
+            raise ImageError(f"{where}, but a Pi runs arm64, armhf or armel.", tip="use an image for Raspberry Pis")
         if (program.architecture == "arm64") != (model.architecture == "arm64"):
             why = (
-                f"{model.name} is a 64-bit machine. It could run 32-bit programs, but its kernel would say aarch64 "
-                "where a 32-bit Pi does not"
+                f"{model.name} is a 64-bit model, whose kernel would report aarch64 to 32-bit programs"
                 if model.architecture == "arm64"
-                else f"the processor of {model.name} has 32 bits"
+                else f"the processor of {model.name} is 32-bit"
             )
             fitting = [
                 name
                 for name, row in MODELS.items()
                 if (row.architecture == "arm64") == (program.architecture == "arm64")
             ]
-            raise ImageError(f"{where}, and {why}.", tip=f"one of the models {', '.join(fitting) or '(none yet)'}")
+            raise ImageError(f"{where}, but {why}.", tip=f"use one of the models {', '.join(fitting)}")
         if model.cpu == "arm1176" and program.version > 6:
             raise ImageError(
-                f"{where}, and the processor of {model.name} is ARMv6.", tip="Raspberry Pi OS, which is made for ARMv6"
+                f"{where}, but the processor of {model.name} is ARMv6.",
+                tip="use Raspberry Pi OS, which is compiled for ARMv6",
             )
 
     def take_modules(self, donor: Image) -> Path:
@@ -278,8 +281,8 @@ class Build:
     def make_initrd(self, donor: Image, modules: Path) -> None:
         """Make the initrd from Debian's; the kernel reads one archive after the other.
 
-        The image gives its network card an address by itself. On a board it has no modules of this kernel, so those
-        are loaded in time without which it could not mount its boot partition.
+        The image configures its network card by itself. It has no modules for this kernel, so the initrd also loads
+        those that mount its boot partition.
         """
         loaded = archives.module_closure(modules, [*VIRT, *BOOT_PARTITION])
         more = [
@@ -291,14 +294,14 @@ class Build:
 
     def add_kernel(self, donor: Image, modules: Path, root_fs: Ext4) -> None:
         """Take Debian's kernel, and put its modules beside those of the Pi's."""
-        self.progress.step("putting Debian's kernel beside the Pi's own, which has no virtio")
+        self.progress.step("adding Debian's kernel, because the Pi's own has no virtio drivers")
         shutil.copyfile(donor.file("kernel"), self.directory / "kernel")
         shutil.copyfile(self.work / "initrd", self.directory / "initrd")
         if not root_fs.exists(f"/lib/modules/{modules.name}"):
             root_fs.copy_in(modules, "/lib/modules")
 
     def take_kernel(self, boot: Fat) -> None:
-        """Take out of the boot partition what the Pi's firmware would boot."""
+        """Copy what the Pi's firmware would boot out of the boot partition."""
         chosen = boot_files.choose(boot.text("config.txt", self.work), boot.names(), self.machine.cpu)
         boot.copy_out(chosen.kernel, self.directory / "kernel")
         boot_files.unpack_kernel(self.directory / "kernel")
@@ -311,12 +314,15 @@ class Build:
             tree = self.directory / f"{boot_files.TREES.get(stem, stem)}.dtb"
             boot.copy_out(name, tree)
             if tree.stat().st_size > LARGEST_TREE:
-                raise ImageError(f"{name} in the boot partition is larger than any device tree.")
+                raise ImageError(
+                    f"{name} in the boot partition has {tree.stat().st_size} bytes; "
+                    f"a device tree must have at most {LARGEST_TREE}."
+                )
 
     def ask_for_user(self, boot: Partition | None) -> None:
-        """Let the image make the user by itself, as its documentation says: two files in the boot partition."""
+        """Let the image create the user as its documentation describes: with two files in the boot partition."""
         if boot is None:
-            raise ImageError(f"{self.recipe.source.name} wants userconf.txt, and has no boot partition for it.")
+            raise ImageError(f"{self.recipe.source.name} requires userconf.txt, but has no boot partition for it.")
         files = Fat(self.disk, boot, self.log)
         for name, content in (("userconf.txt", f"{USER}:{PASSWORD_HASH}\n"), ("ssh", "")):
             (self.work / name).write_text(content, encoding="ascii")
@@ -329,7 +335,7 @@ class Build:
             words = (root_fs.read(f"/etc/ssh/ssh_host_{kind}_key.pub") or b"").decode("ascii", "replace").split()
             if words:
                 return " ".join(words[:2])
-        raise self.log.error("The image has no SSH host key, though its server has started.")
+        raise self.log.error("The image has no SSH host key, although its SSH server has started.")
 
     def versions(self, root_fs: Ext4) -> dict[str, str]:
         """Return what the image says it is."""
@@ -348,14 +354,14 @@ class Build:
 
 
 def _wants_user(root_fs: Ext4) -> bool:
-    """Tell whether the image makes its user at the first boot: Raspberry Pi OS since April 2022."""
+    """Tell whether the image creates its user at the first boot: Raspberry Pi OS since April 2022."""
     return root_fs.exists("/usr/lib/userconf-pi/userconf") and root_fs.exists(
         "/etc/systemd/system/multi-user.target.wants/userconfig.service"
     )
 
 
 def _copy(source: Path, start: int, target: Path, to: int, size: int) -> None:
-    """Copy *size* bytes from one file into another, which may exist; holes stay holes."""
+    """Copy *size* bytes from one file into another, which can exist already; holes stay holes."""
     with source.open("rb") as reader, target.open("r+b" if target.exists() else "wb") as writer:
         if to + size > os.fstat(writer.fileno()).st_size:
             writer.truncate(to + size)

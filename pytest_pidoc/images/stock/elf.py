@@ -1,4 +1,4 @@
-"""What processor a program is made for: read from its ELF file.
+"""Which processor a program was compiled for, read from its ELF file.
 
 See the ELF specification, "ELF for the Arm Architecture" (EF_ARM_ABI_FLOAT_HARD) and "Addenda to, and Errata in, the
 ABI for the Arm Architecture" (build attributes: Tag_CPU_arch).
@@ -22,7 +22,7 @@ _TEXT_TAGS = frozenset({4, 5, 67})  # values that are text; 32 is a number and a
 
 @dataclass(frozen=True)
 class Program:
-    """What a program needs of a processor.
+    """What a program requires of a processor.
 
     Attributes
     ----------
@@ -31,7 +31,7 @@ class Program:
     hard_float
         Of an ARM program: whether it passes floating point values in registers.
     version
-        Of an ARM program: the architecture's version, e.g. 6; 0 if it does not say.
+        Of an ARM program: the architecture's version, e.g. 6; 0 if the file does not state it.
     """
 
     machine: str
@@ -40,7 +40,7 @@ class Program:
 
     @property
     def architecture(self) -> str:
-        """Debian's name of the architecture, or the machine's if Debian on Pis has none."""
+        """Debian's name of the architecture, or the name of the machine if Debian does not support it on Pis."""
         if self.machine == "AArch64":
             return "arm64"
         if self.machine == "ARM":
@@ -53,7 +53,7 @@ class Program:
 
 
 def read(program: bytes) -> Program | None:
-    """Return what a program needs; ``None`` if it is no ELF file of a little-endian machine."""
+    """Return what a program needs; ``None`` if it is not an ELF file for a little-endian machine."""
     if program[:4] != b"\x7fELF" or program[5:6] != b"\x01":
         return None
     try:
@@ -68,7 +68,7 @@ def read(program: bytes) -> Program | None:
 
 
 def _version(program: bytes) -> int:
-    """Return the version in the build attributes of a 32-bit program, 0 if there is none."""
+    """Return the version in the build attributes of a 32-bit program, 0 if they do not state it."""
     (sections,) = struct.unpack_from("<I", program, 32)
     size, count = struct.unpack_from("<HH", program, 46)
     for number in range(count):
@@ -102,7 +102,7 @@ def _in_attributes(data: bytes) -> int:
 
 
 def _uleb128(data: bytes, position: int) -> tuple[int, int]:
-    """Return a number of variable length, and the position behind it."""
+    """Return a number of variable length, and the position after it."""
     value = shift = 0
     while True:
         byte = data[position]

@@ -1,4 +1,4 @@
-"""An ext4 file system in a file of its own: read, grown and added to by e2fsprogs, without a mount and without root."""
+"""An ext4 file system in a file of its own: read, enlarged and written by e2fsprogs, without mount and root."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ __all__ = ["TOOLS", "Ext4", "is_ext4"]
 #: Programs that this module runs, and the Debian packages that have them.
 TOOLS = {"debugfs": "e2fsprogs", "e2fsck": "e2fsprogs", "resize2fs": "e2fsprogs"}
 
-LARGEST = 64 * 1024**2  # bytes of a file that is read: one with holes may say that it has any number of them
-TIMEOUT = 900.0  # seconds, for whatever is done to some gigabytes
-_CORRECTED = (0, 1)  # statuses of e2fsck: nothing to do, and what was wrong is right
+LARGEST = 64 * 1024**2  # bytes of a file that is read: a file with holes can claim any size
+TIMEOUT = 900.0  # seconds, for each operation on a file system of some gigabytes
+_CORRECTED = (0, 1)  # exit statuses of e2fsck: no errors, and errors corrected
 
 
 def is_ext4(disk: Path, offset: int = 0) -> bool:
@@ -37,7 +37,7 @@ class Ext4:
     Attributes
     ----------
     path
-        The file, in a directory that programs may work in.
+        The file; the programs work in its directory.
     log
         Gets what the programs print.
     offset
@@ -49,11 +49,11 @@ class Ext4:
     offset: int = 0
 
     def exists(self, name: str) -> bool:
-        """Tell whether there is a file, directory or link of that absolute name, which is not followed."""
+        """Tell whether a file, directory or link has that absolute name; links are not followed."""
         return "Inode:" in self._debugfs(f"stat {name}", f"looking for {name}")
 
     def read(self, name: str) -> bytes | None:
-        """Return the content of the regular file of that absolute name; ``None`` if there is none, or a huge one."""
+        """Return the content of the regular file of that absolute name; ``None`` if it does not exist or is huge."""
         said = self._debugfs(f"stat {name}", f"looking for {name}")
         size = re.search(r"Type: regular .*?\bSize: (\d+)", said, re.DOTALL)
         if size is None or int(size[1]) > LARGEST:
@@ -69,19 +69,19 @@ class Ext4:
         Raises
         ------
         ImageError
-            There is none.
+            The file system does not contain it.
         """
         self._debugfs(f"rdump {name} {os.path.relpath(target, self.path.parent)}", f"reading {name}")
         if not (target / Path(name).name).is_dir():
-            raise self.log.error(f"The file system has no {name}.")
+            raise self.log.error(f"The file system does not contain the directory {name}.")
 
     def copy_in(self, source: Path, parent: str) -> None:
-        """Copy the directory *source* into the directory of that absolute name, all of it root's.
+        """Copy the directory *source* into the directory of that absolute name, owned by root.
 
         Raises
         ------
         ImageError
-            It has no such directory, or no room.
+            The directory does not exist, or the file system is full.
         """
         script = self.path.with_suffix(".debugfs")
         script.write_text("".join(f"{line}\n" for line in self._script(source, parent)), encoding="utf-8")
@@ -93,7 +93,7 @@ class Ext4:
             environment={"PATH": search_path()},
         )
         script.unlink()
-        # It ends with status 0 whatever happens. What it says are the commands, and after them what went wrong.
+        # debugfs exits with status 0 even if it fails. It prints each command, and after it what went wrong.
         wrong = [line for line in said.splitlines() if ": " in line and not line.startswith(("debugfs", "Allocated"))]
         if wrong:
             raise self.log.error(f"Writing {parent}/{source.name} failed: {wrong[0]}")
@@ -114,7 +114,7 @@ class Ext4:
                 yield f"set_inode_field {name} {field} 0"
 
     def grow(self, size: int) -> None:
-        """Make the file and the file system in it that large, in bytes.
+        """Enlarge the file and the file system in it to *size* bytes.
 
         Raises
         ------

@@ -18,11 +18,11 @@ __all__ = ["TOOLS", "Fat"]
 TOOLS = {"mcopy": "mtools", "mdir": "mtools", "prlimit": "util-linux"}
 
 TIMEOUT = 120.0  # seconds
-LARGEST = 256 * 1024**2  # bytes of a file: a directory may say of many that they have the same gigabytes
+LARGEST = 256 * 1024**2  # bytes of a file: a forged directory can claim gigabytes for many files
 LARGEST_TEXT = 1 << 20
-# mtools take "*" for any name and "/" for a directory, and so may a name on the disk that somebody has forged.
+# mtools read "*" as a wildcard and "/" as a directory, and a forged disk can have names with both.
 _NAME = re.compile(r"[^\W_][^/\\*?\[\]\x00-\x1f]*")
-_ENVIRONMENT = {"MTOOLS_SKIP_CHECK": "1"}  # what some images say of cylinders and heads matters to nobody today
+_ENVIRONMENT = {"MTOOLS_SKIP_CHECK": "1"}  # some images have wrong cylinders and heads, which nothing uses today
 
 
 @dataclass(frozen=True)
@@ -44,30 +44,32 @@ class Fat:
     log: BuildLog
 
     def names(self) -> list[str]:
-        """Return the names of the files in its root directory; what is no name for a file is none.
+        """Return the names of the files in its root directory, without those that mtools would misread.
 
         Raises
         ------
         ImageError
-            It is no FAT file system.
+            It is not a FAT file system.
         """
         said = self._output(["mdir", "-b", "-i", self._image, "::/"], "listing the boot partition")
         names = [line.removeprefix("::/").rstrip() for line in said.split("\n") if line.startswith("::/")]
         return [name for name in names if _NAME.fullmatch(name)]
 
     def has(self, name: str) -> bool:
-        """Tell whether there is a file of that name; FAT knows no upper and lower case."""
+        """Tell whether the partition contains a file of that name; FAT ignores case."""
         return name.lower() in (each.lower() for each in self.names())
 
     def text(self, name: str, work: Path) -> str:
-        """Return a text file's content, nothing if it is not there; *work* is a directory for it in between."""
+        """Return a text file's content, empty if it does not exist; *work* is a directory for a temporary copy."""
         if not self.has(name):
             return ""
         copy = work / "text"
         self.copy_out(name, copy)
         try:
             if copy.stat().st_size > LARGEST_TEXT:
-                raise ImageError(f"{name} in the boot partition is larger than any such file.")
+                raise ImageError(
+                    f"{name} in the boot partition has {copy.stat().st_size} bytes, above the limit of {LARGEST_TEXT}."
+                )
             return copy.read_bytes().decode("utf-8", "replace")
         finally:
             copy.unlink()
@@ -78,20 +80,22 @@ class Fat:
         Raises
         ------
         ImageError
-            It has no such file, or a larger one than there should be, or cannot be read.
+            The file does not exist, is too large, or cannot be read.
         """
         if not self.has(name):
-            raise ImageError(f"The boot partition has no {name}; it has {listed(self.names())}.")
+            raise ImageError(
+                f"The boot partition does not contain {name}; it contains {listed(self.names()) or 'no files'}."
+            )
         limited = ["prlimit", f"--fsize={LARGEST}"]
         self._output([*limited, "mcopy", "-n", "-i", self._image, f"::/{name}", target], f"reading {name}")
 
     def copy_in(self, source: Path, name: str) -> None:
-        """Copy a file into it, over one of the same name.
+        """Copy a file into it, replacing one of the same name.
 
         Raises
         ------
         ImageError
-            There is no room, or it cannot be written.
+            The partition is full, or cannot be written.
         """
         self._output(["mcopy", "-o", "-i", self._image, source, f"::/{name}"], f"writing {name}")
 

@@ -1,6 +1,6 @@
 """The first boot of somebody else's image: an emulated machine, a login on its serial console, and SSH for us.
 
-All that is done to the guest is in `_make_reachable`; each step is bounded, and in the build's log.
+Everything that changes the guest is in `_make_reachable`; each step has a time limit and is in the build's log.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import pexpect
 from pytest_pidoc.errors import ConsoleError
 from pytest_pidoc.guest.console import Console
 from pytest_pidoc.images.debian.second_stage import FAST, quoted
-from pytest_pidoc.images.store.buildlog import BuildLog
+from pytest_pidoc.images.store.buildlog import BuildLog, sentence
 from pytest_pidoc.machines import Machine
 from pytest_pidoc.values.progress import Progress
 
 __all__ = ["PASSWORD", "PASSWORD_HASH", "PATIENCE", "USER", "Patience", "Session", "first_boot"]
 
-#: Who logs in: the user of Raspberry Pi OS before 2022. Newer images are given him by ``userconf.txt``.
-USER, PASSWORD = "pi", "raspberry"  # known to everybody; SSH does not take it
+#: Who logs in: the user of Raspberry Pi OS before 2022. On newer images ``userconf.txt`` creates the user.
+USER, PASSWORD = "pi", "raspberry"  # published, so SSH does not accept it
 #: As ``openssl passwd -6 -salt pidoc raspberry`` prints it: Python has no such function since 3.13.
 PASSWORD_HASH = "$6$pidoc$xj7ipJN6L165MweJaRAym1eqbJ/MRJ.flfecgUsb7knqRx7H3JXIoEMAMyHnSpre8SzayC/13tIrOkflGADIj."  # noqa: S105
 
@@ -33,20 +33,20 @@ _PROMPT = r"[$#] ?(?:\x1b\[[0-9;?]*[a-zA-Z])* ?$"  # Raspbian's ends with a chan
 
 @dataclass(frozen=True)
 class Patience:
-    """How long each step may take, in seconds; a boot takes 15 to 60 on a fast host.
+    """The time limit of each step, in seconds; a boot takes 15 to 60 on a fast host.
 
     Attributes
     ----------
     prompt
         Until the console asks for a login.
     user
-        Until a user that the first boot has to make can log in.
+        Until a user that the first boot creates can log in.
     command
         Each command.
     rest
-        Until nothing is being started any more.
+        Until the guest has finished starting.
     off
-        Until the machine is off.
+        Until the guest has shut down.
     """
 
     prompt: float = 900.0
@@ -59,8 +59,8 @@ class Patience:
 PATIENCE = Patience()
 
 
-#: No DHCP server is in the LAN of a cluster, and NetworkManager takes the addresses away from a card for which it finds
-#: none. dhcpcd, which Raspberry Pi OS had until 2023, gives it another one.
+#: The LAN of a cluster has no DHCP server, and NetworkManager removes the addresses of a card that gets no answer.
+#: dhcpcd, which Raspberry Pi OS had until 2023, assigns another address.
 _LEAVE_LAN = (
     "cd /etc/NetworkManager/conf.d 2>/dev/null &&"
     r' printf "[device-pidoc]\nmatch-device=interface-name:eth1\nmanaged=0\n" > pidoc.conf;'
@@ -81,38 +81,38 @@ def first_boot(
     progress: Progress,
     patience: Patience = PATIENCE,
 ) -> None:
-    """Boot a disk once, let `USER` log in over SSH with a key and nobody with a password, and switch it off.
+    """Boot a disk once, allow `USER` to log in over SSH with a key and nobody with a password, and shut it down.
 
     Parameters
     ----------
     machine
-        What to emulate: one with virtio devices, whatever the image will run on later.
+        What to emulate: a model with virtio devices, even if the image is for another one.
     disk
-        The disk, not packed (raw). It is changed.
+        The disk, in raw format. It is changed.
     partition
-        The number of the root partition; 0 if the disk is the root file system.
+        The number of the root partition; 0 if the disk has no partition table.
     kernel, initrd
-        What boots it.
+        What QEMU boots it with.
     public_key
-        Who is let in, as a line of ``authorized_keys``.
+        The key that can log in, as a line of ``authorized_keys``.
     new_user
-        Whether the first boot has to make the user, from ``userconf.txt``.
+        Whether the first boot creates the user, from ``userconf.txt``.
     log
         Gets the serial console, and each step.
     progress
-        Hears of the steps.
+        Is called with each step.
     patience
-        How long each may take.
+        The time limits of the steps.
 
     Raises
     ------
     ImageError
-        QEMU cannot be started, the console never asks for a login, the login is refused, or a step failed.
+        QEMU cannot be started, the console shows no login prompt, the login fails, or a step fails.
     """
     what = "booting the image for the first time"
     directory = disk.parent
     command = _command(machine, disk=disk, partition=partition, kernel=kernel, initrd=initrd, log=log.path)
-    progress.step("booting the image once in an emulated machine, to let SSH in")
+    progress.step("booting the image once in an emulated machine, to enable SSH")
     with log.start(command, what=what, directory=directory) as process:
         console = _connect(directory / CONSOLE, alive=lambda: process.poll() is None, log=log)
         with console:
@@ -123,31 +123,29 @@ def first_boot(
         try:
             process.wait(patience.off)
         except subprocess.TimeoutExpired:
-            raise log.error("The machine is off, but QEMU has not ended.") from None
+            raise log.error(f"The guest has shut down, but QEMU did not exit within {patience.off:.0f} s.") from None
 
 
 def _make_reachable(session: Session, public_key: str) -> None:
-    """Do everything that is done to a guest."""
+    """Change the guest so that its SSH server accepts our key. This is all that pidoc changes in it."""
     session.run(
-        "letting the user become root without a password, where he may not yet",
+        "allowing sudo without a password",
         f"sudo -n true 2>/dev/null || echo {PASSWORD} | sudo -S sh -c "
         f"'echo \"{USER} ALL=(ALL) NOPASSWD: ALL\" > /etc/sudoers.d/010_pi-nopasswd'",
     )
     session.run(
-        "putting our key into authorized_keys",
+        "adding an SSH key to authorized_keys",
         f"mkdir -p -m 700 ~/.ssh && echo '{public_key}' >> ~/.ssh/authorized_keys && chmod 600 ~/.ssh/authorized_keys",
     )
     session.run(
-        "closing SSH to passwords, since everybody knows this one",
+        "disabling passwords over SSH, because this one is published",
         "sudo sed -i '1i PasswordAuthentication no\\nChallengeResponseAuthentication no' /etc/ssh/sshd_config",
     )
-    session.run("leaving the cluster's network to us", f"sudo sh -c '{_LEAVE_LAN}'")
+    session.run("keeping DHCP off the cluster's network", f"sudo sh -c '{_LEAVE_LAN}'")
     # What the image's own first boot does for its SSH server has to be done before a key of ours is there.
+    session.run("waiting until the guest has finished starting", "systemctl is-system-running --wait; true", rest=True)
     session.run(
-        "waiting until nothing is being started any more", "systemctl is-system-running --wait; true", rest=True
-    )
-    session.run(
-        "making a host key, if the image has none",
+        "creating an SSH host key, unless the image has one",
         "ls /etc/ssh/ssh_host_*_key || sudo ssh-keygen -q -t ed25519 -N '' -f /etc/ssh/ssh_host_ed25519_key",
     )
     session.run("enabling SSH", "sudo systemctl enable ssh")
@@ -160,11 +158,11 @@ class Session:
     Parameters
     ----------
     console
-        Connected, and nobody logged in.
+        Connected, and not logged in.
     log, progress
-        Get each step; what is printed QEMU writes into the log itself.
+        Receive each step; QEMU itself writes the console's output to the log.
     patience
-        How long each step may take.
+        The time limits of the steps.
     """
 
     def __init__(self, console: Console, log: BuildLog, progress: Progress, patience: Patience = PATIENCE) -> None:
@@ -176,32 +174,36 @@ class Session:
     def log_in(self, *, new_user: bool) -> None:
         """Log in as `USER` with `PASSWORD`.
 
-        With *new_user* a refusal may mean that the user has not been made yet.
+        With *new_user* a failed login is repeated, because the user might not exist yet.
 
         Raises
         ------
         ImageError
-            The console never asks, the login is refused, or the boot ended in an emergency shell.
+            The console shows no login prompt, the login fails, or the boot ended in an emergency shell.
         """
-        self._step("waiting for the login on the serial console")
+        self._step("waiting for the login prompt on the serial console")
         start = time.monotonic()
-        self._expect(["login: "], self._patience.prompt, "The image never asks for a login on its serial console.")
+        self._expect(
+            ["login: "],
+            self._patience.prompt,
+            f"The image showed no login prompt on its serial console within {self._patience.prompt:.0f} s.",
+        )
         while True:
             self._console.sendline(USER)
-            self._expect(["assword: "], self._patience.command, "The console asks for no password.")
+            self._expect(["assword: "], self._patience.command, "The serial console did not ask for a password.")
             self._console.sendline(PASSWORD)
             answers = ["ogin incorrect", _PROMPT]
-            if answers[self._expect(answers, self._patience.command, "No shell has started.")] == _PROMPT:
+            if answers[self._expect(answers, self._patience.command, "The login started no shell.")] == _PROMPT:
                 break
             waited = time.monotonic() - start
             if not new_user or waited > self._patience.user:
                 raise self._log.error(
-                    f"The user {USER} with the password {PASSWORD} may not log in on the serial console"
-                    + (f", {waited:.0f} s after userconf.txt should have made him." if new_user else "."),
-                    tip=f"an image in which the password of {USER} is {PASSWORD}, as published ones have it",
+                    f"Logging in as {USER} with password {PASSWORD} failed on the serial console"
+                    + (f", for {waited:.0f} s after userconf.txt should have created the user." if new_user else "."),
+                    tip=f"use an image in which the user {USER} has the password {PASSWORD}, such as a published one",
                 )
-            self._expect(["login: "], self._patience.command, "The console does not ask again.")
-        self.run("making the shell plain", "unset HISTFILE; export TERM=dumb; stty -echo cols 500")
+            self._expect(["login: "], self._patience.command, "The serial console did not ask for a login again.")
+        self.run("switching off the shell's echo and colours", "unset HISTFILE; export TERM=dumb; stty -echo cols 500")
 
     def run(self, what: str, command: str, *, rest: bool = False) -> None:
         """Run a shell command.
@@ -209,43 +211,45 @@ class Session:
         Raises
         ------
         ImageError
-            It failed, or took too long.
+            The command failed, or took too long.
         """
         self._step(what)
-        # What is typed is shown on the console, too; but not like this.
+        # The console echoes what is typed, but the echo does not match the pattern: it has no digits there.
         self._console.sendline(f"{command}; echo pidoc-status:$?:")
         limit = self._patience.rest if rest else self._patience.command
-        self._expect([r"pidoc-status:\d+:"], limit, f"This was not done within {limit:.0f} s: {what}.")
+        self._expect([r"pidoc-status:\d+:"], limit, f"{sentence(what)} did not finish within {limit:.0f} s.")
         status = int(str(self._console.after).split(":")[1])
         if status:
-            raise self._log.error(f"{what[0].upper()}{what[1:]} failed in the image, with status {status}.")
+            raise self._log.error(f"{sentence(what)} failed in the guest with status {status}.")
 
     def switch_off(self) -> None:
-        """Switch the machine off as its users do, and wait until the console is gone.
+        """Shut the guest down cleanly, and wait until the console is gone.
 
         Raises
         ------
         ImageError
-            It takes too long.
+            The shutdown takes too long.
         """
-        self._step("switching the machine off")
+        self._step("shutting down")
         self._console.sendline("sudo systemctl poweroff")
-        self._expect([pexpect.EOF], self._patience.off, "The image does not switch itself off.")
+        self._expect(
+            [pexpect.EOF], self._patience.off, f"The guest did not shut down within {self._patience.off:.0f} s."
+        )
 
     def _step(self, text: str) -> None:
         self._log.note(text)
-        self._progress.step(f"in the machine: {text}")
+        self._progress.step(f"in the guest: {text}")
 
     def _expect(self, wanted: Sequence[str | type[pexpect.EOF]], timeout: float, failure: str) -> int:
-        """Wait for one of some patterns, but not if the machine has given up; return which it was."""
+        """Wait for one of some patterns, but no longer than until the guest gives up; return the pattern's number."""
         given_up = [r"Kernel panic - not syncing[^\r\n]*", r"pidoc: no root device[^\r\n]*", "emergency mode"]
         try:
             found = int(self._console.expect([*wanted, *given_up], timeout=timeout))
         except ConsoleError as error:
             ended = isinstance(error.__cause__, (pexpect.EOF, OSError))
-            raise self._log.error("The machine went off by itself." if ended else failure) from error
+            raise self._log.error("The emulated machine ended unexpectedly." if ended else failure) from error
         if found >= len(wanted):
-            raise self._log.error(f"The image does not boot: {self._console.after}")
+            raise self._log.error(f"The image failed to boot: {self._console.after}")
         return found
 
 
@@ -256,7 +260,7 @@ def _connect(path: Path, *, alive: Callable[[], bool], log: BuildLog) -> Console
             return Console.connect(path, name="the machine that boots the image")
         except ConsoleError as error:
             if not alive():
-                raise log.error("QEMU has ended at once.") from error
+                raise log.error("QEMU exited right after its start.") from error
         time.sleep(0.05)
 
 
@@ -270,7 +274,7 @@ def _command(machine: Machine, *, disk: Path, partition: int, kernel: Path, init
         *("-append", f"root={root} rw rootwait console={machine.console} quiet panic=-1 net.ifnames=0 {FAST}"),
         *("-drive", f"if=none,id=disk0,format=raw,file={disk.name},cache=unsafe,discard=unmap,detect-zeroes=unmap"),
         *("-device", f"{machine.disk},drive=disk0"),
-        # A network card for whatever waits for one, and nothing behind it: a build must not depend on who answers.
+        # A network card for whatever waits for one, and nothing behind it: a build must not depend on the network.
         *("-netdev", "user,id=net0,restrict=on", "-device", f"{machine.network},netdev=net0"),
         *(part for device in machine.devices for part in ("-device", device)),
         *("-chardev", f"socket,id=serial0,path={CONSOLE},server=on,wait=off,logfile={quoted(log)},logappend=on"),

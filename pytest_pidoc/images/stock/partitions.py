@@ -24,7 +24,7 @@ _EXTENDED = frozenset({0x05, 0x0F, 0x85})
 _LINUX = 0x83
 _GPT = frozenset({0xEE})  # stands in an MBR for all that a GPT describes
 _MOST_LOGICAL = 60
-_DAMAGED = "is it whole? Download it again"
+_DAMAGED = "download or copy the image again; it seems to be damaged"
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Partition:
     Attributes
     ----------
     number
-        As the kernel counts: from 1, logical ones from 5.
+        The kernel's number: from 1, logical partitions from 5.
     type
         The type code: 0x0c is FAT32, 0x83 Linux.
     start, size
@@ -48,7 +48,7 @@ class Partition:
 
     @property
     def end(self) -> int:
-        """The byte behind it."""
+        """The first byte after it."""
         return self.start + self.size
 
     @property
@@ -63,12 +63,12 @@ class Partition:
 
 
 def read(disk: Path) -> tuple[Partition, ...]:
-    """Return the partitions of a disk image, in the order of their numbers; none if there is no table.
+    """Return the partitions of a disk image, in the order of their numbers; an empty tuple if it has no table.
 
     Raises
     ------
     ImageError
-        The table is a GPT, or says what cannot be: a partition past the end, two that overlap.
+        The table is a GPT, or is invalid: a partition past the end, two that overlap.
     OSError
         The image cannot be read.
     """
@@ -78,8 +78,8 @@ def read(disk: Path) -> tuple[Partition, ...]:
         entries = _entries(table)
         if second.startswith(b"EFI PART") or any(kind in _GPT for kind, _, _ in entries):
             raise ImageError(
-                f"{disk.name} has a GUID partition table (GPT); only an MBR, which Pi images have, is read.",
-                tip="an image for Raspberry Pis, or a file system without a partition table",
+                f"{disk.name} has a GUID partition table (GPT); only an MBR, as in Raspberry Pi images, is supported.",
+                tip="use an image for Raspberry Pis, or a file system without a partition table",
             )
         found: list[Partition] = []
         for number, (kind, start, length) in enumerate(entries, start=1):
@@ -92,7 +92,7 @@ def read(disk: Path) -> tuple[Partition, ...]:
 
 
 def enlarge(disk: Path, partition: Partition, size: int) -> Partition:
-    """Write another size in bytes for a primary partition into the table; return the partition as it is then."""
+    """Write another size in bytes for a primary partition into the table; return the enlarged partition."""
     with disk.open("r+b") as stream:
         stream.seek(_TABLE + (partition.number - 1) * _ENTRY.size + 12)
         stream.write(struct.pack("<I", size // SECTOR))
@@ -100,7 +100,7 @@ def enlarge(disk: Path, partition: Partition, size: int) -> Partition:
 
 
 def power_of_two(size: int) -> int:
-    """Return the smallest power of two that is not below *size*: what QEMU wants of an SD card."""
+    """Return the smallest power of two that is not below *size*: QEMU requires such a size of an SD card."""
     return 1 << (size - 1).bit_length()
 
 
@@ -110,7 +110,7 @@ def _sector(stream: IO[bytes], number: int) -> bytes:
 
 
 def _entries(sector: bytes) -> list[tuple[int, int, int]]:
-    """Return type, first sector and number of sectors of the four entries; none if that is no table."""
+    """Return type, first sector and number of sectors of the four entries; an empty list if it is not a table."""
     if len(sector) < SECTOR or sector[510:] != b"\x55\xaa":
         return []
     entries = [_ENTRY.unpack_from(sector, _TABLE + number * _ENTRY.size) for number in range(4)]
@@ -126,7 +126,7 @@ def _logical(disk: Path, stream: IO[bytes], base: int) -> list[Partition]:
     while True:
         entries = _entries(_sector(stream, table))
         if not entries or len(found) >= _MOST_LOGICAL:
-            raise ImageError(f"{disk.name} has an extended partition that cannot be read.", tip=_DAMAGED)
+            raise ImageError(f"Cannot read the extended partition of {disk.name}.", tip=_DAMAGED)
         kind, start, length = entries[0]
         if kind and length:
             found.append(Partition(5 + len(found), kind, (table + start) * SECTOR, length * SECTOR))
@@ -134,7 +134,7 @@ def _logical(disk: Path, stream: IO[bytes], base: int) -> list[Partition]:
         if kind not in _EXTENDED or not length:
             return found
         if base + start <= table:
-            raise ImageError(f"{disk.name} has extended partitions that lead in a circle.", tip=_DAMAGED)
+            raise ImageError(f"The extended partitions of {disk.name} form a loop.", tip=_DAMAGED)
         table = base + start
 
 
@@ -143,7 +143,8 @@ def _check(disk: Path, partitions: list[Partition], size: int) -> None:
     for partition in ordered:
         if partition.start < SECTOR or partition.end > size:
             raise ImageError(
-                f"Partition {partition.number} of {disk.name} ends at byte {partition.end}, and the image has {size}.",
+                f"Partition {partition.number} of {disk.name} spans bytes {partition.start} to {partition.end}, but "
+                f"must lie between byte {SECTOR} and the image's end at {size}.",
                 tip=_DAMAGED,
             )
     for one, other in pairwise(ordered):

@@ -1,6 +1,6 @@
-"""The ``raspios`` recipe: which Raspberry Pi OS image, or disk image of the user's own, is meant.
+"""The ``raspios`` recipe: finds the Raspberry Pi OS image, or the user's own disk image, that a setting names.
 
-What is made of it, changed no more than it takes to reach it, is told in `pytest_pidoc.images.stock.build`.
+`pytest_pidoc.images.stock.build` builds an image from it and changes only what is needed to reach it over SSH.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pytest_pidoc.values.progress import Progress
 
 __all__ = ["PUBLISHED", "TOOLS", "build", "key", "recipe"]
 
-#: Raised when code changes what an image holds.
+#: Bump when code changes what an image holds.
 VERSION = 3
 
 #: Programs that a build runs, and the Debian packages that have them.
@@ -41,7 +41,7 @@ TOOLS = {
 }
 
 _SITE = "https://downloads.raspberrypi.com"
-#: Published images by the name behind ``raspios:``. Of each the SHA-256 is the one that its publisher names.
+#: Published images by the name after ``raspios:``, each with the SHA-256 that its publisher names.
 PUBLISHED = {
     "bookworm-arm64": FileSource(
         f"{_SITE}/raspios_lite_arm64/images/raspios_lite_arm64-2025-05-13/2025-05-13-raspios-bookworm-arm64-lite.img.xz",
@@ -51,7 +51,7 @@ PUBLISHED = {
         f"{_SITE}/raspios_lite_armhf/images/raspios_lite_armhf-2025-05-13/2025-05-13-raspios-bookworm-armhf-lite.img.xz",
         "a73d68b618c3ca40190c1aa04005a4dafcf32bc861c36c0d1fc6ddc48a370b6e",
     ),
-    # pidoc's own. Plain http, as pidoc has it, is good enough for what is checked.
+    # pidoc's own. Plain http, as pidoc has it, is good enough for a file whose SHA-256 is checked.
     "buster": FileSource(
         "http://downloads.raspberrypi.org/raspbian_lite/images/raspbian_lite-2019-09-30/"
         "2019-09-26-raspbian-buster-lite.zip",
@@ -64,18 +64,18 @@ def recipe(text: str, model: str) -> Recipe:
     """Return the recipe that *text* names for a model.
 
     ``raspios`` is the published image for the model, ``raspios:buster`` one by its name, ``raspios:URL#sha256=HEX``
-    any other, and a path or a URL without ``raspios:`` is the same.
+    any other; a path or a URL without ``raspios:`` means the same.
 
     Raises
     ------
     SettingsError
-        It names no image, or a URL without a SHA-256.
+        It names no known image, or a URL without a SHA-256.
     """
     family, _, rest = text.partition(":")
     if family != "raspios":
         if not source.is_location(text):
             raise SettingsError(
-                f"There is no recipe {shown(text)}.", tip="raspios, a path, or URL#sha256=<64 hex digits>"
+                f"{shown(text)} is not a known image recipe.", tip="use raspios, a path, or URL#sha256=<64 hex digits>"
             )
         found = source.parse(text, what="image")
         return Recipe(str(found), found)
@@ -85,7 +85,9 @@ def recipe(text: str, model: str) -> Recipe:
     name = rest or _default(model)
     if name not in PUBLISHED:
         known = ", ".join(f"raspios:{each}" for each in PUBLISHED)
-        raise SettingsError(f"There is no image {shown(text)}.", tip=f"one of raspios, {known}, raspios:URL#sha256=HEX")
+        raise SettingsError(
+            f"{shown(text)} is not a known image.", tip=f"use one of raspios, {known}, raspios:URL#sha256=HEX"
+        )
     return Recipe(f"raspios:{name}", PUBLISHED[name])
 
 
@@ -97,9 +99,9 @@ def _default(model: str) -> str:
 
 
 def key(cache: Cache, recipe: Recipe, machine: Machine) -> str:
-    """Return the content address: SHA-256 over the disk image and all that is put into it or beside it.
+    """Return the content address: SHA-256 over the disk image and everything that is added to it.
 
-    A disk image on this machine is hashed, if it looks otherwise than the last time.
+    A disk image on this host is hashed, unless it looks as it did the last time.
 
     Raises
     ------
@@ -131,12 +133,12 @@ def build(
     Raises
     ------
     DownloadError
-        The disk image did not arrive.
+        The disk image cannot be downloaded.
     ChecksumMismatch
-        It is not what it must be.
+        It has another SHA-256.
     ImageError
         It cannot be used on that model, a tool is missing, a step failed (the message names the log), or the disk
-        is full. Nothing half-made is left, and nothing is written to a file of the user's.
+        is full. No half-built image is left, and the user's files are never written to.
     """
     progress = progress or Progress()
 

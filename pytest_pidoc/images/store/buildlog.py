@@ -14,10 +14,10 @@ from typing import Any
 from pytest_pidoc.errors import ImageError
 from pytest_pidoc.values.deadline import Deadline
 
-__all__ = ["BuildLog"]
+__all__ = ["BuildLog", "sentence"]
 
 # A build that is killed takes its commands along: the kernel tells this shell that its parent has died (setpriv is part
-# of every Debian), and the shell tells all of the command's processes, which mmdebstrap alone would wait for.
+# of every Debian), and the shell signals all of the command's processes, which mmdebstrap alone would wait for.
 _WATCHED = (
     *("setpriv", "--pdeathsig", "TERM", "--"),
     *("sh", "-c", """trap 'trap - TERM; kill -TERM 0' TERM; "$@" & wait $!""", "sh"),
@@ -30,7 +30,7 @@ class BuildLog:
     Parameters
     ----------
     path
-        The log; begun anew.
+        The log file; an old one is overwritten.
     """
 
     def __init__(self, path: Path) -> None:
@@ -56,24 +56,24 @@ class BuildLog:
         what
             What it is for, for the error: ``downloading Debian's packages``.
         timeout
-            Seconds that it may take.
+            Seconds after which it is stopped.
         directory, environment
             Its working directory, and variables beside this process's own.
         accepted
-            The statuses that mean that it went well.
+            The exit statuses that mean success.
 
         Raises
         ------
         ImageError
-            It cannot be started, fails or takes too long; the message shows its last lines.
+            The command cannot be started, fails or takes too long; the message shows its last lines.
         """
         with self.start(command, what=what, directory=directory, environment=environment) as process:
             try:
                 status = process.wait(timeout)
             except subprocess.TimeoutExpired:
-                raise self.error(f"It took more than {timeout:.0f} s: {what}.") from None
+                raise self.error(f"{sentence(what)} took more than {timeout:.0f} s and was stopped.") from None
         if status not in accepted:
-            raise self.error(f"{what[0].upper()}{what[1:]} failed: {command[0]} ended with status {status}.")
+            raise self.error(f"{sentence(what)} failed: {command[0]} ended with status {status}.")
 
     def output(self, command: Sequence[str | Path], *, what: str, timeout: float, **arguments: Any) -> str:
         """Run a command to its end and return what it prints, which the log gets too; as `run` otherwise."""
@@ -97,7 +97,7 @@ class BuildLog:
         directory: Path | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> Iterator[subprocess.Popen[bytes]]:
-        """Run a command for the length of a ``with`` block; at its end it is ended, with all its children.
+        """Run a command for the length of a ``with`` block; at its end the command and its children are stopped.
 
         Raises
         ------
@@ -132,8 +132,13 @@ class BuildLog:
         return ImageError(text, evidence="\n".join(kept[-15:]), look=str(self.path), tip=tip)
 
 
+def sentence(what: str) -> str:
+    """Return the beginning of a sentence: with a capital letter."""
+    return what[0].upper() + what[1:]
+
+
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a command with all the processes that it has started: politely at first, after 10 s not."""
+    """End a command and all processes that it has started: with SIGTERM, and after 10 s with SIGKILL."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         deadline = Deadline(10)
         _signal(process, number)
@@ -144,7 +149,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _signal(process: subprocess.Popen[bytes], number: int) -> bool:
-    """Send a signal to the command's process group; tell whether there is still one."""
+    """Send a signal to the command's process group; tell whether the group still exists."""
     process.poll()  # a zombie that nobody has waited for would count
     try:
         os.killpg(process.pid, number)

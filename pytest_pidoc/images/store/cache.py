@@ -1,9 +1,9 @@
-"""The image cache: content-addressed, shared between processes, never half full.
+"""The image cache: content-addressed, shared between processes, never with a half-built image.
 
 ::
 
     ROOT/images/KEY/          a finished image: read-only files and manifest.json, renamed into place
-    ROOT/images/.new-KEY/     one that is being built, or was when its builder was killed
+    ROOT/images/.new-KEY/     an image that is being built, or whose builder was killed
     ROOT/stamps/KEY.json      what the files looked like when they were last hashed
     ROOT/locks/KEY.lock       held by the builder
     ROOT/locks/KEY.use        held by whoever runs nodes from it, see `pytest_pidoc.images.store.usage`
@@ -36,10 +36,13 @@ from pytest_pidoc.machines import MODELS
 from pytest_pidoc.values.deadline import Deadline
 from pytest_pidoc.values.progress import Progress
 
-__all__ = ["Cache", "Maker", "faults_named", "image_file", "repair"]
+__all__ = ["FREE_SPACE", "Cache", "Maker", "cache_errors", "image_file", "repair"]
 
 #: Fills an empty directory with an image's files and returns their manifest.
 Maker = Callable[[Path, BuildLog], Manifest]
+
+#: The tip of whoever cannot write to the cache directory.
+FREE_SPACE = "free disk space, or choose another directory with --pidoc-cache-dir DIR or PIDOC_CACHE_DIR"
 
 _NEW = ".new-"
 _OLD = ".old-"
@@ -47,9 +50,9 @@ _SECRET = frozenset({"private_key"})  # roles whose files are their owner's alon
 
 
 class Cache:
-    """A directory of images, each under its content address. It may be deleted at any time that no node runs.
+    """A directory of images, each under its content address. You can delete it whenever no node is running.
 
-    It is one user's: the private keys in it are nobody else's to read.
+    It belongs to one user, because it holds private keys that no other user must read.
 
     Parameters
     ----------
@@ -72,7 +75,7 @@ class Cache:
         Raises
         ------
         ImageError
-            The directory cannot be read: another user's, for one.
+            The directory cannot be read, e.g. because it belongs to another user.
         """
         found = []
         for path in self._directories():
@@ -99,12 +102,12 @@ class Cache:
         Raises
         ------
         ChecksumMismatch
-            A file is not what the manifest says.
+            A file does not match the manifest.
         ImageError
-            The manifest cannot be read, or the cache is another user's.
+            The manifest cannot be read, or the cache belongs to another user.
         """
         path = self.root / "images" / key
-        with faults_named(self.root):
+        with cache_errors(self.root):
             if not path.is_dir():
                 return None
             try:
@@ -123,7 +126,7 @@ class Cache:
         Raises
         ------
         ChecksumMismatch
-            A file is missing, or is not what the manifest says.
+            A file is missing, or does not match the manifest.
         """
         look = _look(image)
         for file in image.manifest.files.values():
@@ -131,22 +134,22 @@ class Cache:
             try:
                 found = image_file(path)
             except PermissionError as error:
-                with faults_named(self.root):
+                with cache_errors(self.root):
                     raise error
             except OSError as error:
-                raise _mismatch(image, f"{path} cannot be read: {error.strerror}.") from error
+                raise _mismatch(image, f"Cannot read the image file {path}: {error.strerror}.") from error
             if found != file:
                 raise _mismatch(
                     image,
-                    f"{path} is not what its manifest says: SHA-256 {found.sha256} and {found.size} bytes, "
-                    f"not {file.sha256} and {file.size} bytes.",
+                    f"{path} does not match its manifest: it has {found.size} bytes and SHA-256 {found.sha256}, "
+                    f"but must have {file.size} bytes and SHA-256 {file.sha256}.",
                 )
         stamps.write(self._stamp(image.path.name), look)
 
     def build(
         self, key: str, make: Maker, *, what: str, progress: Progress | None = None, rebuild: bool = False
     ) -> Image:
-        """Return the image of that *key*, making it first if it is not there.
+        """Return the image of that *key*, building it first if the cache does not have it.
 
         Parameters
         ----------
@@ -157,20 +160,20 @@ class Cache:
         what
             What is built, for messages: ``debian:bookworm for arm64``.
         progress
-            Hears of the steps.
+            Is called with each step.
         rebuild
-            Make it even if it is there, e.g. because it is damaged.
+            Build it even if the cache has it, e.g. because it is damaged.
 
         Raises
         ------
         ImageError
-            It cannot be built, or the cache directory is not writable or full. Nothing half-made is left.
+            It cannot be built, or the cache directory is not writable or full. No half-built image is left.
         ImageInUse
-            It should be made anew, and nodes run from it.
+            It would be rebuilt, but nodes are running from it.
         """
         if not rebuild and (image := self.find(key)):
             return image
-        with faults_named(self.root):
+        with cache_errors(self.root):
             self.root.parent.mkdir(parents=True, exist_ok=True)
             for path in (self.root, *(self.root / name for name in ("images", "stamps", "locks", "logs"))):
                 path.mkdir(mode=0o700, exist_ok=True)
@@ -185,20 +188,20 @@ class Cache:
                 self._remove_leftovers(key)
                 if (path := self.root / "images" / key).exists():
                     with usage.claimed(self.root, path):
-                        pass  # else all the work would be in vain
+                        pass  # fail now rather than after the build
                 return self._make(key, make)
 
     def remove(self, path: Path, *, dry_run: bool = False) -> None:
-        """Remove the image in the directory *path*, or only see whether that can be.
+        """Remove the image in the directory *path*; with *dry_run* only check whether it could be removed.
 
         Raises
         ------
         ImageInUse
-            Nodes run from it.
+            Nodes are running from it.
         PidocError
-            Somebody is building it.
+            Another process is building it.
         """
-        with faults_named(self.root), self._locked(path.name), usage.claimed(self.root, path):
+        with cache_errors(self.root), self._locked(path.name), usage.claimed(self.root, path):
             if dry_run:
                 return
             self._remove_leftovers(path.name)
@@ -206,18 +209,18 @@ class Cache:
             self._discard(path)
 
     def leftovers(self) -> list[Path]:
-        """Return what builders have begun that were killed, and what live ones are at."""
+        """Return unfinished builds: those of killed builders and those that are still being built."""
         return [path for path in self._entries() if path.match(".*-*")]
 
     def remove_leftover(self, path: Path, *, dry_run: bool = False) -> None:
-        """Remove what a killed builder left, or only see whether that can be.
+        """Remove what a killed builder left; with *dry_run* only check whether it could be removed.
 
         Raises
         ------
         PidocError
-            Its builder is alive.
+            Its builder is still running.
         """
-        with faults_named(self.root), self._locked(_key(path)):
+        with cache_errors(self.root), self._locked(_key(path)):
             if not dry_run:
                 _remove(path)
 
@@ -225,7 +228,7 @@ class Cache:
         return [path for path in self._entries() if not path.name.startswith(".") and path.is_dir()]
 
     def _entries(self) -> list[Path]:
-        with faults_named(self.root), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        with cache_errors(self.root), contextlib.suppress(FileNotFoundError, NotADirectoryError):
             return sorted((self.root / "images").iterdir())
         return []
 
@@ -257,7 +260,7 @@ class Cache:
         return image
 
     def _remove_leftovers(self, key: str) -> None:
-        """Remove what killed builders left, but not what a live one is at; the image *key* has none, as that is us."""
+        """Remove what killed builders left, but not the work of live ones; this process is the builder of *key*."""
         for path in self.leftovers():
             if _key(path) == key:
                 _remove(path)
@@ -267,30 +270,30 @@ class Cache:
 
     def _discard(self, path: Path) -> None:
         old = path.with_name(_OLD + path.name)
-        path.rename(old)  # at once, so that nobody finds half an image
+        path.rename(old)  # one atomic step, so that nobody finds half an image
         _remove(old)
 
     def _stamp(self, key: str) -> Path:
         return self.root / "stamps" / f"{key}.json"
 
     def _locked(self, key: str) -> AbstractContextManager[None]:
-        """Take a builder's lock, at once or not at all."""
+        """Take a builder's lock without waiting."""
         (self.root / "locks").mkdir(mode=0o700, exist_ok=True)
-        return locked(self.root / "locks" / f"{key}.lock", purpose="removing it", timeout=0)
+        return locked(self.root / "locks" / f"{key}.lock", purpose=f"removing the image {key[:12]}", timeout=0)
 
 
 @contextlib.contextmanager
-def faults_named(directory: Path) -> Iterator[None]:
-    """Turn what the file system refuses in a cache directory into an `ImageError` that says what to do."""
+def cache_errors(directory: Path) -> Iterator[None]:
+    """Turn an `OSError` in a cache directory into an `ImageError` that says what to do."""
     try:
         yield
     except OSError as error:
-        what = f"The cache directory {directory} cannot be used: {error.strerror or error}"
+        what = f"Cannot use the cache directory {directory}: {error.strerror or error}"
         what += f" ({error.filename})." if error.filename else "."
-        tip = "make room or give another place with --pidoc-cache-dir DIR or PIDOC_CACHE_DIR"
+        tip = FREE_SPACE
         if isinstance(error, PermissionError):
             what += f" {_owners(directory, error.filename)}"
-            tip = "a directory of your own, with --pidoc-cache-dir DIR or PIDOC_CACHE_DIR: each user has one"
+            tip = "choose a directory of your own with --pidoc-cache-dir DIR or PIDOC_CACHE_DIR; each user needs one"
         raise ImageError(what, tip=tip) from error
 
 
@@ -303,7 +306,7 @@ def image_file(path: Path) -> ImageFile:
         It cannot be read.
     """
     if path.exists() and not path.is_file():
-        raise OSError(errno.EINVAL, "it is no file", str(path))  # but a pipe, or a device without an end
+        raise OSError(errno.EINVAL, "not a regular file", str(path))  # but a pipe, or a device without an end
     digest, size = hashlib.sha256(), 0
     with path.open("rb") as stream:
         while block := stream.read(1 << 20):
@@ -313,7 +316,7 @@ def image_file(path: Path) -> ImageFile:
 
 
 def repair(image: Image) -> str:
-    """Return the command that puts a good image in the place of a damaged one, or lets it be made when needed."""
+    """Return the command that rebuilds a damaged image, or removes it so that it is rebuilt when needed."""
     recipe = image.manifest.recipe
     models = (model.name for model in MODELS.values() if model.architecture == image.manifest.architecture)
     if re.fullmatch(r"debian:[\w,]+", recipe) and (model := next(models, None)):
@@ -327,7 +330,7 @@ def _look(image: Image) -> dict[str, Any]:
 
 
 def _mismatch(image: Image, text: str) -> ChecksumMismatch:
-    return ChecksumMismatch(text, tip=repair(image))
+    return ChecksumMismatch(text, tip=f"run {repair(image)}")
 
 
 def _key(leftover: Path) -> str:
@@ -335,13 +338,13 @@ def _key(leftover: Path) -> str:
 
 
 def _owners(root: Path, filename: object) -> str:
-    """Say whose the first directory or file is that is not this user's, if that can be seen."""
+    """Name the owner of the first directory or file that belongs to another user, if it can be found out."""
     path = Path(os.fsdecode(filename)) if isinstance(filename, (str, bytes)) else root
     for place in (root, path):
         with contextlib.suppress(OSError):
             if (owner := place.stat().st_uid) != os.geteuid():
-                return f"{place} belongs to {_name(owner)}, and this is {_name(os.geteuid())}."
-    return f"This is {_name(os.geteuid())}."
+                return f"{place} belongs to {_name(owner)}, but pidoc runs as {_name(os.geteuid())}."
+    return f"pidoc runs as {_name(os.geteuid())}."
 
 
 def _name(user: int) -> str:

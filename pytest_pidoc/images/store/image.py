@@ -1,4 +1,4 @@
-"""What an image is: a directory of files that a node boots from, and the manifest that vouches for them."""
+"""What an image is: a directory of files that a node boots from, and the manifest with their checksums."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ class Manifest:
     Attributes
     ----------
     recipe
-        What was asked for, as ``--pidoc-image`` takes it: ``debian:bookworm``.
+        What the user chose, in the form of ``--pidoc-image``: ``debian:bookworm``.
     architecture
         Debian's name of the guest's architecture.
     key
-        The content address: SHA-256 of all that decides what the image holds.
+        The content address: SHA-256 of everything that determines what the image holds.
     files
         The parts by role: ``kernel``, ``initrd``, ``disk``, ``private_key`` ...
     user
@@ -56,14 +56,14 @@ class Manifest:
     host_keys
         The node's public SSH host keys, in ``known_hosts`` form without the host: ``ssh-ed25519 AAAA...``.
     append
-        Kernel arguments that the guest needs beside those that the model gives.
+        Kernel arguments that the guest needs in addition to those of the model.
     partition
-        The number of the partition of the disk that is the root; 0 if the disk has none.
+        The number of the disk's root partition; 0 if the disk has no partition table.
     stock
-        Whether it is somebody else's and was left as it is: it boots as slowly as it does, and asks for its address
-        by DHCP.
+        Whether it is somebody else's image, changed as little as possible: it is not tuned to boot fast, and gets its
+        address by DHCP.
     password
-        What the user logs in with on the serial console, if it asks; SSH does not take it.
+        The user's password on the serial console, if it asks for one; SSH does not accept it.
     created
         When it was built, ISO 8601 in UTC.
     versions
@@ -103,12 +103,12 @@ class Manifest:
         Raises
         ------
         ImageError
-            It is not JSON, of another format, or lacks a field.
+            It is not JSON, has another format, or lacks a field.
         """
         try:
             return cls.from_data(documents.parse(text))
         except ValueError as error:
-            raise ImageError(f"The manifest cannot be read: {error}.") from error
+            raise ImageError(f"Cannot read the manifest: {error}.") from error
 
     @classmethod
     def from_data(cls, data: Any) -> Manifest:
@@ -117,36 +117,41 @@ class Manifest:
         Raises
         ------
         ImageError
-            It is of another format, lacks a field, or one is not what it should be.
+            It has another format, lacks a field, or a field is invalid.
         """
         try:
             data = dict(data)
-            if data.pop("format") != FORMAT:
-                raise ImageError("The manifest is of a format that this version does not know.")
+            if (found := data.pop("format")) != FORMAT:
+                raise ImageError(f"The manifest has format {shown(found)}; this version supports only format {FORMAT}.")
             data["files"] = {role: ImageFile(**entry) for role, entry in data["files"].items()}
             data["host_keys"] = tuple(data["host_keys"])
             data["sources"] = tuple(Source(**entry) for entry in data["sources"])
             manifest = cls(**data)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ImageError(f"The manifest cannot be read: {shown(error)}.") from error
+            raise ImageError(f"Cannot read the manifest: {shown(error)}.") from error
         manifest._check()
         return manifest
 
     def _check(self) -> None:
-        """Refuse fields of other types than they should have, and files that would lie elsewhere."""
+        """Refuse fields of a wrong type, and files outside of the image's directory."""
         texts = [self.recipe, self.architecture, self.key, self.user, self.append, self.password, self.created]
         texts += [*self.host_keys, *(text for source in self.sources for text in dataclasses.astuple(source))]
         texts += [*(text for file in self.files.values() for text in (file.name, file.sha256))]
         if not isinstance(self.versions, dict) or not all(
             isinstance(text, str) for text in [*texts, *self.versions.values()]
         ):
-            raise ImageError("The manifest has something else where a text should be.")
+            raise ImageError(
+                "The manifest has an invalid entry: a number, list or other value where a text is required."
+            )
         if not is_whole(self.partition, 0, 128) or not isinstance(self.stock, bool):
-            raise ImageError("The manifest has something else where a partition's number, or yes or no, should be.")
+            raise ImageError(
+                f"The manifest has an invalid entry: partition {shown(self.partition)} (must be a whole number from 0 "
+                f"to 128) or stock {shown(self.stock)} (must be true or false)."
+            )
         for file in self.files.values():
             if not is_whole(file.size, 0, 1 << 60) or file.name != Path(file.name).name or "\0" in file.name:
                 raise ImageError(
-                    f"The manifest has a file {shown(file.name)} of {shown(file.size)} bytes, which is none."
+                    f"The manifest has an invalid entry: file {shown(file.name)}, size {shown(file.size)}."
                 )
 
 
@@ -164,14 +169,14 @@ class Image:
         Raises
         ------
         ImageError
-            It has no usable manifest.
+            Its manifest is missing or invalid.
         """
         try:
             return cls(path, Manifest.from_data(documents.read(path / MANIFEST)))
         except (OSError, ValueError, ImageError) as error:
             raise ImageError(
-                f"The image in {path} has no usable manifest: {error}",
-                tip=f"remove {path}; it is built again when needed",
+                f"The manifest of the image in {path} is missing or invalid: {error}",
+                tip=f"remove {path}; the image is rebuilt when needed",
             ) from error
 
     def file(self, role: str) -> Path:
@@ -185,7 +190,7 @@ class Image:
         try:
             return self.path / self.manifest.files[role].name
         except KeyError:
-            raise ImageError(f"The image {self.manifest.recipe} in {self.path} has no {role}.") from None
+            raise ImageError(f"The image {self.manifest.recipe} in {self.path} does not contain a {role}.") from None
 
     def __str__(self) -> str:
         return f"{self.manifest.recipe} for {self.manifest.architecture} ({self.manifest.key[:12]})"

@@ -22,9 +22,9 @@ BLOCK = 4096  # bytes
 
 
 def look(path: Path) -> list[int | str] | None:
-    """Return what a changed file would hardly keep; ``None`` if it cannot be read."""
+    """Return what a change of the file would almost certainly alter; ``None`` if it cannot be read."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe in a file's place would let it wait for ever
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe in a file's place would block for ever
     except OSError:
         return None
     try:
@@ -42,7 +42,7 @@ def look(path: Path) -> list[int | str] | None:
 
 
 def read(stamp: Path) -> object:
-    """Return what was written to *stamp*; ``None`` if nothing was."""
+    """Return what was written to *stamp*; ``None`` if it does not exist or is damaged."""
     try:
         return documents.read(stamp)
     except (OSError, ValueError):
@@ -50,9 +50,9 @@ def read(stamp: Path) -> object:
 
 
 def write(stamp: Path, value: object) -> None:
-    """Write a stamp, whole or not at all; where that cannot be, files are hashed each time."""
-    # One name for all writers: what a killed one leaves, the next one replaces. Two at once may spoil a stamp, and
-    # then files are hashed once more.
+    """Write a stamp atomically; if it cannot be written, files are hashed each time."""
+    # One name for all writers: what a killed one leaves, the next one replaces. Two at the same time can spoil a stamp,
+    # and then files are hashed once more.
     draft = stamp.with_suffix(".new")
     with contextlib.suppress(OSError):
         try:

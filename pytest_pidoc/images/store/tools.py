@@ -1,4 +1,4 @@
-"""The programs that a build runs: whether they are there, and where to look for them."""
+"""The programs that a build runs: whether they are installed, and where to look for them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def require_tools(tools: Mapping[str, str]) -> None:
     if missing:
         raise ImageError(
             f"Building an image needs programs that are not installed: {', '.join(missing)}.",
-            tip=f"apt-get install {' '.join(sorted({tools[tool] for tool in missing}))}",
+            tip=f"run apt-get install {' '.join(sorted({tools[tool] for tool in missing}))}",
         )
 
 

@@ -1,9 +1,9 @@
-"""Who uses an image: told by the kernel's locks, so it holds for every user, every TMPDIR and every container here.
+"""Whether an image is in use: read from the kernel's locks, so for every user, TMPDIR and container of this host.
 
-Two kinds of locks on this file system say that an image is in use, and both end with their holders:
+Two kinds of locks on this file system mark an image as used, and both end with their holders:
 
 - a shared ``flock`` on ``locks/KEY.use``, which a start holds, and then the cluster's reaper until the cluster ends;
-- QEMU's own locks on the disks that it has open. Nodes that outlive their owner have no reaper, but these.
+- QEMU's own locks on the disks that it has open. Nodes that outlive their owner have no reaper, only these.
 
 What removes or replaces an image takes the first one exclusively, and looks for the second.
 """
@@ -22,27 +22,31 @@ from pytest_pidoc.errors import ImageError, ImageInUse
 from pytest_pidoc.host.locks import try_lock
 from pytest_pidoc.values.deadline import Deadline
 
-__all__ = ["claimed", "hold", "last_used"]
+__all__ = ["UseUnknown", "claimed", "hold", "last_used"]
 
-PATIENCE = 30.0  # seconds that whoever removes an image may take for it
+PATIENCE = 30.0  # seconds to wait at most for whoever removes the image
 
 # struct flock of Linux on machines of 64 bits: type, whence, start, length (0: to the end), process.
 _FLOCK = "hhqqi4x"
 
 
+class UseUnknown(ImageInUse):
+    """The file system has no locks, so that an image has to be taken for one that is in use."""
+
+
 def hold(root: Path, image: Path) -> int | None:
-    """Let nobody remove the image in the directory *image* as long as the descriptor that is returned is open.
+    """Prevent the removal of the image in the directory *image* while the returned descriptor is open.
 
     Children that inherit it hold the image, too.
 
     Returns
     -------
-    The descriptor; ``None`` for what is not in the cache *root*, or if that cannot be written to or has no locks.
+    The descriptor; ``None`` for an image outside the cache *root*, or if that is read-only or has no locks.
 
     Raises
     ------
     ImageError
-        The image was removed meanwhile.
+        Another process has just removed the image.
     """
     if image.parent != root / "images":
         return None
@@ -53,23 +57,26 @@ def hold(root: Path, image: Path) -> int | None:
         while not try_lock(descriptor, shared=True) and not deadline.expired:
             deadline.pause()
         os.utime(descriptor)  # see last_used()
-    except OSError:  # a cache that others fill, or a full disk: the nodes may run all the same
+    except OSError:  # a cache that others fill, or a full disk: the nodes can run without the lock
         pass
     if not image.exists():
         if descriptor is not None:
             os.close(descriptor)
-        raise ImageError(f"The image in {image} was removed meanwhile.", tip="the same again: it is made anew")
+        raise ImageError(
+            f"Another process has just removed the image in {image}.",
+            tip="run the command again; the image will be rebuilt",
+        )
     return descriptor
 
 
 @contextlib.contextmanager
 def claimed(root: Path, image: Path) -> Iterator[None]:
-    """Let nobody begin to use an image for the length of a ``with`` block.
+    """Prevent new uses of an image for the length of a ``with`` block.
 
     Raises
     ------
     ImageInUse
-        Nodes run from it, or it is not to be found out whether they do.
+        Nodes are running from it, or pidoc cannot find out whether they are.
     OSError
         The lock file cannot be made.
     """
@@ -78,13 +85,14 @@ def claimed(root: Path, image: Path) -> Iterator[None]:
         try:
             free = try_lock(descriptor, shared=False)
         except OSError as error:
-            raise ImageInUse(
-                f"Whether {image} is in use cannot be told: {error.strerror}.",
-                tip="end all nodes, then remove it yourself; or a cache directory on a disk that can lock files",
+            raise UseUnknown(
+                f"Cannot find out whether {image} is in use: {error.strerror}.",
+                tip="end all nodes and remove it yourself, or use a cache directory on a disk that supports file locks",
             ) from error
         if not free or any(_is_open_in_qemu(path) for path in _files(image)):
             raise ImageInUse(
-                f"The image in {image} is in use.", tip="pidoc ps shows your clusters, pidoc down ends them"
+                f"Nodes are running from the image in {image}.",
+                tip="list your clusters with pidoc ps and end them with pidoc down",
             )
         yield
     finally:
@@ -92,7 +100,7 @@ def claimed(root: Path, image: Path) -> Iterator[None]:
 
 
 def last_used(root: Path, image: Path) -> float | None:
-    """Return when nodes were last started from an image, in seconds since 1970; ``None`` if that is not known."""
+    """Return when nodes were last started from an image, in seconds since 1970; ``None`` if unknown."""
     try:
         return _path(root, image).stat().st_mtime or None
     except OSError:
@@ -110,7 +118,7 @@ def _open(root: Path, image: Path) -> int:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         return os.open(path, os.O_RDWR)
-    os.utime(descriptor, (0, 0))  # to ask whether an image is in use is no use of it
+    os.utime(descriptor, (0, 0))  # asking whether an image is in use must not count as a use
     return descriptor
 
 
@@ -122,7 +130,7 @@ def _files(image: Path) -> Iterator[Path]:
 
 
 def _is_open_in_qemu(path: Path) -> bool:
-    """Tell whether somebody has the file locked as QEMU does it with each disk: see docs/system/images of QEMU."""
+    """Tell whether a process has locked the file as QEMU locks each disk: see docs/system/images of QEMU."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError:

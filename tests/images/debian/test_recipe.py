@@ -184,7 +184,7 @@ def test_a_second_stage_whose_machine_ends_at_once_is_an_error(tmp_path):
     for name in ("kernel", "initrd"):
         (tmp_path / name).write_bytes(b"")
 
-    with pytest.raises(ImageError, match=r"(?s)ended at the step 'boot'.*disk\.qcow2"):
+    with pytest.raises(ImageError, match=r"(?s)failed at the step 'boot'.*disk\.qcow2"):
         second_stage.finish(
             MODELS["pi3-virt"],
             disk=tmp_path / "disk.qcow2",

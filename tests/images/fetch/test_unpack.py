@@ -77,7 +77,7 @@ def test_what_ends_in_the_middle_is_an_error(tmp_path, kind, keep):
     source = packed(tmp_path, kind)
     source.write_bytes(source.read_bytes()[: int(source.stat().st_size * keep)])
 
-    with pytest.raises(ImageError, match="cannot be unpacked"):
+    with pytest.raises(ImageError, match="Cannot unpack"):
         unpack(source, tmp_path / "out")
 
 
@@ -89,7 +89,7 @@ def test_one_flipped_byte_is_found(tmp_path, kind):
     data[len(data) // 2] ^= 1
     source.write_bytes(data)
 
-    with pytest.raises(ImageError, match="cannot be unpacked"):
+    with pytest.raises(ImageError, match="Cannot unpack"):
         unpack(source, tmp_path / "out")
 
 
@@ -99,7 +99,7 @@ def test_a_bomb_is_stopped(tmp_path, kind):
     source = packed(tmp_path, kind, bytes(16 << 20))
     limits = dataclasses.replace(LIMITS, ratio=100, harmless=1 << 20)
 
-    with pytest.raises(ImageError, match="would unpack to more than"):
+    with pytest.raises(ImageError, match="must unpack to at most"):
         unpack(source, tmp_path / "out", limits=limits)
 
     assert (tmp_path / "out").stat().st_size <= limits.harmless + source.stat().st_size * 100
@@ -111,7 +111,7 @@ def test_a_bomb_that_lies_about_its_size_is_stopped(tmp_path):
     data = source.read_bytes().replace((4 << 20).to_bytes(4, "little"), (1000).to_bytes(4, "little"))
     source.write_bytes(data)
 
-    with pytest.raises(ImageError, match="cannot be unpacked"):
+    with pytest.raises(ImageError, match="Cannot unpack"):
         unpack(source, tmp_path / "out")
 
     assert (tmp_path / "out").stat().st_size <= 1000
@@ -119,7 +119,7 @@ def test_a_bomb_that_lies_about_its_size_is_stopped(tmp_path):
 
 def test_a_file_over_the_absolute_limit_is_refused(tmp_path):
     """Also if nothing is packed."""
-    with pytest.raises(ImageError, match="would unpack to more than"):
+    with pytest.raises(ImageError, match="must unpack to at most"):
         unpack(packed(tmp_path, "img"), tmp_path / "out", limits=dataclasses.replace(LIMITS, size=1000))
 
 
@@ -143,14 +143,14 @@ def test_a_link_is_refused(tmp_path):
     link = zipfile.ZipInfo("disk.img")
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
 
-    with pytest.raises(ImageError, match="no file"):
+    with pytest.raises(ImageError, match="is not a regular file"):
         unpack(zipped(tmp_path, link), tmp_path / "out")
 
 
 @pytest.mark.parametrize(("members", "found"), [(["README"], "none"), (["a.img", "b/b.img"], r"a\.img, b/b\.img")])
 def test_exactly_one_image_must_be_in_it(tmp_path, members, found):
     """Which of two is meant nobody can know."""
-    with pytest.raises(ImageError, match=f"exactly one file .*holds {found}"):
+    with pytest.raises(ImageError, match=f"exactly one file .*but contains {found}"):
         unpack(zipped(tmp_path, *members), tmp_path / "out")
 
 
