@@ -1,4 +1,4 @@
-"""What this machine has, what it lacks, and how to get that."""
+"""What the host has, what it lacks, and how to install it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_pidoc.engines.choose import INSTALL_DOCKER
+from pytest_pidoc.engines.choose import INSTALL_DOCKER, INSTALL_QEMU
 from pytest_pidoc.engines.local import LocalEngine
 from pytest_pidoc.errors import ChecksumMismatch, EngineUnavailable, PidocError
 from pytest_pidoc.host import records
 from pytest_pidoc.images.debian import recipe as debian
 from pytest_pidoc.images.fetch import download
 from pytest_pidoc.images.stock import recipe as raspios
-from pytest_pidoc.images.store.cache import Cache, repair
+from pytest_pidoc.images.store.cache import FREE_SPACE, Cache, repair
 from pytest_pidoc.images.store.tools import search_path
 from pytest_pidoc.qemu import guard, speed
 from pytest_pidoc.settings import Settings
@@ -26,7 +26,7 @@ from pytest_pidoc.values.progress import Progress
 
 __all__ = ["Check", "examine", "has_tool", "install", "missing_packages", "verify"]
 
-ROOM = 4 * 1024**3  # bytes that building an image takes in the cache directory, at its peak
+ROOM = 4 * 1024**3  # bytes of disk space that building an image takes in the cache directory, at its peak
 
 #: Programs that a node or ``pidoc ssh`` runs on this host, and the Debian packages that have them.
 RUN_TOOLS = {
@@ -38,14 +38,14 @@ RUN_TOOLS = {
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes
     ----------
     name
-        What was looked at.
+        What was checked.
     ok
-        Whether it is as it should be.
+        Whether pytest-pidoc can use it.
     found
         What was found.
     remedy
@@ -59,11 +59,11 @@ class Check:
 
 
 def examine(settings: Settings) -> list[Check]:
-    """Look at everything that pytest-pidoc needs; a check that is not ok may still not matter to everybody."""
+    """Check everything that pytest-pidoc needs; a check that is not ok does not matter to every user."""
     checks: tuple[Callable[[Settings], Check], ...] = (
         _local,
         _docker,
-        _border,
+        _isolation,
         _build_tools,
         _raspios_tools,
         _speed,
@@ -75,12 +75,12 @@ def examine(settings: Settings) -> list[Check]:
 
 
 def verify(settings: Settings, progress: Progress) -> list[Check]:
-    """Hash all that is in the cache; a check that is not ok has the command that repairs.
+    """Hash everything in the cache; a check that is not ok has the command that repairs it.
 
     Raises
     ------
     ImageError
-        The cache is another user's.
+        The cache belongs to another user.
     """
     cache = Cache(settings.cache_dir)
     checks = []
@@ -93,16 +93,16 @@ def verify(settings: Settings, progress: Progress) -> list[Check]:
         else:
             checks.append(Check("image", True, str(image)))
     for path in cache.unreadable():
-        checks.append(Check("image", False, f"{path} has no manifest that can be read", f"rm -r {_quoted(path)}"))
+        checks.append(Check("image", False, f"{path} has no readable manifest", f"rm -r {_quoted(path)}"))
     for path in download.kept(settings.cache_dir / "downloads"):
-        if path.suffix:  # it has not arrived whole
+        if path.suffix:  # an incomplete download
             continue
         progress.step(f"hashing {path}")
         try:
             whole = download.is_whole(path, thorough=True)
-            found = str(path) if whole else f"{path} is not what its name says"
+            found = str(path) if whole else f"{path} does not match the SHA-256 in its name"
         except OSError as error:
-            whole, found = False, f"{path} cannot be read: {error.strerror}"
+            whole, found = False, f"cannot read {path}: {error.strerror}"
         checks.append(Check("download", whole, found, "" if whole else f"rm {_quoted(path)}"))
     return checks
 
@@ -114,23 +114,23 @@ def missing_packages(*, docker: bool) -> list[str]:
 
 
 def has_tool(tool: str) -> bool:
-    """Tell whether a program is installed, also where only root looks for programs."""
+    """Tell whether a program is installed, including the places where only root looks for programs."""
     return shutil.which(tool, path=search_path()) is not None
 
 
 def install(packages: list[str], log: Path) -> None:
-    """Install Debian packages, if this is Debian or one of its family and this user is root.
+    """Install Debian packages, if the host runs Debian or a derivative and this user is root.
 
     Raises
     ------
     PidocError
-        It is not, or apt-get failed; the message has the command to run.
+        This user cannot install them, or apt-get failed; the message has the command to run.
     """
     command = ["apt-get", "install", "--yes", "--no-install-recommends", *packages]
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         raise PidocError(
-            f"This machine lacks what is in Debian's packages {', '.join(packages)}.",
-            tip=f"sudo {' '.join(command)}" if shutil.which("apt-get") else "the same from your distribution",
+            f"The host lacks these Debian packages: {', '.join(packages)}.",
+            tip=f"run sudo {' '.join(command)}" if shutil.which("apt-get") else "install them from your distribution",
         )
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
@@ -154,7 +154,7 @@ def _local(settings: Settings) -> Check:
         if not shutil.which("qemu-img"):
             raise EngineUnavailable("qemu-img is not installed.")
     except EngineUnavailable as error:
-        return Check("engine local", False, error.what, "apt-get install qemu-system-arm qemu-utils")
+        return Check("engine local", False, error.what, INSTALL_QEMU)
     return Check("engine local", True, str(version))
 
 
@@ -168,11 +168,16 @@ def _docker(settings: Settings) -> Check:
         return Check("engine docker", False, error.what, INSTALL_DOCKER)
 
 
-def _border(settings: Settings) -> Check:
-    name = "border"
-    if lacks := guard.missing():
-        return Check(name, False, f"none: {lacks}", "trust what you run on nodes, or --pidoc-internet=no")
-    return Check(name, True, "guests do not reach this machine's 127.0.0.1, or a cloud's metadata")
+def _isolation(settings: Settings) -> Check:
+    name = "host isolation"
+    if reason := guard.why_open():
+        return Check(
+            name,
+            False,
+            f"off: {reason}; guests can reach 127.0.0.1 of this host",
+            "use --pidoc-internet=no, unless you trust what you run on nodes",
+        )
+    return Check(name, True, "guests cannot reach 127.0.0.1 of this host, or a cloud's metadata")
 
 
 def _build_tools(settings: Settings) -> Check:
@@ -198,7 +203,7 @@ def _speed(settings: Settings) -> Check:
     except EngineUnavailable as error:
         return Check("speed", False, error.what)
     ratio = speed.PROBE_REFERENCE / seconds
-    slow = "" if ratio > 0.25 else "boots take long here: expect it, or use a faster host"
+    slow = "" if ratio > 0.25 else "expect slow boots, or use a faster host"
     return Check("speed", ratio > 0.25, f"{ratio:.2f} times the reference host's emulation", slow)
 
 
@@ -210,7 +215,7 @@ def _memory(settings: Settings) -> Check:
         "memory",
         nodes >= 1,
         f"{available / 1024**3:.1f} GiB available: {nodes} nodes of pi3-virt",
-        "free some memory, or smaller nodes with --pidoc-memory" if nodes < 1 else "",
+        "free some memory, or start smaller nodes with --pidoc-memory" if nodes < 1 else "",
     )
 
 
@@ -225,14 +230,21 @@ def _cache(settings: Settings) -> Check:
     directory = settings.cache_dir
     existing = next(path for path in (directory, *directory.parents) if path.exists())
     if not os.access(existing, os.W_OK):
-        return Check("cache", False, f"{directory} is not writable", "--pidoc-cache-dir DIR or PIDOC_CACHE_DIR")
+        return Check(
+            "cache",
+            False,
+            f"{directory} is not writable",
+            "choose another directory with --pidoc-cache-dir DIR or PIDOC_CACHE_DIR",
+        )
     free = shutil.disk_usage(existing).free
     found = f"{directory}, {free / 1024**3:.1f} GiB free"
-    return Check("cache", free >= ROOM, found, "" if free >= ROOM else "make room, or --pidoc-cache-dir DIR")
+    if free < ROOM:
+        return Check("cache", False, f"{found}; building an image takes {ROOM / 1024**3:.0f} GiB", FREE_SPACE)
+    return Check("cache", True, found)
 
 
 def _runtime(settings: Settings) -> Check:
     try:
-        return Check("clusters", True, f"{records.root()}, {len(list(records.cluster_directories()))} there")
+        return Check("clusters", True, f"{records.root()}, {len(list(records.cluster_directories()))} recorded")
     except PidocError as error:
         return Check("clusters", False, error.what, error.tip)

@@ -102,7 +102,7 @@ def test_doctor_fails_where_no_engine_is(monkeypatch: pytest.MonkeyPatch, capsys
     assert cli.main(["doctor"]) == 1
     out = capsys.readouterr().out
     assert "missing  engine local" in out
-    assert "try: apt-get install qemu-system-arm qemu-utils" in out
+    assert "try: install QEMU (apt-get install qemu-system-arm qemu-utils)" in out
 
 
 @pytest.mark.qemu

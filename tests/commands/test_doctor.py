@@ -103,10 +103,11 @@ def test_a_border_that_cannot_be_had_is_told(monkeypatch: pytest.MonkeyPatch) ->
     """Such as where somebody watches already, here a guard around the guard; the remedies are named."""
     alone = guard.command
     monkeypatch.setattr(guard, "command", lambda program: alone(alone(program)))
-    found = doctor._border(Settings())
+    found = doctor._isolation(Settings())
 
     assert not found.ok
-    assert found.found.startswith("none: ")
+    assert found.found.startswith("off: ")
+    assert "guests can reach 127.0.0.1 of this host" in found.found
     assert "--pidoc-internet=no" in found.remedy
 
 
@@ -170,4 +171,4 @@ def test_install_without_root_names_the_command(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(PidocError) as caught:
         doctor.install(["mmdebstrap"], tmp_path / "install.log")
 
-    assert caught.value.tip == "sudo apt-get install --yes --no-install-recommends mmdebstrap"
+    assert caught.value.tip == "run sudo apt-get install --yes --no-install-recommends mmdebstrap"
