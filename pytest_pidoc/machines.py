@@ -1,4 +1,4 @@
-"""The models: what each emulated Raspberry Pi is made of. A new board is a new row of ``MODELS``."""
+"""The models: the parts of each emulated Raspberry Pi. A new board is a new row of ``MODELS``."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ MIB = 1024 * 1024
 
 @dataclass(frozen=True)
 class KernelArchive:
-    """Where a kernel is for a machine that neither Debian's nor the Pi's own kernels boot.
+    """The place of a kernel for a machine that can boot neither Debian's kernel nor the Pi's own.
 
     Attributes
     ----------
     place
         A zip archive: ``URL#sha256=HEX``.
     kernel, dtb
-        The files in it: a kernel that has all its drivers in it, and its device tree.
+        The files in it: a kernel with built-in drivers, and its device tree.
     """
 
     place: str
@@ -51,15 +51,15 @@ class Machine:
     memory
         RAM in bytes.
     cold_boot
-        Seconds of a cold boot to a first command on the machine of ``speed.PROBE_REFERENCE``.
+        Seconds from a cold boot to the first command on the host of ``speed.PROBE_REFERENCE``.
     root
         The disk's name in the guest.
     disk
-        QEMU's device name of the disk; ``if=sd`` where the machine has a slot for one itself.
+        QEMU's device name of the disk; ``if=sd`` if the machine has its own slot.
     network
-        QEMU's device name of the network card; ``nic`` where it is the machine's own.
+        QEMU's device name of the network card; ``nic`` if it is part of the machine.
     lan
-        QEMU's device name of the second one, to the cluster's LAN; empty where there can be none.
+        QEMU's device name of the network card to the cluster's LAN; empty if the model does not support one.
     devices
         More ``-device`` arguments.
     console, baud
@@ -69,7 +69,7 @@ class Machine:
     agent
         The guest's name of the port to the agent; empty if it is virtio-serial's.
     kernel, initrd, tree
-        The roles of the image's files that it boots; where an image has no such file, its ``kernel`` and ``initrd``.
+        The roles of the image's files that it boots; an image without them boots its ``kernel`` and ``initrd``.
     archive
         What it boots in place of the image's files.
     append
@@ -77,22 +77,22 @@ class Machine:
     extra
         More of QEMU's arguments.
     ram
-        The address at which the RAM begins, if forks may boot from ``pytest_pidoc.qemu.bootelf``: a 64-bit machine
+        The address at which the RAM begins, if forks can boot from ``pytest_pidoc.qemu.bootelf``: a 64-bit machine
         without a boot loader of its own.
     sd_gpio, system_timer, mailbox
-        The addresses of a board's GPIO controller, system timer and mailbox to the firmware, if a restored board has
-        to be repaired by them.
+        The addresses of a board's GPIO controller, system timer and mailbox to the firmware, if they are
+        used to repair a restored board.
     icount
-        QEMU's ``-icount``, where the guest's clock must not go on while QEMU is kept from running.
+        QEMU's ``-icount``, if the guest's clock must stop while QEMU gets no processor.
     has_counter
         Whether the guest finds a counter of instructions, if its clock counts them: a 64-bit machine with one core.
     fixed_memory
-        Whether the RAM's size is the board's.
+        Whether the board has a fixed size of RAM.
     least_qemu
-        The first version of QEMU that has it.
+        The first version of QEMU that supports it.
     board, compatible
-        What the real board's device tree says that it is, ``model`` and ``compatible``, for models of which QEMU says
-        something else: with ``announce_board`` they tell it too.
+        ``model`` and ``compatible`` in the real board's device tree, for models for which QEMU uses other values:
+        ``announce_board`` puts them into the node's device tree.
     """
 
     name: str
@@ -132,7 +132,7 @@ class Machine:
 
     @property
     def has_display(self) -> bool:
-        """Whether there is a picture to take: QEMU emulates the display of each board, and ``virt`` has none."""
+        """Whether it has a display for a screenshot: each board has one, and ``virt`` does not."""
         return self.machine.partition(",")[0] != "virt"
 
     @property
@@ -142,14 +142,14 @@ class Machine:
 
     @property
     def plugs_network(self) -> bool:
-        """Whether the network card is a USB device, whose state QEMU cannot save: forks get it plugged in."""
+        """Whether the network card is a USB device, whose state QEMU cannot save, so that it is plugged into forks."""
         return self.network.startswith("usb-")
 
     @property
     def readdresses(self) -> bool:
-        """Whether a fork gives its network card an address again.
+        """Whether a fork must configure the address of its network card again.
 
-        One that was plugged in has none, and the machine's own takes another MAC address only while it is off.
+        A card that was plugged in has no address, and a built-in card changes its MAC address only while it is off.
         """
         return self.plugs_network or self.network == "nic"
 
@@ -158,7 +158,7 @@ class Machine:
 #: for that long in between (another process does, or its own USB controller), the counter has passed, and the guest
 #: hangs for 71 minutes: 2 of 5 boots on a busy host did, with QEMU 10.0. A clock that counts instructions stands still
 #: meanwhile. With 8 ns for each it goes as fast as the host's on an idle host, and falls behind on a busy one;
-#: shift=auto would catch up, but was 15 s ahead after a restore, and guests never came to rest in their own eyes.
+#: shift=auto would catch up, but was 15 s ahead after a restore, and guests never became idle by their own clock.
 COUNT_INSTRUCTIONS = "shift=3"
 
 #: The driver of the BCM2835's power domains reads registers that QEMU's board has not: an external abort.
@@ -242,7 +242,7 @@ MODELS: dict[str, Machine] = {
         ),
         _BCM2835(
             name="pi0",
-            summary="the board: as pi1, with the device tree of a Pi Zero",
+            summary="the board: like pi1, with the device tree of a Pi Zero",
             machine="raspi0",
             tree="dtb/bcm2835-rpi-zero",
         ),
@@ -314,7 +314,7 @@ MODELS: dict[str, Machine] = {
             memory=256 * MIB,
             cold_boot=16.0,
             network="nic",
-            lan="",  # its kernel would call a virtio card eth0, and the machine's own eth1
+            lan="",  # its kernel would name a virtio card eth0, and the built-in one eth1
             serial_ports=("console", "agent"),
             agent="/dev/ttyAMA1",
             archive=KernelArchive(
@@ -324,7 +324,7 @@ MODELS: dict[str, Machine] = {
                 kernel="kernel-qemu-4.19.50-buster",
                 dtb="versatile-pb.dtb",
             ),
-            # The board's sound chip does without sound only if it is told to.
+            # The board's sound chip requires an audio backend: one without sound.
             extra=("-audiodev", "none,id=audio0", "-global", "pl041.audiodev=audio0"),
             fixed_memory=True,
         ),
@@ -340,9 +340,9 @@ def machine(name: str) -> Machine:
     Raises
     ------
     SettingsError
-        There is no such model; the message lists those that exist.
+        The model is unknown; the message lists the known ones.
     """
     try:
         return MODELS[name]
     except KeyError:
-        raise SettingsError(f"There is no model {shown(name)}.", tip=f"one of {', '.join(MODELS)}") from None
+        raise SettingsError(f"{shown(name)} is not a known model.", tip=f"use one of {', '.join(MODELS)}") from None

@@ -26,7 +26,7 @@ PROCESS_LABEL = "org.pytest-pidoc.process"
 IMAGE_LABEL = "org.pytest-pidoc.image"
 GUEST_LABEL = "org.pytest-pidoc.guest"
 
-OPERATION_TIMEOUT = 60  # seconds that the daemon may be silent during one request, once it is known to answer
+OPERATION_TIMEOUT = 60  # seconds to wait at most for the daemon during one request, after its first answer
 
 
 def connect(timeout: float = 2.0) -> docker.DockerClient:
@@ -35,17 +35,17 @@ def connect(timeout: float = 2.0) -> docker.DockerClient:
     Parameters
     ----------
     timeout
-        Seconds that the daemon has for its first answer.
+        Seconds to wait at most for the daemon's first answer.
 
     Raises
     ------
     EngineUnavailable
-        No daemon answers in that time; the message says what was found instead.
+        No daemon answers in that time; the message says why.
     """
     import docker.errors  # noqa: F401 # a slow import is not the daemon's fault
 
     # The SDK's own timeout is for each read of a socket, and does not hold for name look-ups or ssh:// at
-    # all. Only a second thread bounds the whole.
+    # all. Only a second thread limits the whole.
     outcome: list[docker.DockerClient | EngineUnavailable] = []
     lock = threading.Lock()
     given_up = False
@@ -94,7 +94,7 @@ def daemon_errors(task: str) -> Iterator[None]:
     ) as error:
         raise EngineUnavailable(
             f"Docker could not {task}: {error}.",
-            tip="`docker version` tells whether the daemon still answers",
+            tip="run `docker version` to see whether the daemon still answers",
         ) from error
 
 
@@ -118,17 +118,17 @@ def _open(timeout: float) -> docker.DockerClient:
             raise _silent(timeout) from error
         if any(isinstance(cause, PermissionError) for cause in causes):
             raise EngineUnavailable(
-                f"This user may not talk to the Docker daemon at {_address()}.",
-                tip="join the group docker, use rootless Docker, or --pidoc-engine=local",
+                f"Permission denied for the Docker daemon at {_address()}.",
+                tip="add your user to the group docker, use rootless Docker, or use --pidoc-engine=local",
             ) from error
         if any(isinstance(cause, (FileNotFoundError, ConnectionRefusedError)) for cause in causes):
             raise EngineUnavailable(
                 f"No Docker daemon listens at {_address()}.",
-                tip="start Docker, set DOCKER_HOST, or --pidoc-engine=local",
+                tip="start Docker, set DOCKER_HOST, or use --pidoc-engine=local",
             ) from error
         raise EngineUnavailable(
-            f"What listens at {_address()} does not answer as a Docker daemon does: {error}.",
-            tip="set DOCKER_HOST, or --pidoc-engine=local",
+            f"The server at {_address()} does not answer like a Docker daemon: {error}.",
+            tip="set DOCKER_HOST to a Docker daemon, or use --pidoc-engine=local",
         ) from error
 
 
@@ -154,10 +154,10 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def _silent(timeout: float) -> EngineUnavailable:
     return EngineUnavailable(
-        f"The Docker daemon at {_address()} has not answered within {timeout:g} s.",
-        tip="restart the daemon if `docker version` does not answer either, or --pidoc-engine=local",
+        f"The Docker daemon at {_address()} did not answer within {timeout:g} s.",
+        tip="restart the daemon if `docker version` does not answer either, or use --pidoc-engine=local",
     )
 
 
 def _address() -> str:
-    return os.environ.get("DOCKER_HOST") or "its usual socket"
+    return os.environ.get("DOCKER_HOST") or "its default socket"

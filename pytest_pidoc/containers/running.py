@@ -1,4 +1,4 @@
-"""The containers that a daemon runs for us: labelled, found by that, and removed."""
+"""The containers that a daemon runs for us: labelled, found by their labels, and removed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NodeContainer", "node_containers", "own_labels", "remove", "remove_session"]
 
-REMOVE_TIMEOUT = 30  # seconds that somebody else's removal may take
+REMOVE_TIMEOUT = 30  # seconds to wait at most for a removal that is already in progress
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class NodeContainer:
     id
         The container's id: the handle of the node's endpoint.
     cluster, node
-        Whose it is. ``node`` is empty for what is not a node, as the probe of the host's speed.
+        The cluster and the node that it runs. ``node`` is empty for others, such as the probe of the host's speed.
     status
         Docker's word for its state: ``running``, ``exited`` ...
     created
@@ -49,7 +49,7 @@ def own_labels(session: str, node: str = "") -> dict[str, str]:
 
 
 def node_containers(client: docker.DockerClient, cluster: str | None = None) -> list[NodeContainer]:
-    """Return the containers of one cluster, or of all: also those that have ended.
+    """Return the containers of one cluster, or of all, including those that have ended.
 
     Raises
     ------
@@ -73,14 +73,14 @@ def node_containers(client: docker.DockerClient, cluster: str | None = None) -> 
 
 
 def remove_session(cluster: str, client: docker.DockerClient) -> int:
-    """Kill and remove every container of *cluster*; return how many there were.
+    """Kill and remove every container of *cluster*; return their number.
 
-    It looks again until there is none: one may still have been in the making when its owner was killed.
+    It repeats the search until none is found: the daemon might still be creating one when its owner is killed.
 
     Raises
     ------
     EngineUnavailable
-        The daemon does not answer, or cannot remove one.
+        The daemon does not answer, or cannot remove a container.
     """
     removed = 0
     while containers := node_containers(client, cluster):
@@ -91,7 +91,7 @@ def remove_session(cluster: str, client: docker.DockerClient) -> int:
 
 
 def remove(client: docker.DockerClient, container: str) -> None:
-    """Kill and remove the container with that id or name; return when it is gone, whoever removes it.
+    """Kill and remove the container with that id or name; return when it no longer exists.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Whether the QEMU that is here can be a model: not every version has every board."""
+"""Whether the installed QEMU supports a model: not every version has every board."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ __all__ = ["Availability", "availabilities", "require"]
 #: How to get a newer QEMU, by engine.
 _NEWER = {
     "local": (
-        "on Debian bookworm apt-get install -t bookworm-backports qemu-system-arm,"
-        " or --pidoc-engine=docker, which has a QEMU of its own"
+        "on Debian bookworm, run apt-get install -t bookworm-backports qemu-system-arm,"
+        " or use --pidoc-engine=docker, which has its own QEMU"
     ),
-    "docker": "a container image with a newer QEMU, such as one on Debian trixie (pidoc build --base-image)",
+    "docker": "use a container image with a newer QEMU, such as one on Debian trixie (pidoc build --base-image)",
 }
 
 
 @dataclass(frozen=True)
 class Availability:
-    """What an engine's QEMU makes of a model.
+    """Whether an engine's QEMU supports a model.
 
     Attributes
     ----------
@@ -48,12 +48,12 @@ class Availability:
         if self.found is None:
             return f"{self.machine.binary} is not installed"
         if not self.ok:
-            return f"needs {_needed(self.machine)} (here: {_numbers(self.found)})"
+            return f"requires {_needed(self.machine)} or newer (installed: {_numbers(self.found)})"
         return "yes"
 
 
 def availabilities(engine: Engine) -> list[Availability]:
-    """Return what the QEMU of *engine* makes of every model, in the order of the table."""
+    """Return whether the QEMU of *engine* supports each model, in the order of the table."""
     versions: dict[str, QemuVersion | None] = {}
     for binary in {row.binary for row in MODELS.values()}:
         try:
@@ -64,17 +64,17 @@ def availabilities(engine: Engine) -> list[Availability]:
 
 
 def require(machine: Machine, engine: Engine) -> None:
-    """Check that *engine* can start nodes of a model.
+    """Require that *engine* can start nodes of a model.
 
     Raises
     ------
     EngineUnavailable
-        Its QEMU is too old, or not installed; the tip says how to get another one.
+        Its QEMU is too old, or not installed; the tip says how to install another one.
     """
     version = engine.qemu_version(machine.binary)
     if not Availability(machine, version).ok:
         raise EngineUnavailable(
-            f"The model {machine.name} needs {_needed(machine)} or newer, and the engine {engine.name} has {version}.",
+            f"The model {machine.name} requires {_needed(machine)} or newer, but engine {engine.name} has {version}.",
             tip=_NEWER[engine.name],
         )
 

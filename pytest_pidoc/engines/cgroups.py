@@ -1,6 +1,6 @@
-"""A control group of its own for a node's QEMU, so that it may use part of a processor: cgroup v1 or v2.
+"""A control group for the QEMU of each node that limits its share of the processors: cgroup v1 or v2.
 
-Where there is one is written down in the node's directory before it is made, so that any process can remove it.
+The group's path is recorded in the node's directory before the group is made, so that any process can remove it.
 
 Source: https://docs.kernel.org/admin-guide/cgroup-v2.html and https://docs.kernel.org/scheduler/sched-bwc.html
 """
@@ -19,15 +19,15 @@ __all__ = ["CgroupError", "cpus", "limit", "remove"]
 
 RECORD = "cgroup"  # the file of the node's directory with the path of its group
 PREFIX = "pidoc"
-#: The group, in a delegated one, of those who were there: in v2 no group limits others and has processes itself.
+#: Takes the processes of a delegated group: in v2 a group that limits others cannot have processes itself.
 OWNERS = f"{PREFIX}-owners"
-SWEEPS = 10  # over processes that may fork meanwhile
+SWEEPS = 10  # over processes that might fork meanwhile
 LEAVING = 5.0  # seconds until processes that have ended must have left their group
 PERIOD = 100_000  # microseconds, the kernel's default
 
 
 class CgroupError(Exception):
-    """The user can make no group that limits processors, or the kernel does not take a value."""
+    """The user cannot make a group that limits processors, or the kernel rejects a value."""
 
 
 @dataclass(frozen=True)
@@ -46,18 +46,18 @@ def limit(directory: Path, name: str, pid: int, share: float | None, *, proc: Pa
     directory
         The node's directory.
     name
-        What is to be in the name of its group: the cluster's name and the node's.
+        Part of the group's name: the cluster's name and the node's.
     pid
-        The process, which is put into the group with all its threads when there is none yet.
+        The process, which is moved into the group with all its threads.
     share
         1 is one processor.
     proc
-        Where the kernel tells about processes.
+        The proc file system.
 
     Raises
     ------
     CgroupError
-        This user can make no such group.
+        This user cannot make such a group.
     """
     group = _recorded(directory)
     if group is None and share is None:
@@ -73,7 +73,7 @@ def limit(directory: Path, name: str, pid: int, share: float | None, *, proc: Pa
 
 
 def cpus(directory: Path) -> float | None:
-    """Return the share that the node in *directory* may use, or ``None`` if there is no limit."""
+    """Return the share to which the node in *directory* is limited, or ``None`` without a limit."""
     group = _recorded(directory)
     if group is None:
         return None
@@ -88,7 +88,7 @@ def cpus(directory: Path) -> float | None:
 
 
 def remove(directory: Path) -> None:
-    """Remove the group of the node in *directory*, whose processes have ended; it is no error when there is none."""
+    """Remove the group of the node in *directory*, whose processes have ended; without a group do nothing."""
     group = _recorded(directory)
     if group is None:
         return
@@ -99,7 +99,7 @@ def remove(directory: Path) -> None:
         except FileNotFoundError:
             break
         except OSError as error:
-            # A process whose end was told already is in its group until the kernel has switched away from it.
+            # A process that was reported as ended stays in its group until the kernel has switched away from it.
             if error.errno != errno.EBUSY or deadline.expired:
                 raise
             deadline.pause()
@@ -111,7 +111,7 @@ def remove(directory: Path) -> None:
 def _recorded(directory: Path) -> Path | None:
     try:
         group = Path(documents.content(directory / RECORD).decode("utf-8"))
-    except (OSError, ValueError):  # there is none, or it is damaged
+    except (OSError, ValueError):  # missing or damaged
         return None
     return group if group.name.startswith(f"{PREFIX}-") and "\0" not in str(group) else None
 
@@ -131,11 +131,11 @@ def _make(directory: Path, name: str, proc: Path) -> Path:
             refusals.append(f"{error.filename or place.directory}: {error.strerror}")
         else:
             return group
-    raise CgroupError("; ".join(refusals) or "the kernel has no controller for processors")
+    raise CgroupError("; ".join(refusals) or "the kernel has no cpu controller")
 
 
 def _places(proc: Path) -> list[_Place]:
-    """Return where groups may be made: below the own group, or at the root of the hierarchy, which root may use."""
+    """Return where groups can be made: below the own group, or at the root of the hierarchy if this user is root."""
     mounts = {}
     for line in (proc / "self/mountinfo").read_text(encoding="utf-8").splitlines():
         where, _, what = line.partition(" - ")  # proc_pid_mountinfo(5)
@@ -165,11 +165,11 @@ def _places(proc: Path) -> list[_Place]:
 
 
 def _delegate(group: Path) -> None:
-    """Let the groups in *group* limit processors; who is in it makes room first."""
+    """Allow the groups in *group* to limit processors; its own processes are moved out first."""
     control = group / "cgroup.subtree_control"
     if "cpu" not in (group / "cgroup.controllers").read_text(encoding="ascii").split():
         raise OSError(errno.ENOTSUP, "the controller cpu is not delegated to it", str(group))
-    if (group / "cgroup.type").exists():  # the root of all has none, and may have processes
+    if (group / "cgroup.type").exists():  # the root group lacks this file, and can have processes
         for _ in range(SWEEPS):
             if not (pids := (group / "cgroup.procs").read_text(encoding="ascii").split()):
                 break
@@ -186,7 +186,7 @@ def _is_v2(group: Path) -> bool:
 
 
 def _files(group: Path, share: float | None) -> dict[str, str]:
-    """Return what is to be written into which files of the group."""
+    """Return the files of the group to write, and their new content."""
     quota = None if share is None else round(share * PERIOD)
     if _is_v2(group):
         return {"cpu.max": f"{'max' if quota is None else quota} {PERIOD}"}

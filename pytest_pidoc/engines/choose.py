@@ -8,19 +8,21 @@ from pytest_pidoc.errors import EngineUnavailable
 
 __all__ = ["INSTALL_DOCKER", "INSTALL_QEMU", "choose"]
 
+PROGRAMS = ("qemu-system-aarch64", "qemu-img")
+
 INSTALL_QEMU = "install QEMU (apt-get install qemu-system-arm qemu-utils)"
 INSTALL_DOCKER = "start Docker (apt-get install docker.io; systemctl start docker)"
 
 
 def choose(engine: str) -> str:
-    """Return ``docker`` or ``local`` for ``auto``, and else *engine* itself if it can be used here.
+    """Return ``docker`` or ``local`` for ``auto``, else *engine* itself if it is available on this host.
 
     ``auto`` is Docker if its daemon answers within 2 s, else local if QEMU is installed.
 
     Raises
     ------
     EngineUnavailable
-        What was asked for is not here; the tip says how to get it.
+        The engine is not available; the tip says how to install it.
     """
     if engine == "local":
         _require_qemu()
@@ -32,22 +34,23 @@ def choose(engine: str) -> str:
     except EngineUnavailable as error:
         if engine == "docker":
             raise
-        if _has_qemu():
+        if not (missing := _missing()):
             return "local"
         raise EngineUnavailable(
-            f"There is no engine to run a node: {error.what.rstrip('.')}, and qemu-system-aarch64 is not installed.",
-            tip=f"{INSTALL_QEMU}, or {INSTALL_DOCKER}; pidoc doctor says more",
+            f"No engine can run nodes: {error.what.rstrip('.')}, and the engine local lacks {missing}.",
+            tip=f"{INSTALL_QEMU}, or {INSTALL_DOCKER}; run pidoc doctor for details",
         ) from error
     return "docker"
 
 
-def _has_qemu() -> bool:
-    return all(shutil.which(program) for program in ("qemu-system-aarch64", "qemu-img"))
+def _missing() -> str:
+    """Name QEMU's programs that are not installed; empty if none is missing."""
+    return " and ".join(program for program in PROGRAMS if not shutil.which(program))
 
 
 def _require_qemu() -> None:
-    if not _has_qemu():
+    if missing := _missing():
         raise EngineUnavailable(
-            "The engine local needs QEMU, and qemu-system-aarch64 or qemu-img is not installed.",
+            f"The engine local requires QEMU, but {missing} cannot be found on PATH.",
             tip=f"{INSTALL_QEMU}, or use --pidoc-engine=docker",
         )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_pidoc.containers.daemon import GUEST_LABEL, daemon_errors
 from pytest_pidoc.containers.reaper import watched
 from pytest_pidoc.containers.running import own_labels, remove
-from pytest_pidoc.engines.engine import Endpoint, refuse_more_cpus
+from pytest_pidoc.engines.engine import Endpoint, how_qemu_ended, refuse_more_cpus
 from pytest_pidoc.errors import EngineUnavailable, ImageError, MonitorError, NodeDied
 from pytest_pidoc.host import processes
 from pytest_pidoc.machines import MIB
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 
 __all__ = ["DockerEngine"]
 
-START_TIMEOUT = 30.0  # seconds until QEMU answers on its monitor; 0.7 s on an idle machine
+START_TIMEOUT = 30.0  # seconds until QEMU answers on its monitor; 0.7 s on an idle host
 DIRECTORY = PurePosixPath("/run/pidoc")  # the node's directory, in the container
 GUEST = PurePosixPath("/guest")
 TEMPLATE = PurePosixPath("/template")
 GUARD = "/usr/local/lib/pidoc/guard.py"
 SSH_PORT = 2222  # where QEMU forwards to the guest's SSH port, in the container
-# What a container may use beside the RAM: QEMU's cache of translated code, QEMU's own (70 to 90 MB were measured),
+# What a container uses in addition to the RAM: QEMU's cache of translated code, QEMU's own (70 to 90 MB were measured),
 # and the pages of files that it has open.
 QEMU_ALLOWANCE = (qemu.CODE_CACHE + 256) * MIB
 CPU_PERIOD = 100_000  # microseconds, the kernel's default
@@ -52,9 +52,9 @@ class DockerEngine:
     Parameters
     ----------
     client
-        The daemon, from `pytest_pidoc.containers.daemon.connect`. Whoever connected closes it.
+        The daemon, from `pytest_pidoc.containers.daemon.connect`. The caller closes it.
     reference
-        The container image: with the guest in it, or with QEMU alone, and then the guest's files are mounted.
+        The container image: with the guest in it, or with QEMU alone; then the guest's files are mounted.
     """
 
     name = "docker"
@@ -81,7 +81,7 @@ class DockerEngine:
         """Start a node's container and wait until its QEMU answers."""
         name = f"pidoc-{launch.cluster}-{launch.name}"
         if launch.cpus is not None:
-            with daemon_errors("describe itself"):
+            with daemon_errors("report its settings"):
                 refuse_more_cpus(launch, int(self._api.info()["NCPU"]))
         with daemon_errors(f"start {launch.name}"):
             self._clear(name)
@@ -113,11 +113,11 @@ class DockerEngine:
     def _death(self, container: str) -> str | None:
         import docker.errors
 
-        with daemon_errors("look at a node"):
+        with daemon_errors("inspect a node"):
             try:
                 state = self._api.inspect_container(container)["State"]
             except docker.errors.NotFound:
-                return "somebody removed its container"
+                return "its container was removed"
         if state["Running"]:
             return None
         return _how_it_ended(state)
@@ -127,7 +127,7 @@ class DockerEngine:
         remove(self._client, endpoint.handle)
 
     def limit_cpus(self, endpoint: Endpoint, cpus: float | None) -> float | None:
-        """Let the container use that much of the host's processors; return what it might use before."""
+        """Limit the container to that share of the host's processors; return the limit before."""
         with daemon_errors("limit a node"):
             quota = self._api.inspect_container(endpoint.handle)["HostConfig"]["CpuQuota"]
             self._api.update_container(endpoint.handle, cpu_quota=_quota(cpus))
@@ -142,7 +142,7 @@ class DockerEngine:
         except docker.errors.NotFound:
             return
         if running:
-            raise EngineUnavailable(f"The container {name} is running already.", tip=f"docker rm -f {name}")
+            raise EngineUnavailable(f"A container named {name} is already running.", tip=f"run docker rm -f {name}")
         remove(self._client, name)
 
     def _create(self, launch: Launch, name: str) -> str:
@@ -190,14 +190,14 @@ class DockerEngine:
             reason = str(error.explanation)
             if "bind source path does not exist" in reason:
                 raise EngineUnavailable(
-                    f"The Docker daemon does not see {launch.directory}.",
-                    tip="--pidoc-engine=local: a daemon with other files than this machine's cannot be used",
+                    f"The Docker daemon cannot see {launch.directory}.",
+                    tip="use --pidoc-engine=local; the engine docker requires a daemon with the host's files",
                 ) from error
             raise
         return str(container["Id"])
 
     def _guest_mounts(self, launch: Launch, command: list[str]) -> list[Any]:
-        """Return what mounts those of the guest's files that the command names: the private key is not one."""
+        """Return the mounts of the guest's files that the command names; the private key is not among them."""
         if self._guest_key == launch.image.manifest.key:
             return []
         mounts = []
@@ -208,27 +208,29 @@ class DockerEngine:
             source = launch.image.file(role)
             if not source.exists():
                 raise ImageError(
-                    f"Neither does {self._reference} hold the guest {launch.image}, nor is {source} there."
+                    f"Container image {self._reference} does not contain guest {launch.image}, "
+                    f"and {source} does not exist.",
+                    tip="run pidoc build",
                 )
             mounts.append(_bind(source, target, read_only=True))
         return mounts
 
     def _template_mounts(self, launch: Launch) -> list[Any]:
-        """Return what mounts a template's files, since its directory is the calling user's alone."""
+        """Return the mounts of a template's files, because only the calling user has access to its directory."""
         if launch.template is None:
             return []
         paths = [launch.template / name for name in (RAM, STATE, OVERLAY, BOOT_ELF)]
         return [_bind(path, TEMPLATE / path.name, read_only=True) for path in paths if path.exists()]
 
     def _hand_over(self, directory: Path) -> None:
-        """Let QEMU write to the node's directory where it runs as another user than the one who calls."""
+        """Give the node's directory to the user as whom QEMU runs, if that is not the calling user."""
         if self._node_user == self._user:
             return
         for path in (directory, *directory.iterdir()):
             os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
 
     def _wait_for_qemu(self, launch: Launch, container: str) -> None:
-        """Wait until QEMU answers on its monitor, which it does when the machine is made."""
+        """Wait until QEMU answers on its monitor, which it does when it has created the machine."""
         deadline = Deadline(START_TIMEOUT)
         path = launch.directory / QMP_SOCKET
         log = launch.directory / QEMU_LOG
@@ -239,15 +241,15 @@ class DockerEngine:
             if (how := self._death(container)) is not None:
                 said = self._api.logs(container, tail=20).decode(errors="replace")
                 raise NodeDied(
-                    f"{launch.name} died at once: {how}.",
+                    f"{launch.name} died right after its start: {how}.",
                     evidence=said[-2000:],
                     look=str(log),
                 )
             if deadline.expired:
                 raise NodeDied(
-                    f"{launch.name}: QEMU in the container has not answered within {START_TIMEOUT:g} s.",
+                    f"{launch.name}: QEMU in the container did not answer within {START_TIMEOUT:g} s.",
                     look=str(log),
-                    tip="is the Docker daemon on this machine? Unix sockets must reach into its containers",
+                    tip="use a Docker daemon on the host itself; its containers must share Unix sockets with the host",
                 )
             deadline.pause()
 
@@ -277,7 +279,7 @@ class DockerEngine:
                         "StatusCode"
                     ]
                 except (requests.Timeout, requests.ConnectionError) as error:
-                    raise EngineUnavailable(f"{command[0]} has not ended after {timeout:g} s.") from error
+                    raise EngineUnavailable(f"{command[0]} did not finish within {timeout:g} s.") from error
                 text = self._api.logs(container).decode(errors="replace")
             finally:
                 remove(self._client, container)
@@ -286,7 +288,7 @@ class DockerEngine:
         return text
 
     def _host_config(self, **more: Any) -> Any:
-        """Return what no container of ours may do, and *more*. Seccomp and AppArmor stay Docker's own."""
+        """Return the restrictions of all our containers, and *more*. Seccomp and AppArmor stay Docker's own."""
         import docker.types
 
         return self._api.create_host_config(
@@ -296,53 +298,57 @@ class DockerEngine:
             tmpfs={"/tmp": "size=64m,mode=1777"},  # noqa: S108 # the container's own
             pids_limit=PIDS,
             log_config=docker.types.LogConfig(type="json-file", config={"max-size": "1m"}),
-            userns_mode="host" if "userns" in self._security_options else None,  # or it may not write to our directory
+            userns_mode="host"
+            if "userns" in self._security_options
+            else None,  # or it could not write to our directory
             **more,
         )
 
     @property
     def _user(self) -> str:
-        """The calling user, in the container. In rootless Docker that is who is called root there."""
+        """The calling user, in the container. In rootless Docker that is root."""
         return "0:0" if "rootless" in self._security_options else f"{os.getuid()}:{os.getgid()}"
 
     @property
     def _node_user(self) -> str:
-        """Who QEMU runs as: the calling user, and nobody where that is root. No other can see the node's directory."""
+        """QEMU's user: the caller, or nobody if the caller is root. No other user can see the node's directory."""
         return self._user if os.getuid() or "rootless" in self._security_options else f"{NOBODY}:{NOBODY}"
 
     @cached_property
     def _security_options(self) -> frozenset[str]:
         """The names in ``name=seccomp,profile=default`` and the like."""
-        with daemon_errors("describe itself"):
+        with daemon_errors("report its settings"):
             options = self._api.info().get("SecurityOptions") or []
         return frozenset(option.partition(",")[0].removeprefix("name=") for option in options)
 
     @cached_property
     def _guest_key(self) -> str | None:
-        """The key of the guest in the container image, if there is one."""
+        """The key of the guest in the container image; ``None`` if it contains no guest."""
         import docker.errors
 
         with daemon_errors(f"inspect {self._reference}"):
             try:
                 labels = self._client.images.get(self._reference).labels
             except docker.errors.ImageNotFound as error:
-                raise ImageError(f"There is no container image {self._reference}.", tip="pidoc build") from error
+                raise ImageError(
+                    f"The container image {self._reference} does not exist.", tip="run pidoc build"
+                ) from error
         return labels.get(GUEST_LABEL) or None
 
 
 def _quota(cpus: float | None) -> int:
-    """Return the microseconds of each period that a container may use; unlike ``NanoCpus``, it can be taken back."""
+    """Return a container's limit in microseconds of each period; unlike ``NanoCpus``, it can be lifted again."""
     return -1 if cpus is None else round(cpus * CPU_PERIOD)
 
 
 def _how_it_ended(state: dict[str, Any]) -> str:
-    """Say what a container's ``State`` means."""
+    """Describe in a few words how a container ended, from its ``State``."""
     if state["OOMKilled"]:
-        return "its container used more memory than it may, and was killed"
+        return "its container exceeded its memory limit and was killed"
     if state.get("Error"):
-        return f"its container could not run: {state['Error']}"
+        return f"its container failed to run: {state['Error']}"
     status = state["ExitCode"]
-    return f"QEMU was killed by signal {status - 128}" if status > 128 else f"QEMU ended with status {status}"
+    return how_qemu_ended(128 - status if status > 128 else status)
 
 
 def _bind(source: Path, target: PurePosixPath, *, read_only: bool = False) -> Any:

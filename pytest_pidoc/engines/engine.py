@@ -13,6 +13,7 @@ from pytest_pidoc.qemu.program import Qemu
 __all__ = [
     "Endpoint",
     "Engine",
+    "how_qemu_ended",
     "refuse_more_cpus",
 ]
 
@@ -26,7 +27,7 @@ class Endpoint:
     engine
         The engine that started it: ``local`` or ``docker``.
     host, port
-        Where its SSH server is reached from this machine.
+        Where its SSH server is reached from the host.
     directory
         The node's directory, with ``serial.log``, ``qmp.sock`` and ``console.sock``.
     handle
@@ -53,32 +54,38 @@ class Engine(Qemu, Protocol):
         Raises
         ------
         NodeDied
-            QEMU or the container ended at once; the message has its last words. Nothing is left.
+            QEMU or the container ended right after its start; the message shows its last output. Nothing is left.
         """
 
     def death(self, endpoint: Endpoint) -> str | None:
         """Return how the node ended, in a few words, or ``None`` while it runs."""
 
     def stop(self, endpoint: Endpoint) -> None:
-        """End the node at once, as a power cut does. It is no error when it is gone already."""
+        """End the node immediately, as a power cut does. If it has ended already, do nothing."""
 
     def limit_cpus(self, endpoint: Endpoint, cpus: float | None) -> float | None:
-        """Let a node that runs use that much of the host's processors from now on, or without limit.
+        """Limit a running node to that share of the host's processors; ``None`` lifts the limit.
 
         Returns
         -------
-        What it might use before.
+        The limit before.
 
         Raises
         ------
         FaultError
-            That cannot be done here.
+            The engine cannot limit processors on this host.
         """
 
 
 def refuse_more_cpus(launch: Launch, there: int) -> None:
-    """Raise `SettingsError` if a node is to have more processors than *there* are."""
+    """Raise `SettingsError` if a node would use more processors than the host has, which is *there*."""
     if launch.cpus is not None and launch.cpus > there:
         raise SettingsError(
-            f"{launch.name} cannot have cpus={launch.cpus:g}: there are {there}.", tip="less, or leave cpus out"
+            f"cpus of {launch.name} must be at most {there}, the processors of the host, not {launch.cpus:g}.",
+            tip=f"set cpus to {there} or less, or leave it out",
         )
+
+
+def how_qemu_ended(status: int) -> str:
+    """Describe an exit status as `subprocess` gives it: negative if a signal killed QEMU."""
+    return f"QEMU was killed by signal {-status}" if status < 0 else f"QEMU ended with status {status}"

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from pytest_pidoc.engines import cgroups
-from pytest_pidoc.engines.engine import Endpoint, refuse_more_cpus
+from pytest_pidoc.engines.choose import INSTALL_QEMU
+from pytest_pidoc.engines.engine import Endpoint, how_qemu_ended, refuse_more_cpus
 from pytest_pidoc.errors import EngineUnavailable, FaultError, MonitorError, NodeDied, SettingsError
 from pytest_pidoc.host import processes
 from pytest_pidoc.qemu import command as qemu
@@ -27,10 +28,9 @@ from pytest_pidoc.values.files import OVERLAY, QEMU_COMMAND, QEMU_LOG, QMP_SOCKE
 
 __all__ = ["LocalEngine"]
 
-INSTALL = "apt-get install qemu-system-arm qemu-utils"
-DELEGATE = "systemd-run --user --scope -p Delegate=yes pytest, or --pidoc-engine=docker"
-LAST_WORDS = 5.0  # seconds from QEMU's end until it is known how it ended
-START_TIMEOUT = 20.0  # seconds until QEMU answers on its monitor; 0.15 s on an idle machine
+DELEGATE = "run systemd-run --user --scope -p Delegate=yes pytest, or use --pidoc-engine=docker"
+LAST_WORDS = 5.0  # seconds from QEMU's end until its exit status is available
+START_TIMEOUT = 20.0  # seconds until QEMU answers on its monitor; 0.15 s on an idle host
 
 
 class LocalEngine:
@@ -38,7 +38,7 @@ class LocalEngine:
 
     name = "local"
 
-    #: What this process started, by whichever of its engines: one may be forgotten while its nodes go on.
+    #: What this process started, by all of its engines: an engine object might be gone while its nodes run on.
     _children: ClassVar[dict[str, subprocess.Popen[bytes]]] = {}
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ class LocalEngine:
         directory = launch.directory
         if not (directory / OVERLAY).exists():
             _run(overlay_command(launch.image.file("disk")), timeout=START_TIMEOUT, cwd=directory)
-        (directory / QMP_SOCKET).unlink(missing_ok=True)  # a former life's, after a power cut
+        (directory / QMP_SOCKET).unlink(missing_ok=True)  # of the QEMU before a power cut
         command = self.arguments(launch)
         if shutil.which(command[0]) is None:
             raise _missing(command[0])
@@ -85,7 +85,7 @@ class LocalEngine:
                 stdout=log,
                 stderr=log,
                 umask=0o177,  # also of the sockets through which the node is controlled
-                start_new_session=True,  # a Ctrl-C in the terminal is for pytest, which ends the node in order
+                start_new_session=True,  # a Ctrl-C in the terminal is for pytest, which ends the node cleanly
                 env={**os.environ, processes.CLUSTER_VARIABLE: launch.cluster},
             )
         try:
@@ -98,9 +98,9 @@ class LocalEngine:
                 migration.restore(launch, launch.template / STATE, version, death=lambda: _how_it_ended(child.poll()))
             handle = processes.identify(pid)
             if handle is None:
-                raise NodeDied(f"{launch.name} died at once.", look=str(directory / QEMU_LOG))
+                raise NodeDied(f"{launch.name} died right after its start.", look=str(directory / QEMU_LOG))
         except BaseException:
-            child.terminate() if launch.guarded else child.kill()  # what guards QEMU kills it then
+            child.terminate() if launch.guarded else child.kill()  # the guard's process kills QEMU then
             child.wait()
             cgroups.remove(directory)
             raise
@@ -114,11 +114,13 @@ class LocalEngine:
             return None if processes.is_alive(endpoint.handle) else "its QEMU process is gone"
         status = child.poll()
         if status is None and not processes.is_alive(endpoint.handle):
-            with contextlib.suppress(subprocess.TimeoutExpired):  # what guards QEMU is about to end as it did
+            with contextlib.suppress(
+                subprocess.TimeoutExpired
+            ):  # the guard's process is about to exit with QEMU's status
                 status = child.wait(LAST_WORDS)
         if status is None:
             return None if processes.is_alive(endpoint.handle) else "its QEMU process is gone"
-        return _how_it_ended(status)
+        return how_qemu_ended(status)
 
     def stop(self, endpoint: Endpoint) -> None:
         """Kill QEMU: nothing of a node is kept but its overlay and its logs."""
@@ -127,27 +129,27 @@ class LocalEngine:
         if child is not None:
             child.wait()
         elif not processes.wait(endpoint.handle, timeout=10):
-            raise NodeDied(f"The QEMU process {endpoint.handle} cannot be killed.")  # stuck in the kernel
+            raise NodeDied(f"Cannot kill the QEMU process {endpoint.handle}.")  # stuck in the kernel
         cgroups.remove(endpoint.directory)
 
     def limit_cpus(self, endpoint: Endpoint, cpus: float | None) -> float | None:
-        """Put QEMU into a control group that may use that much; return what it might use before."""
+        """Put QEMU into a control group with that limit; return the limit before."""
         directory = endpoint.directory
         before = cgroups.cpus(directory)
         try:
             cgroups.limit(directory, _group(directory), processes.pid(endpoint.handle), cpus)
         except cgroups.CgroupError as error:
-            raise FaultError(f"The processors of {directory.name} cannot be limited: {error}.", tip=DELEGATE) from error
+            raise FaultError(f"Cannot limit the CPUs of {directory.name}: {error}.", tip=DELEGATE) from error
         return before
 
     def _answer(self, launch: Launch, child: subprocess.Popen[bytes]) -> tuple[int, int]:
-        """Wait for QEMU, and return its process id and the port that the OS gave to its forward."""
+        """Wait for QEMU, and return its process id and the host port of its SSH forward."""
         deadline = Deadline(START_TIMEOUT)
         path = launch.directory / QMP_SOCKET
         while True:
             if child.poll() is not None:
                 raise NodeDied(
-                    f"{launch.name} died at once: QEMU ended with status {child.returncode}.",
+                    f"{launch.name} died right after its start: {how_qemu_ended(child.returncode)}.",
                     evidence=(launch.directory / QEMU_LOG).read_text(encoding="utf-8", errors="replace")[-2000:],
                     look=str(launch.directory / QEMU_LOG),
                 )
@@ -166,14 +168,11 @@ def _limit_from_start(launch: Launch, pid: int) -> None:
     try:
         cgroups.limit(launch.directory, _group(launch.directory), pid, launch.cpus)
     except cgroups.CgroupError as error:
-        raise SettingsError(f"{launch.name} cannot have cpus={launch.cpus:g}: {error}.", tip=DELEGATE) from error
+        raise SettingsError(f"Cannot limit {launch.name} to cpus={launch.cpus:g}: {error}.", tip=DELEGATE) from error
 
 
 def _how_it_ended(status: int | None) -> str | None:
-    """Say what a child's status means; ``None`` is that of one that runs."""
-    if status is None:
-        return None
-    return f"QEMU was killed by signal {-status}" if status < 0 else f"QEMU ended with status {status}"
+    return None if status is None else how_qemu_ended(status)
 
 
 def _group(directory: Path) -> str:
@@ -197,11 +196,11 @@ def _run(command: list[str], *, timeout: float, cwd: Path | None = None) -> str:
     except FileNotFoundError as error:
         raise _missing(command[0]) from error
     except subprocess.TimeoutExpired as error:
-        raise EngineUnavailable(f"{command[0]} has not ended after {timeout:g} s.") from error
+        raise EngineUnavailable(f"{command[0]} did not finish within {timeout:g} s.") from error
     except subprocess.CalledProcessError as error:
         raise EngineUnavailable(f"{' '.join(command)} failed.", evidence=error.stdout[-2000:]) from error
     return done.stdout
 
 
 def _missing(program: str) -> EngineUnavailable:
-    return EngineUnavailable(f"{program} is not installed.", tip=INSTALL)
+    return EngineUnavailable(f"{program} is not installed.", tip=INSTALL_QEMU)

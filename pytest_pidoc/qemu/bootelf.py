@@ -1,9 +1,9 @@
-"""A kernel that a node forked from a saved machine needs only if its guest restarts, in a form that costs it nothing.
+"""The kernel of a node forked from a saved machine, as an ELF file: it is needed only if the guest restarts.
 
 QEMU reads a Linux image into memory of its own, twice, and keeps it for the next reset: 30 ms and 37 MB, private to
 every node. An ELF file it maps instead, so that all nodes share the pages and nobody reads them before a reset.
-QEMU (hw/arm/boot.c) treats an ELF file as no Linux: it loads no initrd for it, puts the device tree at the start of
-the RAM if there is room below the file's lowest segment, and jumps to its entry. So the initrd is a segment too, which
+QEMU (hw/arm/boot.c) takes an ELF file for no Linux kernel: it loads no initrd, puts the device tree at the start of
+the RAM if it fits below the file's lowest segment, and jumps to its entry. So the initrd is a segment too, which
 the kernel finds by `initrdmem=`, and the entry is a few instructions that do what the arm64 boot protocol asks for
 (Documentation/arch/arm64/booting.rst).
 """
@@ -27,7 +27,7 @@ LINUX_MAGIC = b"ARM\x64"  # at byte 56 of an arm64 image
 
 
 def can_hold(kernel: Path) -> bool:
-    """Tell whether that is such a kernel, and there: a published image has it in its container only."""
+    """Tell whether the file is such a kernel and exists: a published image has it in its container only."""
     if not kernel.exists():
         return False
     with kernel.open("rb") as stream:
@@ -40,11 +40,11 @@ def write(target: Path, *, kernel: Path, initrd: Path, ram: int) -> None:
     Raises
     ------
     ImageError
-        The kernel is no arm64 image, or one that wants to be somewhere else.
+        The kernel is not an arm64 image, or requires another load address.
     """
     image = kernel.read_bytes()
     if not _is_suitable(image):
-        raise ImageError(f"{kernel} is not an arm64 Linux that may be loaded at a multiple of 2 MiB.")
+        raise ImageError(f"{kernel} must be an arm64 Linux image that can be loaded at any multiple of 2 MiB.")
     parts = [(ENTRY, _entry(ram)), (KERNEL, image), (INITRD, initrd.read_bytes())]
     header, headers, content = 64, b"", b""
     for distance, part in parts:
@@ -59,7 +59,7 @@ def write(target: Path, *, kernel: Path, initrd: Path, ram: int) -> None:
 
 
 def _is_suitable(kernel: bytes) -> bool:
-    """Tell whether that is an arm64 Linux that may be loaded at any multiple of 2 MiB."""
+    """Tell whether that is an arm64 Linux that can be loaded at any multiple of 2 MiB."""
     return len(kernel) >= 64 and kernel[56:60] == LINUX_MAGIC and struct.unpack_from("<Q", kernel, 8) == (0,)
 
 

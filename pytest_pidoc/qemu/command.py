@@ -44,12 +44,12 @@ AGENT_PORT = "org.pytest-pidoc.agent"  # the name of the port in the guest
 CODE_CACHE = 64
 
 
-#: Linux cannot ask an SD card to write its cache, and so takes every write for done. QEMU's default cache would keep
-#: the qcow2 tables in its memory: when it was killed, all was lost since the start, though it was synced. Written
-#: through, they are in this host's cache after each write. To force each on to this host's disk, too (QEMU writes
-#: single blocks of 512 bytes to a card, which then take five to ten times as long), would be for the case that this
-#: host crashes, which no node outlives anyway. That is said of the file alone: of the qcow2 layer as well, as
-#: ``cache.no-flush`` and ``cache=unsafe`` do, QEMU 10.0 would no longer write the tables either.
+#: Linux cannot ask an SD card to flush its cache, and so treats every write as complete. QEMU's default cache would
+#: keep the qcow2 tables in its memory: when it was killed, everything since the start was lost, although the guest had
+#: synced. Written through, the tables are in the host's cache after each write. Flushing to the host's disk as well
+#: (QEMU writes single blocks of 512 bytes to a card, which then take five to ten times as long) would help only if the
+#: host crashes, and then the nodes are lost anyway. ``no-flush`` is set for the file only: with it on the qcow2 layer,
+#: by ``cache.no-flush`` or ``cache=unsafe``, QEMU 10.0 would not write the tables either.
 SD_CACHE = "cache.writeback=off,file.cache.no-flush=on"
 
 
@@ -67,7 +67,7 @@ def arguments(
     forward
         Where QEMU listens for the guest's SSH port: ``tcp:127.0.0.1:0`` lets the OS choose a port.
     template
-        The directory of the template's files, as QEMU sees it, if the node's disk lies on one.
+        The directory of the template's files, as QEMU sees it, if the node's disk is an overlay of one.
     read_only
         Open the template's RAM for reading only, which not every QEMU can: see `maps_read_only_files`.
     """
@@ -109,14 +109,14 @@ def arguments(
 
 
 def _clock(launch: Launch) -> tuple[str, ...]:
-    """Return what lets the guest's clock count instructions, of which each takes 2 to the power of ``shift`` ns."""
+    """Return the arguments that make the guest's clock count instructions of 2 to the power of ``shift`` ns each."""
     if launch.mips is not None:
         return "-icount", f"shift={round(math.log2(1000 / launch.mips))}"
     return ("-icount", launch.machine.icount) if launch.machine.icount else ()
 
 
 def _qtest(machine: Machine) -> tuple[str, ...]:
-    """Return what opens the socket for `pytest_pidoc.qemu.repairs`."""
+    """Return the arguments that open the socket for `pytest_pidoc.qemu.repairs`."""
     if not machine.needs_qtest:
         return ()
     chardev = f"socket,id=qtest,path={QTEST_SOCKET},server=on,wait=off"  # QEMU 7.2 takes one of that name only
@@ -126,8 +126,8 @@ def _qtest(machine: Machine) -> tuple[str, ...]:
 def network_cards(launch: Launch) -> list[str]:
     """Return the ``-device`` arguments of the node's network cards, and of what they are plugged into.
 
-    A board has one USB port. The guest asks a hub in it for news all the time, so an only card is plugged into the port
-    itself, where QEMU would put a hub between unless it is told so.
+    A board has one USB port. The guest polls a hub all the time, so a single card is plugged into the port itself: by
+    default QEMU would put a hub in between.
     """
     machine = launch.machine
     card, lan = (
@@ -144,8 +144,8 @@ def network_cards(launch: Launch) -> list[str]:
 
 def _network(launch: Launch) -> list[str]:
     machine = launch.machine
-    # The segment is the switch's. A card that is in no LAN calls where nobody listens: were it QEMU that listens, its
-    # link would be up until an idle moment, and a packet that the guest sends on before that ends QEMU (7.2 to 10.0).
+    # The switch listens. A card without a LAN connects to a socket that does not exist: if QEMU listened instead, its
+    # link would be up for a moment, and a packet that the guest sends meanwhile would crash QEMU (7.2 to 10.0).
     lan = f"stream,id=lan0,server=off,addr.type=unix,addr.path={LAN_SOCKET}"
     plugged_later = machine.plugs_network and (launch.record or launch.forked)
     return [
@@ -156,9 +156,9 @@ def _network(launch: Launch) -> list[str]:
 
 
 def _serial_ports(machine: Machine) -> list[str]:
-    """Return what is connected to the machine's serial ports, and the agent's own port if it has none of those."""
+    """Return the connections of the machine's serial ports, and a virtio port for the agent if none is the agent's."""
     chardevs = {
-        # The log gets every byte from the first one on, whether or not somebody is connected.
+        # The log gets every byte from the first one on, even if no client is connected.
         "console": f"socket,id=console0,path={CONSOLE_SOCKET},server=on,wait=off,logfile={SERIAL_LOG},logappend=on",
         "agent": f"socket,id=agent0,path={AGENT_SOCKET},server=on,wait=off",
     }
@@ -188,7 +188,7 @@ def boot_files(launch: Launch) -> tuple[ImageFile, ImageFile | None]:
 
 
 def _kernel(launch: Launch, guest: Path, saved: Path | None) -> list[str]:
-    """Return what the machine boots; a fork does only when its guest restarts."""
+    """Return the kernel and initrd arguments; a fork uses them only when its guest restarts."""
     if saved is not None and _has_boot_elf(launch):
         return ["-kernel", str(saved / BOOT_ELF)]
     kernel, initrd = boot_files(launch)
@@ -218,7 +218,7 @@ def _memory(launch: Launch, saved: Path | None, *, read_only: bool) -> list[str]
 def _disk(launch: Launch, base: Path, template: Path | None) -> list[str]:
     """Return the chain of disks, the node's own overlay on top, and the device that it is in.
 
-    What it lies on is said here and not read from the overlay: a template's files have another path in a container.
+    The lower layers are named here and not read from the overlay: a template's files have another path in a container.
     """
     arguments = []
     layers = [base, *([template / OVERLAY] if template else [])]
@@ -240,18 +240,18 @@ def _disk(launch: Launch, base: Path, template: Path | None) -> list[str]:
 
 
 def maps_read_only_files(version: QemuVersion) -> bool:
-    """Tell whether a QEMU can map a file that it may not write as private RAM: since 8.2 (``rom=off``)."""
+    """Tell whether a QEMU can map a read-only file as private RAM: since 8.2 (``rom=off``)."""
     return version.numbers >= (8, 2)
 
 
 def mac_address(launch: Launch) -> str:
-    """Return a locally administered Ethernet address that is a node's own: ``52:54:00:xx:xx:xx``.
+    """Return a locally administered Ethernet address for a node: ``52:54:00:xx:xx:xx``.
 
-    A guest that asks for its address by DHCP has the same in all nodes: QEMU gives 10.0.2.15, to which SSH is
+    A guest that gets its address by DHCP has the same MAC address in all nodes: QEMU gives 10.0.2.15, to which SSH is
     forwarded, to the first card that asks, and remembers that in a saved machine, so that another card would get
     another address. Each node is alone in its user network.
 
-    QEMU's ``usb-net`` shows its guest 40 in place of whatever the first byte is, which makes Linux call it eth0.
+    QEMU's ``usb-net`` replaces the first byte by 40 for the guest, which makes Linux name the card eth0.
     """
     return _address(launch, "any node" if launch.image.manifest.stock else f"{launch.cluster}/{launch.name}")
 

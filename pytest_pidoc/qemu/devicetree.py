@@ -1,11 +1,11 @@
 """The device tree that a node boots with.
 
-A board's is Debian's or Raspberry Pi's, less what QEMU's board lacks. A driver that touches a device which QEMU does
-not emulate gets an external abort, and the kernel panics. The edits are those with which Linux 6.1 boots on QEMU 7.2 to
-10.0, and some for the trees of the Pi's own kernels; what a tree does not have is left alone.
+For a board it is Debian's or Raspberry Pi's, without what QEMU's board lacks. A driver that touches a device which
+QEMU does not emulate gets an external abort, and the kernel panics. The edits are those with which Linux 6.1 boots on
+QEMU 7.2 to 10.0, and some for the trees of the Pi's own kernels; what a tree does not have is left alone.
 
-A virtual machine's is QEMU's own. If it is to announce a board, QEMU writes that tree to a file first, and in it the
-names of the board take the place of QEMU's.
+For a virtual machine it is QEMU's own. To announce a board, QEMU first writes that tree to a file, and the names of
+the board replace QEMU's.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 
 __all__ = ["announcing", "edited", "tree"]
 
-DUMP_TIMEOUT = 30.0  # seconds until QEMU has written its tree; 0.1 s on an idle machine
+DUMP_TIMEOUT = 30.0  # seconds until QEMU has written its tree; 0.1 s on an idle host
 
 
 def tree(launch: Launch, qemu: Qemu) -> bytes | None:
-    """Return the device tree blob that the node boots with; ``None`` where QEMU makes it.
+    """Return the device tree blob that the node boots with; ``None`` if QEMU makes it.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def tree(launch: Launch, qemu: Qemu) -> bytes | None:
     ImageError
         The image has no tree for that board, or it cannot be read.
     EngineUnavailable
-        QEMU does not tell its own tree.
+        QEMU does not write its own tree.
     """
     machine, files = launch.machine, launch.image.manifest.files
     if launch.announce_board:
@@ -60,10 +60,10 @@ def tree(launch: Launch, qemu: Qemu) -> bytes | None:
     if not role:
         return None
     if role not in files:
-        known = ", ".join(sorted(name for name in files if name.startswith("dtb/"))) or "none at all"
+        known = ", ".join(sorted(name for name in files if name.startswith("dtb/"))) or "no device trees"
         raise ImageError(
-            f"The image {launch.image} has no device tree {machine.tree} for {machine.name}, but {known}.",
-            tip="give one with --pidoc-dtb",
+            f"The image {launch.image} has no device tree {machine.tree} for {machine.name}; it has {known}.",
+            tip="set one with --pidoc-dtb=PATH",
         )
     return edited(launch.image.file(role), machine.machine)
 
@@ -75,22 +75,22 @@ def edited(path: Path, board: str) -> bytes:
     Raises
     ------
     ImageError
-        The file cannot be read, or is no device tree.
+        The file cannot be read, or is not a device tree.
     """
     try:
         blob = _parsed(path.read_bytes())
         for change in _EDITS.get(board, ()):
             change(blob)
         return bytes(blob.to_dtb(version=17))
-    except Exception as error:  # the library raises what it stumbles over
-        raise ImageError(f"{path} is not a device tree that can be used: {shown(error)}.") from error
+    except Exception as error:  # the library has no exception of its own: a damaged tree raises any kind
+        raise ImageError(f"Cannot read {path} as a device tree: {shown(error)}.") from error
 
 
 def announcing(machine: Machine, own: bytes) -> bytes:
     """Return *own*, the tree of QEMU's *machine* or the user's, saying that it is the board of that model.
 
     What it calls itself stays the last of the compatible strings. From the others a 32-bit kernel takes the name of
-    the hardware (``BCM2835`` in ``/proc/cpuinfo``) and nothing else: it starts CPUs by PSCI wherever there is that.
+    the hardware (``BCM2835`` in ``/proc/cpuinfo``) and nothing else: it starts CPUs by PSCI if the tree has it.
 
     QEMU (since 7.2) fills the seed with random bytes at every reset, here as in its own tree. Without it a guest waits
     for its random numbers, most of a second on a ``pi3-virt``.
@@ -105,8 +105,8 @@ def announcing(machine: Machine, own: bytes) -> bytes:
         if not blob.exist_property("rng-seed", "/chosen"):
             blob.add_item(fdt.PropBytes("rng-seed", *bytes(32)), "/chosen")
         return bytes(blob.to_dtb(version=17))
-    except Exception as error:  # as above
-        raise ImageError(f"That board cannot be announced in the device tree: {shown(error)}.") from error
+    except Exception as error:  # any kind, as in edited()
+        raise ImageError(f"Cannot announce the board {machine.board} in the device tree: {shown(error)}.") from error
 
 
 _parsing = threading.Lock()
@@ -153,7 +153,7 @@ _Edit = Callable[["fdt.FDT"], None]
 
 
 def _set(path: str, name: str, value: str) -> _Edit:
-    """Set a text property of a node, if there is such a node."""
+    """Set a text property of a node, if the tree has that node."""
 
     def edit(blob: fdt.FDT) -> None:
         if blob.exist_node(path):
@@ -163,7 +163,7 @@ def _set(path: str, name: str, value: str) -> _Edit:
 
 
 def _flag(path: str, name: str) -> _Edit:
-    """Give a node a property without a value, if there is such a node."""
+    """Give a node a property without a value, if the tree has that node."""
 
     def edit(blob: fdt.FDT) -> None:
         import fdt
@@ -196,7 +196,7 @@ def _remove(path: str) -> _Edit:
 
 
 def _memory(address: int, size: int) -> _Edit:
-    """Tell of more RAM. QEMU disables every node called ``memory`` but the one that it writes itself."""
+    """Add more RAM. QEMU disables every node called ``memory`` but the one that it writes itself."""
 
     def edit(blob: fdt.FDT) -> None:
         import fdt
@@ -226,7 +226,7 @@ _EDITS: dict[str, tuple[_Edit, ...]] = {
         *_PORTS,
         _SECOND_UART,
         _set("/soc/usb@7e980000", "dr_mode", "host"),
-    ),  # otg: there is no pin that tells which
+    ),  # otg: no pin selects the mode
     "raspi2b": (*_PORTS, _SECOND_UART),
     "raspi3b": (*_PORTS, _UART),
     "raspi4b": (
@@ -259,6 +259,6 @@ _EDITS: dict[str, tuple[_Edit, ...]] = {
         # The USB-C port: there is no PCIe, and so none of the other ports.
         _set("/soc/usb@7e980000", "dr_mode", "host"),
         _set("/soc/usb@7e980000", "status", "okay"),
-        _memory(0x4000_0000, 0x4000_0000),  # QEMU tells of the first gigabyte alone
+        _memory(0x4000_0000, 0x4000_0000),  # QEMU describes only the first gigabyte
     ),
 }

@@ -20,38 +20,38 @@ class Launch:
     name
         The node's name: ``pi-1``.
     cluster
-        The name of the cluster it belongs to; unique among all clusters of this machine.
+        The name of the cluster it belongs to; unique among all clusters of the host.
     directory
         The node's own directory, mode 0700. It holds the overlay, the serial log and the sockets.
     machine
         The model.
     image
-        What it boots from.
+        The image that it boots.
     memory
         RAM in bytes.
     cpus
-        How much of the host's processors it may use, e.g. ``0.5``; ``None`` for no limit.
+        The limit of its share of the host's processors, e.g. ``0.5``; ``None`` for no limit.
     template
-        The directory of a saved machine: the node's disk lies on that machine's, and it waits for its state instead of
-        booting.
+        The directory of a saved machine: the node's disk is an overlay of that machine's, and QEMU waits for its state
+        instead of booting.
     record
         Keep the RAM in a file of the node's directory, so that the machine can be saved.
     port
-        Where its SSH server is to be reached on this machine; by default where nobody else listens.
+        The port of the host that leads to its SSH server; by default a free one.
     announce_board
-        Tell the guest that it is the board whose CPU it has: `devicetree.tree` says how.
+        Show the guest the name of the board whose CPU it has: see `devicetree.tree`.
     mips
-        How many millions of instructions are a second of the guest's clock, which counts them then; by default the
-        clock is the host's.
+        Let the guest's clock count instructions, this many millions in a second; by default the clock is the host's.
     lan
-        Its address in the cluster's LAN, whose switch listens on ``lan.sock`` in the node's directory; empty if it is
-        in none.
+        Its address in the cluster's LAN, whose switch listens on ``lan.sock`` in the node's directory; empty without a
+        LAN.
     internet
-        Whether the guest reaches anything beyond this machine's forwarded ports.
+        Whether the guest can reach anything beyond its forwarded ports.
     host_access
-        Whether it also reaches what only this machine is to reach: see `pytest_pidoc.qemu.guard`.
+        Whether it can also reach services on the host's loopback interface: see `pytest_pidoc.qemu.guard`.
     booted
-        Boot all the same: with a template, from a disk that has changed since, to which its memory no longer fits.
+        Whether the node boots although it has a template, because its disk has changed since and no longer fits the
+        template's memory.
     """
 
     name: str
@@ -73,24 +73,24 @@ class Launch:
 
     @property
     def guarded(self) -> bool:
-        """Whether QEMU is to run within the border of `pytest_pidoc.qemu.guard`; without a network it needs none."""
+        """Whether QEMU runs with the host isolation of `pytest_pidoc.qemu.guard`; without a network it needs none."""
         return self.internet and not self.host_access
 
     @property
     def forked(self) -> bool:
-        """Whether the node goes on from the saved machine; it boots if not."""
+        """Whether the node resumes the saved machine instead of booting."""
         return self.template is not None and not self.booted
 
     @property
     def by_console(self) -> bool:
-        """Whether it is to be saved before its network card is plugged in: only its serial console can be used."""
+        """Whether it is saved before its network card is plugged in, so that only its serial console can be used."""
         return self.record and self.machine.plugs_network
 
     @property
     def cores(self) -> int:
         """The number of virtual CPUs.
 
-        QEMU runs cores by turns while its clock counts instructions, and each one's counter counts for all. So a
-        machine that counts has one, if it can do with one; a board cannot.
+        QEMU runs cores alternately while its clock counts instructions, and each core's counter counts for all. So a
+        machine that counts has one core, unless it is a board, which needs all of its cores.
         """
         return 1 if self.mips is not None and self.machine.has_counter else self.machine.cores

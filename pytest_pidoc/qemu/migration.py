@@ -1,6 +1,6 @@
-"""Saving a machine and going on with it, by QEMU's migration to and from a file.
+"""Saving and restoring a machine with QEMU's migration to and from a file.
 
-The RAM is in a file of its own, which QEMU maps, and no part of what is migrated (the capability ``x-ignore-shared``).
+The RAM is a separate file, which QEMU maps and does not migrate (the capability ``x-ignore-shared``).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["restore", "save"]
 
 SAVE_TIMEOUT = 60.0  # seconds until the state of the devices is written; 0.02 on an idle host
 RESTORE_TIMEOUT = 30.0  # seconds until it is read
-DEATH_GRACE = 1.0  # seconds from a refusal, or a broken connection, until QEMU must have ended if it does
+DEATH_GRACE = 1.0  # seconds to wait for QEMU's end after an error or a broken connection
 
 
 def save(directory: Path, version: QemuVersion) -> None:
@@ -40,12 +40,14 @@ def save(directory: Path, version: QemuVersion) -> None:
         monitor.execute("migrate", uri=target)
         while (status := monitor.execute("query-migrate").get("status")) != "completed":
             if status in ("failed", "cancelled") or deadline.expired:
-                raise BootError(f"The machine could not be saved: {status or 'no answer'}.")
+                raise BootError(
+                    f"Cannot save the machine within {SAVE_TIMEOUT:.0f} s: migration {status or 'not reported'}."
+                )
             deadline.pause()
 
 
 def restore(launch: Launch, state: Path, version: QemuVersion, *, death: Callable[[], str | None]) -> None:
-    """Let a node's QEMU, started with ``-incoming defer``, read a state and go on.
+    """Restore a state in a node's QEMU, which was started with ``-incoming defer``, and resume the guest.
 
     Parameters
     ----------
@@ -54,14 +56,14 @@ def restore(launch: Launch, state: Path, version: QemuVersion, *, death: Callabl
     state
         The file, as that QEMU sees it.
     version
-        Of that QEMU.
+        The version of that QEMU.
     death
         Returns how that QEMU has ended, in a few words, or ``None`` while it runs.
 
     Raises
     ------
     RestoreFailed
-        QEMU has refused the state, or died of it.
+        QEMU rejected the state, or ended while reading it.
     """
     deadline = Deadline(RESTORE_TIMEOUT, interval=0.002)
     directory, name = launch.directory, launch.name
@@ -72,7 +74,7 @@ def restore(launch: Launch, state: Path, version: QemuVersion, *, death: Callabl
             monitor.execute("migrate-incoming", uri=source)
             while monitor.execute("query-status")["status"] == "inmigrate":
                 if deadline.expired:
-                    raise RestoreFailed(f"{name} has not read its warm state within {RESTORE_TIMEOUT:.0f} s.")
+                    raise RestoreFailed(f"{name} did not read its warm state within {RESTORE_TIMEOUT:.0f} s.")
                 deadline.pause()
             repairs.apply(launch, monitor)
             monitor.execute("cont")
@@ -87,7 +89,7 @@ def restore(launch: Launch, state: Path, version: QemuVersion, *, death: Callabl
 
 
 def _knows_files(version: QemuVersion) -> bool:
-    return version.numbers >= (8, 2)  # before, a program has to read or write the file
+    return version.numbers >= (8, 2)  # before 8.2, a program has to read or write the file
 
 
 def _ignore_shared(monitor: Monitor) -> None:

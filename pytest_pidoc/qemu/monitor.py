@@ -41,14 +41,14 @@ class Monitor:
     def connect(
         cls, path: Path, *, timeout: float = 10.0, patience: float | None = None, name: str = "QEMU"
     ) -> Monitor:
-        """Connect and negotiate; *timeout* in seconds bounds this and every later answer.
+        """Connect and negotiate; *timeout* in seconds limits this and every later answer.
 
-        Nobody may listen yet: that is waited for as long, or for *patience* seconds if given.
+        QEMU might not listen yet: `connect` waits for it for *timeout* seconds, or *patience* seconds if given.
 
         Raises
         ------
         MonitorError
-            Nobody listens at *path*, or another connection is being served.
+            Nothing listens at *path*, or another connection is being served.
         """
         deadline = Deadline(timeout if patience is None else patience)
         while True:
@@ -57,12 +57,12 @@ class Monitor:
                 break
             except OSError as error:
                 if deadline.expired or not path.parent.exists():
-                    raise MonitorError(f"The monitor of {name} cannot be reached: {error}.", look=str(path)) from error
+                    raise MonitorError(f"Cannot connect to the monitor of {name}: {error}.", look=str(path)) from error
                 deadline.pause()
         monitor = cls(connection, name=name)
         try:
             if "QMP" not in monitor._receive():
-                raise MonitorError(f"What listens at {path} is not a QEMU monitor.")
+                raise MonitorError(f"{path} is not the socket of a QEMU monitor.")
             monitor.execute("qmp_capabilities")
         except BaseException:
             monitor.close()
@@ -75,13 +75,13 @@ class Monitor:
         Raises
         ------
         MonitorError
-            QEMU refused the command, is gone, or did not answer in time.
+            QEMU rejected the command, has ended, or did not answer in time.
         """
         request = {"execute": command, **({"arguments": arguments} if arguments else {})}
         try:
             self._socket.sendall(json.dumps(request).encode() + b"\n")
         except OSError as error:
-            raise MonitorError(f"{self._name} is gone: {command} could not be sent ({error}).") from error
+            raise MonitorError(f"{self._name} is gone: cannot send {command} ({error}).") from error
         while True:
             message = self._receive()
             if "return" in message:
@@ -96,7 +96,7 @@ class Monitor:
 
     @contextlib.contextmanager
     def stopped(self) -> Iterator[None]:
-        """Let the machine stand still within the block; one that did already goes on doing so.
+        """Pause the machine for the length of the block; a machine that is paused already stays so.
 
         Raises
         ------
@@ -113,12 +113,12 @@ class Monitor:
                 self.execute("cont")
 
     def pid(self) -> int:
-        """Return the process id of QEMU: of whoever made the socket."""
+        """Return the process id of QEMU, the owner of the socket."""
         credentials = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         return int(struct.unpack("3i", credentials)[0])
 
     def close(self) -> None:
-        """Close the connection; it may be closed already."""
+        """Close the connection; closing it again does nothing."""
         with contextlib.suppress(OSError):
             self._socket.close()
 

@@ -20,18 +20,18 @@ def empty_overlay(disk: Path) -> bytes:
     """Return an overlay without content for a qcow2 *disk*: what ``qemu-img create`` makes, 25 ms sooner.
 
     Four clusters of 64 KiB: the header, the refcount table, a refcount block that counts these four, and the L1
-    table, which is all zero. See docs/interop/qcow2.rst of QEMU. What it lies on is said on the command line.
+    table, which is all zero. See docs/interop/qcow2.rst of QEMU. The command line names the disk below it.
     """
     cluster = 1 << 16
     with disk.open("rb") as stream:
         header = stream.read(32)
     if len(header) < 32 or header[:4] != b"QFI\xfb":
-        raise ImageError(f"{disk} is no qcow2 disk.")
+        raise ImageError(f"{disk} is not a qcow2 disk.")
     (size,) = struct.unpack_from(">Q", header, 24)
     # An entry of the L1 table stands for an L2 table of 8192 clusters.
     entries = -(-size // (cluster * cluster // 8))
     if entries > cluster // 8:
-        raise ImageError(f"{disk} is larger than one cluster of the L1 table can tell.")
+        raise ImageError(f"{disk} has {size} bytes; at most {cluster // 8 * (cluster * cluster // 8)} are supported.")
     header = struct.pack(">4sIQIIQIIQQIIQ", b"QFI\xfb", 3, 0, 0, 16, size, 0, entries, 3 * cluster, cluster, 1, 0, 0)
     header += struct.pack(">QQQII", 0, 0, 0, 4, 104)
     table = struct.pack(">Q", 2 * cluster)

@@ -1,4 +1,4 @@
-"""QEMU's qtest: reads and writes of a machine's physical addresses, while it stands still or runs.
+"""QEMU's qtest: reads and writes of a machine's physical addresses, while it is paused or running.
 
 Protocol: lines, as the comment at the start of softmmu/qtest.c (system/qtest.c) in QEMU's sources describes them. It
 works beside TCG, in every build of QEMU.
@@ -16,7 +16,7 @@ __all__ = ["QTest"]
 
 
 class QTest:
-    """A connection to the qtest socket at *path*; *timeout* in seconds bounds each answer.
+    """A connection to the qtest socket at *path*; *timeout* in seconds limits each answer.
 
     ::
 
@@ -26,14 +26,14 @@ class QTest:
     Raises
     ------
     MonitorError
-        Nobody listens there.
+        Nothing listens there.
     """
 
     def __init__(self, path: Path, *, timeout: float = 10.0) -> None:
         try:
             self._socket = sockets.connect(path, timeout=timeout)
         except OSError as error:
-            raise MonitorError(f"QEMU's qtest socket cannot be reached: {error}.", look=str(path)) from error
+            raise MonitorError(f"Cannot connect to QEMU's qtest socket: {error}.", look=str(path)) from error
         self._lines = self._socket.makefile("r", encoding="ascii")
 
     def read(self, address: int) -> int:
@@ -42,7 +42,7 @@ class QTest:
         Raises
         ------
         MonitorError
-            QEMU is gone, or refused it.
+            QEMU has ended, or rejected the address.
         """
         return int(self._command(f"readl {address:#x}"), 16)
 
@@ -52,7 +52,7 @@ class QTest:
         Raises
         ------
         MonitorError
-            QEMU is gone, or refused it.
+            QEMU has ended, or rejected the address.
         """
         self._command(f"writel {address:#x} {value:#x}")
 
@@ -65,7 +65,7 @@ class QTest:
         try:
             self._socket.sendall(f"{line}\n".encode("ascii"))
             while (answer := self._lines.readline()).startswith("IRQ"):
-                pass  # told to whoever listens, and nothing to us
+                pass  # a notice of an interrupt, which nothing here uses
         except OSError as error:
             raise MonitorError(f"QEMU did not answer {line!r} on its qtest socket: {error}.") from error
         word, _, rest = answer.strip().partition(" ")

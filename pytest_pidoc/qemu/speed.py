@@ -1,4 +1,4 @@
-"""How fast this host emulates ARM, and so how long a boot may take here."""
+"""How fast the host emulates ARM, and the time limit of a boot that follows from it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pytest_pidoc.qemu.program import Qemu
 
 __all__ = ["PROBE_REFERENCE", "boot_timeout", "probe"]
 
-#: Seconds that the probe takes on the machine on which ``Machine.cold_boot`` was measured.
+#: Seconds that the probe takes on the host on which ``Machine.cold_boot`` was measured.
 PROBE_REFERENCE = 0.35
 
-#: A boot gets this many times the time that it should take: CI machines are shared and uneven.
+#: The time limit of a boot is this many times its usual time: CI hosts are shared and uneven.
 MARGIN = 6.0
 LEAST = 60.0
-STOCK = 10.0  # times longer boots an image that nobody has made fast: Debian as it comes four, Raspberry Pi OS more
-FORK = 10.0  # more seconds for each node that is forked and not booted; one takes 1.5 s of a core
+STOCK = 10.0  # an image that is not tuned boots this many times longer: plain Debian four, Raspberry Pi OS more
+FORK = 10.0  # additional seconds for each node that is forked and not booted; one takes 1.5 s of a core
 
 _RAM = 0x40100000  # in the memory of the machine virt, past the device tree at its start
 
@@ -64,7 +64,7 @@ def probe(qemu: Qemu) -> float:
 
 
 def _loaders() -> Iterator[str]:
-    """Yield the devices that put the program into memory: it needs no file, which a container would not see."""
+    """Yield the devices that put the program into memory: a container would not see a file of the host."""
     for offset in range(0, len(_PROGRAM), 8):
         data = int.from_bytes(_PROGRAM[offset : offset + 8], "little")
         yield f"loader,addr={_RAM + offset:#x},data={data:#x},data-len=8"
@@ -74,7 +74,7 @@ def _loaders() -> Iterator[str]:
 def boot_timeout(
     machine: Machine, nodes: int, probed: float, *, stock: bool = False, processors: int | None = None
 ) -> float:
-    """Return how many seconds *nodes* nodes that boot side by side may take on this host.
+    """Return the time limit in seconds for *nodes* nodes that boot at the same time on this host.
 
     Parameters
     ----------
@@ -83,9 +83,9 @@ def boot_timeout(
     nodes
         How many boot at a time.
     probed
-        What `probe` said.
+        The result of `probe`.
     stock
-        Whether their image is one that was left as it is.
+        Whether their image is not tuned for a fast boot.
     processors
         Processors of this host; counted if not given.
     """

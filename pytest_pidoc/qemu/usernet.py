@@ -33,5 +33,5 @@ def forwarded_port(usernet: str) -> int:
     """
     found = re.search(r"TCP\[HOST_FORWARD\]\s+\d+\s+\S+\s+(\d+)\s+\S+\s+22\s", usernet)
     if found is None:
-        raise MonitorError("QEMU shows no port that is forwarded to the guest's SSH port.", evidence=usernet)
+        raise MonitorError("QEMU reports no port that is forwarded to the guest's SSH port.", evidence=usernet)
     return int(found[1])

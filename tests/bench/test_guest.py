@@ -154,7 +154,7 @@ def test_plot_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ("line", "message"),
     [
         ("bench guest --plot a.gif", "--plot: 'a.gif' must end in .png or .svg"),
-        ("bench guest --models pi9", "There is no model 'pi9'"),
+        ("bench guest --models pi9", "'pi9' is not a known model"),
     ],
 )
 def test_bad_value_is_wrong_usage(line: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:

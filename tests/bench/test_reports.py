@@ -36,7 +36,7 @@ MODELS = ModelsReport(
             warm=(Timings(0.1, 0.5, 1.0, 0.3, "warm"), Timings(0.1, 0.7, 1.5, 0.3, "warm")),
             memory=(70_000_000, 80_000_000),
         ),
-        Model("pi4", obstacle="The model pi4 needs QEMU 9.0 or newer, and the engine local has QEMU 7.2.22."),
+        Model("pi4", obstacle="The model pi4 requires QEMU 9.0 or newer, but engine local has QEMU 7.2.22."),
     ),
 )
 
@@ -90,7 +90,7 @@ def test_models_report_says_why_one_was_not_measured() -> None:
     """A board that this QEMU does not have is no failure; one that does not start is."""
     broken = Model("pi3", obstacle="pi-1 died.", failed=True)
 
-    assert "pi4: The model pi4 needs QEMU 9.0" in str(MODELS)
+    assert "pi4: The model pi4 requires QEMU 9.0" in str(MODELS)
     assert MODELS.ok
     assert not replace(MODELS, models=(*MODELS.models, broken)).ok
 

@@ -83,7 +83,7 @@ def test_a_daemon_that_hangs_ends_in_bounded_time(address: Path) -> None:
         done.wait(10)
 
     with listening(address, hang):
-        with pytest.raises(EngineUnavailable, match=r"has not answered within 0\.3 s") as caught:
+        with pytest.raises(EngineUnavailable, match=r"did not answer within 0\.3 s") as caught:
             connect(timeout=0.3)
         elapsed = time.monotonic() - start
         done.set()
@@ -102,7 +102,7 @@ def test_a_daemon_that_drips_ends_in_bounded_time(address: Path) -> None:
 
     start = time.monotonic()
     with listening(address, drip):
-        with pytest.raises(EngineUnavailable, match="has not answered"):
+        with pytest.raises(EngineUnavailable, match="did not answer"):
             connect(timeout=0.3)
         elapsed = time.monotonic() - start
         done.set()
@@ -129,7 +129,7 @@ def test_what_is_no_docker_daemon_is_refused(address: Path, answer: bytes) -> No
 
     with (
         listening(address, serve),
-        pytest.raises(EngineUnavailable, match="does not answer as a Docker") as caught,
+        pytest.raises(EngineUnavailable, match="does not answer like a Docker") as caught,
     ):
         connect()
     assert str(address) in str(caught.value)
@@ -150,7 +150,7 @@ def test_a_daemon_that_may_not_be_used(address: Path) -> None:
         if user == 0:
             os.seteuid(65534)
         try:
-            with pytest.raises(EngineUnavailable, match="may not talk to") as caught:
+            with pytest.raises(EngineUnavailable, match="Permission denied for the Docker daemon at") as caught:
                 connect()
         finally:
             os.seteuid(user)

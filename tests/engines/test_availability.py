@@ -34,7 +34,7 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("text", "ok", "said"),
     [
-        ("version 8.2.9", False, "needs QEMU 9.0 (here: 8.2.9)"),
+        ("version 8.2.9", False, "requires QEMU 9.0 or newer (installed: 8.2.9)"),
         ("version 9.0.0", True, "yes"),
         ("version 10.0.2", True, "yes"),
     ],
@@ -52,13 +52,15 @@ def test_every_model_is_looked_at(programs: Path) -> None:
 
     assert list(found) == list(MODELS)
     assert found["pi3-virt"] == found["pi3"] == "yes"
-    assert found["pi4"] == "needs QEMU 9.0 (here: 7.2.22)"
+    assert found["pi4"] == "requires QEMU 9.0 or newer (installed: 7.2.22)"
     assert found["pi2-virt"] == "qemu-system-arm is not installed"
 
 
 def test_old_qemu_is_refused(programs: Path) -> None:
     """The error names the model, both versions, and what to do."""
-    with pytest.raises(EngineUnavailable, match=r"pi4 needs QEMU 9\.0 or newer, .* local has QEMU 7\.2\.22") as caught:
+    with pytest.raises(
+        EngineUnavailable, match=r"pi4 requires QEMU 9\.0 or newer, .* local has QEMU 7\.2\.22"
+    ) as caught:
         require(MODELS["pi4"], LocalEngine())
 
     assert "bookworm-backports" in caught.value.tip
@@ -70,7 +72,7 @@ def test_old_qemu_is_refused_before_an_image_is_built(programs: Path, tmp_path: 
     """Nobody waits minutes for a guest that cannot be started."""
     settings = Settings(cache_dir=tmp_path / "cache", engine="local", model="pi4")
 
-    with pytest.raises(EngineUnavailable, match=r"needs QEMU 9\.0"):
+    with pytest.raises(EngineUnavailable, match=r"requires QEMU 9\.0 or newer"):
         provision(settings.spec(), settings, Progress())
 
     assert not settings.cache_dir.exists()
@@ -84,4 +86,4 @@ def test_pidoc_models_is_a_table(programs: Path, capsys: pytest.CaptureFixture[s
 
     assert [line.split()[0] for line in lines] == ["model", *MODELS]
     row = next(line for line in lines if line.startswith("pi4 "))
-    assert "raspi4b cortex-a72 4 2048M arm64 needs QEMU 9.0 (here: 7.2.22)" in " ".join(row.split())
+    assert "raspi4b cortex-a72 4 2048M arm64 requires QEMU 9.0 or newer (installed: 7.2.22)" in " ".join(row.split())

@@ -122,7 +122,7 @@ def test_lifting_what_is_not_there(tmp_path: Path, node: Path) -> None:
 @pytest.mark.parametrize(
     ("mounts", "reason"),
     [
-        ("", "the kernel has no controller for processors"),
+        ("", "the kernel has no cpu controller"),
         (V2, "the controller cpu is not delegated to it"),
         (V1, "No such file or directory"),
     ],

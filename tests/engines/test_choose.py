@@ -73,7 +73,7 @@ def test_auto_is_docker_where_its_daemon_answers(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.usefixtures("programs")
 def test_local_without_qemu() -> None:
     """The error names what is missing, how to get it, and the other engine."""
-    with pytest.raises(EngineUnavailable, match="qemu-system-aarch64 or qemu-img is not installed") as caught:
+    with pytest.raises(EngineUnavailable, match="qemu-system-aarch64 and qemu-img cannot be found on PATH") as caught:
         choose("local")
 
     assert "apt-get install" in caught.value.tip
@@ -123,7 +123,7 @@ def test_auto_does_not_wait_long_for_a_hanging_daemon() -> None:
 def test_docker_with_a_hanging_daemon_ends_in_bounded_time() -> None:
     """Who asks for Docker hears after some seconds that its daemon hangs."""
     start = time.monotonic()
-    with pytest.raises(EngineUnavailable, match="has not answered within"):
+    with pytest.raises(EngineUnavailable, match="did not answer within"):
         choose("docker")
 
     assert time.monotonic() - start < 10

@@ -71,6 +71,6 @@ def test_what_fails_and_what_is_left_is_found(
     assert len(report.ready) == 2
     (failure,) = report.failures
     assert failure.start == 2
-    assert failure.message.startswith("EngineUnavailable: The engine local needs QEMU")
+    assert failure.message.startswith("EngineUnavailable: The engine local requires QEMU")
     (left,) = report.left["processes"]
     assert left.startswith(f"{left_over.pid} ")

@@ -100,7 +100,7 @@ def test_wrong_line_is_wrong_usage(line: str, capsys: pytest.CaptureFixture[str]
     ("line", "message"),
     [
         ("counting --model pi9", "--model: 'pi9' is not one of pi3-virt"),
-        ("rates --models pi9", "There is no model 'pi9'"),
+        ("rates --models pi9", "'pi9' is not a known model"),
         ("lan --model pi1-versatile", "The model pi1-versatile has no LAN"),
     ],
 )
@@ -115,7 +115,7 @@ def test_failure_is_status_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     monkeypatch.setenv("PATH", "/nowhere")
 
     assert main(["rates"]) == 1
-    assert "needs QEMU" in capsys.readouterr().err
+    assert "requires QEMU" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("subject", SUBJECTS)

@@ -40,7 +40,7 @@ def test_no_engine_skips(one_pi: pytest.Pytester) -> None:
 
     result.assert_outcomes(skipped=1)
     text = result.stdout.str()
-    assert "There is no engine to run a node" in text
+    assert "No engine can run nodes" in text
     assert "qemu-system-arm" in text
     assert "docker.io" in text
 
@@ -51,7 +51,7 @@ def test_no_engine_fails_where_one_is_required(one_pi: pytest.Pytester) -> None:
     result = one_pi.runpytest("--pidoc-require")
 
     result.assert_outcomes(errors=1)
-    assert "There is no engine to run a node" in result.stdout.str()
+    assert "No engine can run nodes" in result.stdout.str()
 
 
 @pytest.mark.usefixtures("no_engine")
@@ -98,7 +98,7 @@ def test_engine_that_was_asked_for_skips(one_pi: pytest.Pytester, engine: str) -
     result = one_pi.runpytest(f"--pidoc-engine={engine}", "-rs")
 
     result.assert_outcomes(skipped=1)
-    assert {"local": "needs QEMU", "docker": "No Docker daemon listens"}[engine] in result.stdout.str()
+    assert {"local": "requires QEMU", "docker": "No Docker daemon listens"}[engine] in result.stdout.str()
 
 
 @pytest.mark.usefixtures("no_engine")
@@ -116,7 +116,7 @@ def test_hanging_daemon_ends_in_bounded_time(one_pi: pytest.Pytester) -> None:
     result = one_pi.runpytest("--pidoc-engine=docker", "-rs")
 
     result.assert_outcomes(skipped=1)
-    assert "has not answered within 2 s" in result.stdout.str()
+    assert "did not answer within 2 s" in result.stdout.str()
     assert time.monotonic() - start < 30
 
 
@@ -126,7 +126,7 @@ def test_hanging_daemon_fails_where_docker_is_required(one_pi: pytest.Pytester) 
     result = one_pi.runpytest("--pidoc-engine=docker", "--pidoc-require")
 
     result.assert_outcomes(errors=1)
-    assert "has not answered within 2 s" in result.stdout.str()
+    assert "did not answer within 2 s" in result.stdout.str()
 
 
 @pytest.mark.qemu
@@ -200,7 +200,7 @@ def test_with_workers(pytester: pytest.Pytester, no_engine: None) -> None:
     result = pytester.runpytest_subprocess("-n1", "-rs", timeout=120)
 
     result.assert_outcomes(passed=1, skipped=1)
-    assert "There is no engine to run a node" in result.stdout.str()
+    assert "No engine can run nodes" in result.stdout.str()
 
 
 @pytest.mark.usefixtures("no_engine")

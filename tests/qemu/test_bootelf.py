@@ -62,7 +62,7 @@ def test_kernel_that_belongs_elsewhere_is_refused(tmp_path: Path, kernel: bytes)
     (tmp_path / "kernel").write_bytes(kernel)
     (tmp_path / "initrd").write_bytes(b"initrd")
 
-    with pytest.raises(ImageError, match="not an arm64 Linux"):
+    with pytest.raises(ImageError, match="must be an arm64 Linux image that can be loaded at any multiple of 2 MiB"):
         bootelf.write(tmp_path / "elf", kernel=tmp_path / "kernel", initrd=tmp_path / "initrd", ram=RAM)
 
     assert not (tmp_path / "elf").exists()

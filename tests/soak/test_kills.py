@@ -37,7 +37,7 @@ KILLS: dict[str, tuple[tuple[str, ...], str]] = {
     "worker": (("local", "docker"), "crashed while running"),
     "qemu": (("local", "docker"), "QEMU was killed by signal 9"),
     "switch": (("local", "docker"), "The switch is gone"),
-    "container": (("docker",), "somebody removed its container"),
+    "container": (("docker",), "its container was removed"),
     "daemon": (("docker",), "died|daemon"),
 }
 
