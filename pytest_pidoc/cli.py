@@ -1,6 +1,6 @@
 """The command ``pidoc``.
 
-Exit status: 0 when it was done, 1 when it failed, 2 when the command line is wrong.
+Exit status: 0 for success, 1 for a failure, 2 for a wrong command line.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ def carry_out(options: argparse.Namespace) -> int:
         print(f"pidoc: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
-        print("pidoc: interrupted; nothing is left", file=sys.stderr)
+        print("pidoc: interrupted; everything was cleaned up", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output has seen enough
+    except BrokenPipeError:  # the reader of our output has closed the pipe
         sys.stderr.close()
         return FAILED
     except OSError as error:  # the disk is full, a file in a cluster's directory is damaged, and the like
-        print(f"pidoc: the system refuses something: {error}", file=sys.stderr)
+        print(f"pidoc: system error: {error}", file=sys.stderr)
         return FAILED
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Parse a command line. What stands behind ``--`` is not ours: argparse would take it for a missing node."""
+    """Parse a command line. Words after ``--`` are passed on: argparse would take them for a missing node."""
     ours = list(arguments)
     words: list[str] = []
     if "--" in ours:

@@ -152,10 +152,10 @@ def test_wrong_line_is_wrong_usage(line: str, capsys: pytest.CaptureFixture[str]
         ("up --memory lots", "--memory: 'lots' is not"),
         ("up --boot-timeout nan", "--boot-timeout: 'nan' is not"),
         ("images --cache-dir /etc/hostname", "--cache-dir: '/etc/hostname' is not a directory"),
-        ("build --tag a:b", "--base-image and --tag are for a container image"),
-        ("ssh pi-1", "There is no node 'pi-1'"),
-        ("console c-1/pi-1", "There is no node 'c-1/pi-1'"),
-        ("down c-nobody", "There is no cluster 'c-nobody'"),
+        ("build --tag a:b", "--base-image and --tag require --container"),
+        ("ssh pi-1", "The node 'pi-1' does not exist"),
+        ("console c-1/pi-1", "The node 'c-1/pi-1' does not exist"),
+        ("down c-nobody", "The cluster 'c-nobody' does not exist"),
     ],
 )
 def test_bad_value_is_wrong_usage(line: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""What the commands about clusters do: ``up``, ``ps``, ``ssh``, ``console``, ``down``."""
+"""The commands about clusters: ``up``, ``ps``, ``ssh``, ``console``, ``down``."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def ps(options: argparse.Namespace, settings: Settings) -> int:
             try:
                 with contextlib.closing(Cluster.attach(directory)) as cluster:
                     entry["nodes"] = _describe(cluster)["nodes"]
-            except PidocError as error:  # its image or its daemon is gone; the other clusters are not
+            except PidocError as error:  # its image or its daemon is gone; the other clusters are unaffected
                 print(f"pidoc: {directory.name}: {error}", file=sys.stderr)
                 unknown = {"host": "", "port": "", "state": "unknown"}
                 entry["nodes"] = [{"name": node.name, **unknown} for node in record.nodes]
@@ -88,14 +88,14 @@ def ps(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def ssh(options: argparse.Namespace, settings: Settings) -> int:
-    """Become an ssh to a node."""
+    """Replace this process by ``ssh`` to a node."""
     node = _node(options.node)
     command = [*shlex.split(node.ssh_command), *options.words]
     sys.stdout.flush()
     try:
-        os.execvp(command[0], command)  # noqa: S606 # to become it, terminal and all, is the point
+        os.execvp(command[0], command)  # noqa: S606 # ssh takes over the terminal
     except FileNotFoundError:
-        raise PidocError("ssh is not installed.", tip="apt-get install openssh-client") from None
+        raise PidocError("ssh is not installed.", tip="run apt-get install openssh-client") from None
 
 
 def console(options: argparse.Namespace, settings: Settings) -> int:
@@ -108,7 +108,9 @@ def console(options: argparse.Namespace, settings: Settings) -> int:
     try:
         connection = sockets.connect(node.directory / CONSOLE_SOCKET)
     except OSError as error:
-        raise PidocError(f"The console of {node.name} cannot be reached: {error}.", tip="pidoc ps") from error
+        raise PidocError(
+            f"Cannot connect to the console of {node.name}: {error}.", tip="run pidoc ps to see whether the node is up"
+        ) from error
     with connection:
         print(f"Connected to {node.name}; Ctrl-] leaves, Enter shows the prompt.", file=sys.stderr)
         pass_through(connection)
@@ -116,11 +118,11 @@ def console(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def down(options: argparse.Namespace, settings: Settings) -> int:
-    """End clusters; fail if one cannot be ended, when the others are."""
+    """End clusters; if one cannot be ended, end the others and return 1."""
     known = {directory.name: directory for directory in records.cluster_directories()}
     for name in options.names:
         if name not in known:
-            raise SettingsError(f"There is no cluster {shown(name)}.", tip="pidoc ps")
+            raise SettingsError(f"The cluster {shown(name)} does not exist.", tip="run pidoc ps to list the clusters")
     if options.names:
         chosen = [known[name] for name in options.names]
     else:
@@ -135,12 +137,12 @@ def down(options: argparse.Namespace, settings: Settings) -> int:
         else:
             print(f"{directory.name} is down")
     for name in reaper.sweep():
-        print(f"{name} is down: its owner was gone")
+        print(f"{name} is down: its owner had ended")
     return int(failed)
 
 
 def known_records() -> list[ClusterRecord]:
-    """Return every cluster's record, oldest first; say which records cannot be used."""
+    """Return every cluster's record, oldest first; print which records cannot be used."""
     from pytest_pidoc.lifecycle.record import ClusterRecord
 
     found = []
@@ -164,10 +166,12 @@ def _node(name: str) -> Node:
         if wanted in ("", record.directory.name) and node_name in [node.name for node in record.nodes]
     ]
     if not candidates:
-        raise SettingsError(f"There is no node {shown(name)}.", tip="pidoc ps; pidoc up starts one")
+        raise SettingsError(
+            f"The node {shown(name)} does not exist.", tip="run pidoc ps to list the nodes, or pidoc up to start one"
+        )
     if len(candidates) > 1:
         names = ", ".join(f"{directory.name}/{node_name}" for directory in candidates)
-        raise SettingsError(f"There are several nodes {shown(name)}.", tip=f"one of {names}")
+        raise SettingsError(f"Several clusters have a node {shown(name)}.", tip=f"use one of {names}")
     return next(node for node in Cluster.attach(candidates[0]) if node.name == node_name)
 
 
@@ -190,7 +194,7 @@ def _describe(cluster: Cluster) -> dict[str, Any]:
 
 
 def _owner(pid: int | str) -> str:
-    """Return how the process is called that ends a cluster: ``process 4711 (pytest)``."""
+    """Return the name of the process that ends a cluster: ``process 4711 (pytest)``."""
     try:
         name = Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
@@ -199,7 +203,7 @@ def _owner(pid: int | str) -> str:
 
 
 def _is_nobodys(directory: Path) -> bool:
-    """Tell whether a cluster was started by ``pidoc up``, or was left to whoever ends it."""
+    """Tell whether a cluster has no owner: it was started by ``pidoc up``, or kept after a run."""
     try:
         return records.read(directory)["owner"] is None
     except PidocError:  # it is just being made, or just ended

@@ -1,4 +1,4 @@
-"""What the commands about this machine do: ``demo``, ``doctor``, ``models``."""
+"""The commands about the host: ``demo``, ``doctor``, ``models``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def demo(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def doctor(options: argparse.Namespace, settings: Settings) -> int:
-    """Print what is there and what is not; fail if no engine can be used, or with ``--verify`` if a file is damaged."""
+    """Print what the host has and lacks; return 1 if no engine is available, or with ``--verify`` a file is damaged."""
     from pytest_pidoc.commands.doctor import examine, verify
 
     checks = examine(settings)
@@ -41,7 +41,7 @@ def doctor(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def models(options: argparse.Namespace, settings: Settings) -> int:
-    """List the models, and which of them this host's QEMU can be."""
+    """List the models, and whether the host's QEMU supports them."""
     from pytest_pidoc.engines.availability import availabilities
     from pytest_pidoc.engines.local import LocalEngine
 
@@ -71,5 +71,5 @@ def models(options: argparse.Namespace, settings: Settings) -> int:
             )
             for each in found
         ]
-        print(table(("model", "machine", "cpu", "cores", "memory", "guest", "here", "what it is for"), rows))
+        print(table(("model", "machine", "cpu", "cores", "memory", "guest", "available", "what it is for"), rows))
     return 0

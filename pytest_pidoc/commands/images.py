@@ -1,4 +1,4 @@
-"""What the commands about images do: ``build``, ``pull``, ``images``, ``prune``."""
+"""The commands about images: ``build``, ``pull``, ``images``, ``prune``."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ __all__ = ["build", "images", "prune", "pull"]
 
 
 def build(options: argparse.Namespace, settings: Settings) -> int:
-    """Build an image, and a container image if asked to."""
+    """Build an image, and with ``--container`` a container image."""
     from pytest_pidoc.lifecycle.provision import build_image
 
     progress = terminal_progress()
     if (options.base_image or options.tag) and not options.container:
-        raise SettingsError("--base-image and --tag are for a container image.", tip="--container pidoc")
+        raise SettingsError("--base-image and --tag require --container.", tip="add --container pidoc")
     image = build_image(settings.spec(), settings, progress, rebuild=options.rebuild)
     print(image.path)
     if options.container:
@@ -65,13 +65,13 @@ def pull(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def images(options: argparse.Namespace, settings: Settings) -> int:
-    """List the images in the cache, and the container images of ours if a daemon answers."""
+    """List the images in the cache, and our container images if a Docker daemon answers."""
     from pytest_pidoc.images.store import usage
     from pytest_pidoc.images.store.cache import Cache
 
     cache = Cache(settings.cache_dir)
     for path in cache.unreadable():
-        print(f"pidoc: the manifest in {path} cannot be read; pidoc prune removes it", file=sys.stderr)
+        print(f"pidoc: cannot read the manifest in {path}; run pidoc prune to remove it", file=sys.stderr)
     found: list[dict[str, Any]] = [
         {
             "recipe": image.manifest.recipe,
@@ -101,15 +101,17 @@ def images(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def prune(options: argparse.Namespace, settings: Settings) -> int:
-    """Remove what nobody uses: images, warm states, downloads, container images, logs of failed starts."""
+    """Remove unused files: images, warm states, downloads, container images, logs of failed starts."""
     from pytest_pidoc.commands import pruning
 
     if options.days is not None and not 0 <= options.days < float("inf"):
-        raise SettingsError(f"--days: {options.days} is not a number of days from 0 on.")
+        raise SettingsError(
+            f"--days must be a number of days from 0 up, not {options.days}.", tip="set --days to a number such as 30"
+        )
     try:
         limit = None if options.size is None else parse_size(options.size)
     except ValueError as error:
-        raise SettingsError(f"--size: {shown(options.size)} is not {error}.") from None
+        raise SettingsError(f"--size must be {error}, not {shown(options.size)}.") from None
     if not options.dry_run:
         reaper.sweep()
     known = known_records()
@@ -127,12 +129,12 @@ def prune(options: argparse.Namespace, settings: Settings) -> int:
                 removed.add(id(outcome.item))
     left = pruning.occupied([item for item in items if id(item) not in removed])
     frees = "would free" if options.dry_run else "freed"
-    print(f"{frees} {size(before - left)} in {settings.cache_dir}, where {size(left)} are left")
+    print(f"{frees} {size(before - left)} in {settings.cache_dir}; {size(left)} remain")
     return 0
 
 
 def _shortened(recipe: str, width: int = 60) -> str:
-    """Return a recipe as it fits into a table: a URL with its SHA-256 does not."""
+    """Return a recipe shortened for a table: a URL with its SHA-256 is too long."""
     return recipe if len(recipe) <= width else f"{recipe[: width - 20]}...{recipe[-17:]}"
 
 
@@ -158,7 +160,7 @@ def _container_images() -> list[dict[str, Any]]:
 
 @contextlib.contextmanager
 def _daemon() -> Iterator[docker.DockerClient | None]:
-    """Connect to the Docker daemon, if there is one."""
+    """Connect to the Docker daemon; ``None`` if none answers."""
     from pytest_pidoc.containers import daemon
 
     with contextlib.ExitStack() as closing:

@@ -1,4 +1,4 @@
-"""What all commands print with."""
+"""How all commands print."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["print_json", "terminal_progress"]
 
 
 def terminal_progress() -> TerminalProgress:
-    """Return what shows the steps of a command, on standard error."""
+    """Return the progress that prints the steps of a command to standard error."""
     return TerminalProgress(sys.stderr)
 
 

@@ -29,21 +29,20 @@ else:  # only its stubs know that it is generic
 
 __all__ = ["Console"]
 
-NUDGE = 3.0  # seconds of silence after which Enter is pressed again: a login program may just have started
+NUDGE = 3.0  # seconds of silence after which Enter is pressed again: a login program might just have started
 SEEN = 4000  # characters that are kept for the error when something does not come
-KEPT = 1 << 20  # bytes that nobody has waited for; older ones are in the serial log alone
+KEPT = 1 << 20  # bytes of output that are kept until they are read; older ones are only in the serial log
 LINE = 512  # characters of a line: a terminal takes 4095, the FIFO of a serial port 8 or 16 at a time
 
 
 class Console(_Spawn):
     """A pexpect spawn on a node's serial port: ``expect``, ``sendline``, ``before``, ``match`` and the rest.
 
-    What the guest prints is taken in whether or not somebody waits for it: QEMU would stand still, guest and all, once
-    some 300 bytes waited for a reader.
+    The guest's output is always read, even if no test waits for it: QEMU would block, and the guest with it, as soon as
+    some 300 bytes are unread.
 
-    What it does not get to see raises `ConsoleError` with the last lines seen, unless ``pexpect.TIMEOUT`` or
-    ``pexpect.EOF`` is among the patterns. No wait is without a limit: it is 30 s where nothing is said. QEMU serves one
-    console at a time.
+    If a pattern does not appear, `ConsoleError` shows the last lines, unless ``pexpect.TIMEOUT`` or ``pexpect.EOF`` is
+    among the patterns. Every wait has a limit, by default 30 s. QEMU serves one console at a time.
 
     ::
 
@@ -68,15 +67,15 @@ class Console(_Spawn):
         Raises
         ------
         ConsoleError
-            Nobody listens there.
+            Nothing listens there.
         """
         try:
             return cls(sockets.connect(path), name=name, timeout=timeout)
         except OSError as error:
-            raise ConsoleError(f"The console of {name} cannot be reached: {error}.", look=str(path)) from error
+            raise ConsoleError(f"Cannot connect to the console of {name}: {error}.", look=str(path)) from error
 
     def read_nonblocking(self, size: int = 1, timeout: float | None = -1) -> str:
-        """Read what is there as text; pexpect calls this."""
+        """Read available output as text; pexpect calls this."""
         with self._news:
             if not self._news.wait_for(
                 lambda: self._arrived or self._ended, self.timeout if timeout == -1 else timeout
@@ -94,7 +93,7 @@ class Console(_Spawn):
         return text
 
     def _take(self, connection: socket.socket) -> None:
-        """Take what comes, for `read_nonblocking`, until the console is closed."""
+        """Read output for `read_nonblocking` until the console is closed."""
         data = b"."
         while data:
             try:
@@ -112,12 +111,12 @@ class Console(_Spawn):
     def log_in(
         self, user: str = "", password: str = "", *, deadline: Deadline, check: Callable[[], None] = lambda: None
     ) -> None:
-        """Wait for a prompt, give name and password if it asks for them, and take a plain shell for `run`.
+        """Wait for a prompt, enter name and password if it asks for them, and start a plain shell for `run`.
 
         Parameters
         ----------
         user, password
-            Who logs in, where the console does not do that by itself.
+            Who logs in, if the console does not log in by itself.
         deadline
             When to give up.
         check
@@ -126,9 +125,9 @@ class Console(_Spawn):
         Raises
         ------
         ConsoleError
-            There is no prompt in time, or the password is refused.
+            No prompt appears in time, or the login fails.
         """
-        # Where nobody is asked, "login: pi (automatic login)" may have come as far as the space.
+        # With an automatic login, "login: pi (automatic login)" might have arrived as far as the space.
         prompts: list[Any] = [r"[$#] $", pexpect.TIMEOUT, *([r"login: $"] if password else [])]
         while not deadline.expired:
             self.sendline("")
@@ -137,13 +136,13 @@ class Console(_Spawn):
             if seen == 2:
                 self._give_password(user, password, deadline)
             if seen != 1:
-                # No line editor, no echo, and no messages of the kernel: what comes is what a command prints.
+                # No line editor, no echo, and no messages of the kernel: all output is what a command prints.
                 self.sendline("exec sh")
                 self.sendline("PS1= PS2=; stty -echo")
                 self.run("sudo -n dmesg -n 1", timeout=max(1.0, deadline.remaining))  # sudo eats what is typed ahead
                 return
         raise ConsoleError(
-            f"The console of {self.node_name} has shown no prompt within {deadline.timeout:.0f} s.",
+            f"The console of {self.node_name} showed no prompt within {deadline.timeout:.0f} s.",
             evidence="\n".join(str(self.before or "").splitlines()[-20:]),
         )
 
@@ -152,15 +151,17 @@ class Console(_Spawn):
         self.expect("assword: ", timeout=max(1.0, deadline.remaining))
         self.sendline(password)
         if self.expect([r"[$#] $", "Login incorrect"], timeout=max(1.0, deadline.remaining)) == 1:
-            raise ConsoleError(f"{self.node_name} does not let {user} in with the password that its image should have.")
+            raise ConsoleError(
+                f"Logging in to {self.node_name} as {user} with the password of its image failed on the serial console."
+            )
 
     def run(self, command: str, *, timeout: float = 60.0) -> Output:
-        """Run a shell command in the shell that `log_in` took; *timeout* is in seconds.
+        """Run a shell command in the shell that `log_in` started; *timeout* is in seconds.
 
         Raises
         ------
         ConsoleError
-            It has not ended in time.
+            The command did not finish in time.
         """
         mark, end = secrets.token_hex(8), secrets.token_hex(8)
         packed = base64.b64encode(gzip.compress(command.encode())).decode()
@@ -179,7 +180,7 @@ class Console(_Spawn):
         return Output(int(found[1]), text)
 
     def log_out(self) -> None:
-        """Leave the shell that `log_in` took."""
+        """Leave the shell that `log_in` started."""
         self.sendline("exit")
 
     def send(self, s: str | bytes) -> int:
@@ -200,20 +201,20 @@ class Console(_Spawn):
     def _bounded(self, wait: Any, patterns: Any, timeout: float | None = -1, *args: Any, **kwargs: Any) -> Any:
         began = time.monotonic()
         try:
-            # Without a limit, where pexpect waits for ever, the usual one holds.
+            # None means to wait for ever in pexpect; here the default limit applies.
             return wait(patterns, -1 if timeout is None else timeout, *args, **kwargs)
         except (pexpect.TIMEOUT, pexpect.EOF, OSError) as error:
             wanted = [getattr(p, "pattern", p) for p in (patterns if isinstance(patterns, list) else [patterns])]
             named = " or ".join(map(repr, wanted))
             took = f"{time.monotonic() - began:.3g} s"
             if isinstance(error, pexpect.TIMEOUT):
-                what = f"has not shown {named} within {took}"
+                what = f"did not show {named} within {took}"
             else:
                 what = f"was closed after {took}, before it showed {named}"
             raise ConsoleError(
                 f"The console of {self.node_name} {what}.",
-                evidence="\n".join(self._seen.splitlines()[-20:]) or "(it has shown nothing at all)",
-                tip="" if self._seen else 'sendline("") first: what was printed before the connection is in serial_log',
+                evidence="\n".join(self._seen.splitlines()[-20:]) or "(it showed no output)",
+                tip="" if self._seen else 'call sendline("") first; output from before the connection is in serial_log',
             ) from error
 
     def __exit__(self, *_: object) -> None:

@@ -1,4 +1,4 @@
-"""What a shell command in a guest leaves, over SSH or on the console."""
+"""The result of a shell command in a guest, over SSH or on the console."""
 
 from __future__ import annotations
 

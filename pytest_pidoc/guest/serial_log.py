@@ -1,4 +1,4 @@
-"""The serial log: the first witness of whatever goes wrong on a node."""
+"""The serial log of a node: the first place to look when a boot fails."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from pathlib import Path
 
 __all__ = ["SerialLog"]
 
-# What a kernel, or the image's own initrd, says when it gives up for good.
+# What a kernel, or the image's own initrd, prints when it gives up for good.
 _PANIC = re.compile(
     rb"Kernel panic - not syncing[^\r\n]*"
     rb"|VFS: Unable to mount root fs[^\r\n]*"
     rb"|pidoc: no root device[^\r\n]*"
     rb"|ALERT!  [^\r\n]* does not exist"  # initramfs-tools
 )
-# What systemd says when it gives up: the second where root has no password, as on a Pi, and the third if it cannot even
-# mount what it needs itself.
+# What systemd prints when it gives up: the second line if root has no password, as on a Pi, and the third if it cannot
+# even mount the file systems that it needs itself.
 _SYSTEMD_GAVE_UP = re.compile(
     rb"You are in emergency mode|Cannot open access to console, the root account is locked|Freezing execution"
 )
-# What a kernel says that waits for its root device, with "rootwait" for ever; and what the next step says.
+# What a kernel prints that waits for its root device, with "rootwait" for ever; and what the next step prints.
 _AWAITS_ROOT = re.compile(rb"Waiting for root device ([^\r\n]+?)\.\.\.(?!.*VFS: Mounted root)", re.DOTALL)
-# What a kernel says first, unless its console is quiet.
+# What a kernel prints first, unless its console is quiet.
 _FIRST_WORDS = b"Booting Linux on physical CPU"
 # Terminal control: CSI and OSC sequences, and what else is not text.
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b.|[\x00-\x08\x0b-\x1f\x7f]")
@@ -59,12 +59,12 @@ class SerialLog:
     def panic(self, *, start: int = 0) -> str | None:
         """Return the line in which the guest gave up, looking from offset *start* on, or ``None``.
 
-        A guest that has restarted since has not given up.
+        A panic before the guest's last restart does not count.
         """
         return self._of_this_boot(_PANIC, start)
 
     def systemd_gave_up(self, *, start: int = 0) -> str | None:
-        """Return the words with which systemd goes no further, looking as `panic` does, or ``None``."""
+        """Return the line in which systemd gave up, looking as `panic` does, or ``None``."""
         return self._of_this_boot(_SYSTEMD_GAVE_UP, start)
 
     def awaited_root(self, *, start: int = 0) -> str | None:
@@ -72,7 +72,7 @@ class SerialLog:
         return self._of_this_boot(_AWAITS_ROOT, start)
 
     def _of_this_boot(self, pattern: re.Pattern[bytes], start: int) -> str | None:
-        """Return the first group, or else the whole, of what the guest has said since it started last."""
+        """Return the first group of a match, or the whole match, in the output since the guest's last start."""
         text = self.read(start=start)
         found = pattern.search(text, max(0, text.rfind(_FIRST_WORDS)))
         return found[found.lastindex or 0].decode("utf-8", "replace") if found else None

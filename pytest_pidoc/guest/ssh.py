@@ -1,4 +1,4 @@
-"""SSH to a node, by Fabric: how a connection is made and first used, and what its exceptions mean."""
+"""SSH to a node with Fabric: opens and checks a connection, and interprets its exceptions."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ __all__ = ["HostKeyRefused", "Login", "LoginRefused", "broke", "log_in", "pin", 
 
 
 class LoginRefused(Exception):
-    """A login or a first command failed in a way that trying again does not mend."""
+    """A login or a first command failed in a way that a retry cannot fix."""
 
 
 class HostKeyRefused(LoginRefused):
-    """Who answered has another host key than the pinned one."""
+    """The server has another host key than the pinned one."""
 
 
 @dataclass(frozen=True)
 class Login:
-    """All that it takes to log in to a node.
+    """Everything that is needed to log in to a node.
 
     Attributes
     ----------
     host, port
-        Where its SSH server is reached.
+        The address of its SSH server.
     user
-        Who logs in.
+        The user to log in as.
     private_key
-        The file with the key that opens it.
+        The file with the private key.
     known_hosts
         The file with its pinned host keys.
     """
@@ -91,7 +91,7 @@ class Login:
 
 
 def unexpanded(path: Path) -> str:
-    """Return a path in which OpenSSH finds nothing to expand, as ``%h`` is."""
+    """Return a path in which OpenSSH expands nothing, such as ``%h``."""
     return str(path).replace("%", "%%")
 
 
@@ -123,7 +123,7 @@ def log_in(connection: fabric.Connection, banner: socket.socket, *, timeout: flo
     LoginRefused
         The host key or ours is not accepted, or the command failed.
     ConnectionError
-        The connection broke or was too slow: a server that is busy drops some, so it may be tried again.
+        The connection broke or was too slow: a busy server drops some, so the caller can try again.
     """
     import paramiko
     from invoke.exceptions import CommandTimedOut, UnexpectedExit
@@ -135,7 +135,9 @@ def log_in(connection: fabric.Connection, banner: socket.socket, *, timeout: flo
         connection.open()
         connection.run("true", timeout=max(1, int(timeout)))
     except paramiko.BadHostKeyException as error:
-        raise HostKeyRefused("it has another host key than it should; who answers there?") from error
+        raise HostKeyRefused(
+            "the server has another host key than its image, so another program might be listening on that port"
+        ) from error
     except (paramiko.AuthenticationException, UnexpectedExit) as error:
         raise LoginRefused(str(error)) from error
     except (paramiko.SSHException, OSError, EOFError, CommandTimedOut) as error:

@@ -1,6 +1,6 @@
-"""Commands that end by a signal: what Fabric takes for a lost connection becomes the status that a shell gives them.
+"""Commands that a signal ends: Fabric reports a lost connection; here they get the status that a shell reports.
 
-An SSH server tells of such an end by the message ``exit-signal`` (RFC 4254, 6.10), and of no status. Paramiko drops
+An SSH server reports such an end with the message ``exit-signal`` (RFC 4254, 6.10) and without a status. Paramiko drops
 that message.
 """
 
@@ -19,13 +19,13 @@ from paramiko.common import MSG_CHANNEL_REQUEST
 
 __all__ = ["SignalledRemote"]
 
-CHECK_INTERVAL = 0.25  # seconds between two looks whether the machine still lives
+CHECK_INTERVAL = 0.25  # seconds between two checks whether the node is still running
 
 _ENDED_BY = "pidoc_ended_by"  # the attribute of a channel with the signal's name
 
 
 class SignalledRemote(Remote):  # type: ignore[misc] # Fabric has no types
-    """Fabric's runner of commands, which knows that a command was ended by a signal.
+    """Fabric's runner of commands, which also reports that a signal ended a command.
 
     The status is 128 and the signal's number, and the last line of stderr says what it was: ``Illegal instruction``.
     *check* raises when waiting for a command has become pointless.
@@ -39,7 +39,7 @@ class SignalledRemote(Remote):  # type: ignore[misc] # Fabric has no types
 
     @property
     def process_is_finished(self) -> bool:
-        """Whether the command has ended; invoke asks again and again while it waits."""
+        """Whether the command has ended; invoke polls this while it waits."""
         if time.monotonic() - self._checked > CHECK_INTERVAL:
             self._checked = time.monotonic()
             try:
@@ -51,22 +51,22 @@ class SignalledRemote(Remote):  # type: ignore[misc] # Fabric has no types
 
     @property
     def timed_out(self) -> bool:
-        """Whether the command was ended since its time was up."""
+        """Whether the command was ended because its time was up."""
         return self._late
 
     def kill(self) -> None:
-        """End the command; what waits for it may go on before this returns, so invoke's timer seems to run still."""
+        """End the command; its waiter can continue before this returns, while invoke's timer still seems to run."""
         if threading.current_thread() is self._timer:
             self._late = True
         super().kill()
 
     def start(self, *arguments: Any, **keywords: Any) -> None:
-        """Start a command, and hear how it ends."""
+        """Start a command, and listen for the signal that ends it."""
         self.context.open()
         transport, timeout = self.context.transport, self.opts["timeout"]
         _hear_signals(transport)
         usual = transport.channel_timeout
-        if timeout is not None:  # a machine that hangs does not even take the command, for which Paramiko waits an hour
+        if timeout is not None:  # a guest that hangs does not even accept the command, and Paramiko would wait an hour
             transport.channel_timeout = timeout
         try:
             super().start(*arguments, **keywords)

@@ -1,4 +1,4 @@
-"""Unix sockets whose path may be long: sockaddr_un ends at 107 bytes, a temporary directory does not."""
+"""Unix sockets with long paths: sockaddr_un holds 107 bytes, and temporary directories are often longer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def connect(path: Path, timeout: float | None = None) -> socket.socket:
     Raises
     ------
     OSError
-        There is no such socket, or nobody listens.
+        The socket does not exist, or nothing listens on it.
     """
     directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -31,12 +31,12 @@ def connect(path: Path, timeout: float | None = None) -> socket.socket:
 
 
 def listen(path: Path) -> socket.socket:
-    """Return a stream socket that listens at *path*, where there must be nothing, for this user alone.
+    """Return a stream socket that listens at *path*, which must not exist yet, for this user only.
 
     Raises
     ------
     OSError
-        It cannot be made.
+        The socket cannot be created.
     """
     directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -53,17 +53,17 @@ def listen(path: Path) -> socket.socket:
 
 
 def read_line(connection: socket.socket) -> bytes:
-    """Return what comes until a line has ended, at whose end nothing else is expected.
+    """Return one line; nothing must follow it.
 
     Raises
     ------
     OSError
-        The other side has closed the connection before, or is silent for too long.
+        The other side closes the connection too early, or sends nothing for too long.
     """
     received = b""
     while not received.endswith(b"\n"):
         data = connection.recv(65536)
         if not data:
-            raise ConnectionError("the connection was closed at the other side")
+            raise ConnectionError("the other side closed the connection")
         received += data
     return received

@@ -1,1 +1,1 @@
-"""The Ethernet segment that the nodes of a cluster share, and what can go wrong with it."""
+"""The Ethernet segment that the nodes of a cluster share, and the faults that a test can inject into it."""

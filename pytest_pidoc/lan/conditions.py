@@ -1,4 +1,4 @@
-"""Faults of a LAN: it falls into parts, or becomes slow and unreliable."""
+"""Faults of a LAN: partitions, delay, loss and limited rates."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ __all__ = ["degrade", "isolate", "partition"]
 
 
 def partition(lan: Lan, log: FaultLog, groups: Sequence[Sequence[str]]) -> Fault:
-    """Cut what connects the groups; see `Cluster.partition`."""
+    """Cut the connections between groups of nodes; see `Cluster.partition`."""
     names = lan.names
     parts = [_names(group, names, f"group {number} of the partition") for number, group in enumerate(groups, 1)]
     if not parts:
-        raise FaultError("A partition has at least one group.", tip="cluster.partition([pi_1], [pi_2, pi_3])")
+        raise FaultError("partition() needs at least one group of nodes.", tip="call partition([pi_1], [pi_2, pi_3])")
     for (first, one), (second, other) in itertools.combinations(enumerate(parts, 1), 2):
         if both := [name for name in one if name in other]:
-            raise FaultError(f"{both[0]} is in the groups {first} and {second} of the partition.")
+            raise FaultError(
+                f"{both[0]} is in the groups {first} and {second} of the partition, but a node must be in only one.",
+                tip=f"remove {both[0]} from one of the groups",
+            )
     if rest := [name for name in names if not any(name in part for part in parts)]:
         parts.append(rest)
     pairs = [pair for one, other in itertools.permutations(parts, 2) for pair in itertools.product(one, other)]
@@ -40,23 +43,31 @@ def degrade(
     rate: float | None,
     between: Sequence[str | Sequence[str]] | None,
 ) -> Fault:
-    """Make the ways between nodes worse; see `Cluster.degrade`."""
+    """Delay, lose or limit the traffic between nodes; see `Cluster.degrade`."""
     names = lan.names
-    _check("delay", delay, 0, 3600, "seconds from 0 on")
-    _check("jitter", jitter, 0, delay, f"seconds from 0 to the delay, {delay:g}")
-    _check("loss", loss, 0, 1, "a share from 0 to 1")
+    _check("delay", delay, 0, 3600, "a number of seconds from 0 to 3600")
+    _check("jitter", jitter, 0, delay, f"a number of seconds from 0 to the delay, {delay:g}")
+    _check("loss", loss, 0, 1, "a share of the frames from 0 to 1")
     if rate is not None:
-        _check("rate", rate, 1000, 1e12, "bits per second from 1000 on")
+        _check("rate", rate, 1000, 1e12, "a number of bits per second from 1000 to 1e12")
     if not (delay or loss or rate):
-        raise FaultError("Nothing is made worse.", tip="delay=0.2, loss=0.1 or rate=1_000_000")
+        raise FaultError(
+            "degrade() needs at least one of delay, loss or rate.", tip="set delay=0.2, loss=0.1 or rate=1_000_000"
+        )
     if between is None:
         pairs, where = list(itertools.permutations(names, 2)), "between all"
     else:
         if not isinstance(between, (tuple, list)) or len(between) != 2:
-            raise FaultError("between is not two nodes, or two groups of nodes.", tip="between=(pi_1, pi_2)")
+            raise FaultError(
+                f"between must be two nodes or two groups of nodes, not {shown(between)}.",
+                tip="set between=(pi_1, pi_2)",
+            )
         one, other = (_names([side] if isinstance(side, str) else side, names, "between") for side in between)
         if both := [name for name in one if name in other]:
-            raise FaultError(f"{both[0]} is on both sides of between.")
+            raise FaultError(
+                f"{both[0]} is on both sides of between, but a node must be on only one.",
+                tip=f"remove {both[0]} from one side",
+            )
         pairs = [pair for each in itertools.product(one, other) for pair in (each, each[::-1])]
         where = f"between {', '.join(one)} and {', '.join(other)}"
     said = {
@@ -66,13 +77,13 @@ def degrade(
         "rate": f"{rate:g} bit/s" if rate else "",
     }
     what = f"degraded {where}: " + ", ".join(f"{name} {value}" for name, value in said.items() if value)
-    # A round trip is two ways. Of two evenly distributed jitters neither is more than half of the whole.
+    # A round trip passes two ways, so each gets half of the delay and half of the jitter.
     condition = Condition(delay=delay / 2, jitter=jitter / 2, loss=loss, rate=rate or 0.0)
     return _fault(lan, log, what, pairs, condition)
 
 
 def isolate(lan: Lan, name: str) -> Callable[[], None]:
-    """Cut a node off from all others; return what connects it again."""
+    """Disconnect a node from all others; return a function that connects it again."""
     pairs = [pair for other in lan.names if other != name for pair in ((name, other), (other, name))]
     return _hold(lan, pairs, Condition(cut=True))
 
@@ -82,26 +93,28 @@ def _fault(lan: Lan, log: FaultLog, what: str, pairs: Iterable[tuple[str, str]],
 
 
 def _hold(lan: Lan, pairs: Iterable[tuple[str, str]], condition: Condition) -> Callable[[], None]:
-    """Let a condition hold, and return what ends it."""
+    """Set a condition, and return a function that ends it."""
     identity = secrets.token_hex(8)
     lan.set(identity, pairs, condition)
     return lambda: lan.clear(identity)
 
 
 def _names(group: Sequence[str], known: Sequence[str], where: str) -> list[str]:
-    """Return the names of a group, each of which must be one of the cluster's, once."""
+    """Return the names of the nodes of a group; each must be a node of the cluster and be named once."""
     names: list[str] = []
     for name in group:
         if not isinstance(name, str) or name not in known:
-            raise FaultError(f"{where}: {shown(name)} is no node of this cluster.", tip=f"one of {', '.join(known)}")
+            raise FaultError(
+                f"{where}: {shown(name)} is not a node of this cluster.", tip=f"use one of {', '.join(known)}"
+            )
         if name in names:
-            raise FaultError(f"{where}: {name} is named twice.")
+            raise FaultError(f"{where}: {name} is named twice.", tip="name each node once")
         names.append(name)
     if not names:
-        raise FaultError(f"{where}: there is no node in it.")
+        raise FaultError(f"{where}: it must contain at least one node.", tip=f"use one of {', '.join(known)}")
     return names
 
 
 def _check(name: str, value: object, least: float, most: float, wanted: str) -> None:
     if not is_number(value, least, most):
-        raise FaultError(f"{name}={shown(value)} is not {wanted}.")
+        raise FaultError(f"{name} must be {wanted}, not {shown(value)}.")

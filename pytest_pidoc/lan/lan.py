@@ -1,4 +1,4 @@
-"""The LAN of a cluster: its addresses, and the process that is its switch."""
+"""The LAN of a cluster: its addresses, and the process that runs its switch."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from pytest_pidoc.values.files import LAN_SOCKET
 
 __all__ = ["NETWORK", "Condition", "Lan", "address"]
 
-#: The same in every cluster: no two of them are connected. Not one that QEMU's user network or Docker uses.
+#: The same in every cluster, because clusters are not connected. QEMU's user network and Docker use others.
 NETWORK = IPv4Network("192.168.77.0/24")
 
 SWITCH = Path(__file__).with_name("switch.py")
 CONTROL_SOCKET = "switch.sock"
 SWITCH_LOG = "switch.log"
-PATIENCE = 10.0  # seconds until the switch has answered; a millisecond on an idle machine
+PATIENCE = 10.0  # seconds until the switch has answered; a millisecond on an idle host
 
 
 def address(number: int) -> str:
@@ -41,15 +41,15 @@ class Condition:
     Attributes
     ----------
     cut
-        None arrives.
+        Whether all frames are dropped.
     delay
-        Seconds that each takes longer.
+        Seconds by which each frame is delayed.
     jitter
-        Seconds that it may take longer or shorter than that, evenly distributed. Frames may overtake each other.
+        Seconds by which the delay varies up and down, evenly distributed. Frames can overtake each other.
     loss
-        The share of frames that do not arrive, from 0 to 1.
+        The share of frames that are dropped, from 0 to 1.
     rate
-        Bits per second; 0 for no limit. What does not fit waits, 256 KiB at most.
+        Bits per second; 0 for no limit. At most 256 KiB are queued.
     """
 
     cut: bool = False
@@ -60,16 +60,16 @@ class Condition:
 
 
 class Lan:
-    """The switch of the cluster in *directory*, for whoever started it and for any other process of the user.
+    """The switch of the cluster in *directory*, for the process that started it and all others of the user.
 
     Parameters
     ----------
     directory
-        The cluster's.
+        The cluster's directory.
     names
         The nodes' names, in the order of the switch's ports.
     handle
-        Which process it is: see `pytest_pidoc.host.processes.identify`.
+        Identifies the process: see `pytest_pidoc.host.processes.identify`.
     """
 
     def __init__(self, directory: Path, names: Sequence[str], handle: str) -> None:
@@ -79,9 +79,9 @@ class Lan:
 
     @classmethod
     def start(cls, directory: Path, names: Sequence[str]) -> tuple[Lan, subprocess.Popen[bytes]]:
-        """Start the switch of a new cluster; each node's directory must be there.
+        """Start the switch of a new cluster; each node's directory must exist.
 
-        The sockets are made here, so that a QEMU can connect before the switch has come up.
+        The sockets are made here, so that a QEMU can connect before the switch is running.
         """
         with contextlib.ExitStack() as sockets:
             paths = (directory / CONTROL_SOCKET, *(directory / name / LAN_SOCKET for name in names))
@@ -107,46 +107,46 @@ class Lan:
 
     @property
     def alive(self) -> bool:
-        """Whether the switch runs."""
+        """Whether the switch is running."""
         return processes.is_alive(self.handle)
 
     def set(self, identity: str, pairs: Iterable[tuple[str, str]], condition: Condition) -> None:
-        """Let a condition hold for the frames from the first node of each pair to the second.
+        """Set a condition for the frames from the first node of each pair to the second.
 
         Parameters
         ----------
         identity
-            A name for it, for `clear`. What had that name before holds no more.
+            The condition's name, for `clear`. It replaces a condition of the same name.
         pairs
             Names of nodes.
         condition
-            What happens to the frames. Where several conditions hold, they add up.
+            What happens to the frames. Several conditions add up.
 
         Raises
         ------
         FaultError
-            The switch is gone.
+            The switch has ended.
         """
         ports = [[self._ports[source], self._ports[target]] for source, target in pairs]
         self._order({"set": identity, "pairs": ports, "condition": asdict(condition)})
 
     def clear(self, identity: str) -> None:
-        """Let a condition hold no more; it is no error when there is none of that name.
+        """End a condition; an unknown name is ignored.
 
         Raises
         ------
         FaultError
-            The switch is gone.
+            The switch has ended.
         """
         self._order({"clear": identity})
 
     def lost(self) -> Mapping[tuple[str, str], int]:
-        """Return how many frames conditions have kept from arriving, by the names of sender and receiver.
+        """Return how many frames were dropped because of conditions, by the names of sender and receiver.
 
         Raises
         ------
         FaultError
-            The switch is gone.
+            The switch has ended.
         """
         names = list(self._ports)
         return {
@@ -154,17 +154,17 @@ class Lan:
         }
 
     def conditions(self) -> list[str]:
-        """Return the names of the conditions that hold.
+        """Return the names of the current conditions.
 
         Raises
         ------
         FaultError
-            The switch is gone.
+            The switch has ended.
         """
         return list(self._order({"look": True})["conditions"])
 
     def raise_if_dead(self) -> None:
-        """Raise `FaultError` if the switch is gone, and with it the network between the nodes."""
+        """Raise `FaultError` if the switch has ended, and with it the network between the nodes."""
         if not self.alive:
             raise self._gone()
 
@@ -175,7 +175,7 @@ class Lan:
                 answer: Mapping[str, Any] = documents.parse(unix.read_line(connection))
         except (OSError, ValueError) as error:
             if self.alive:
-                raise FaultError(f"The switch of {self._directory.name} does not answer: {error}.") from error
+                raise FaultError(f"The network switch of {self._directory.name} does not answer: {error}.") from error
             raise self._gone() from error
         return answer
 
@@ -183,8 +183,8 @@ class Lan:
         log = self._directory / SWITCH_LOG
         said = log.read_text(encoding="utf-8", errors="replace")[-2000:] if log.exists() else ""
         return FaultError(
-            f"The switch of {self._directory.name}, process {self.handle.partition(':')[0]}, is gone:"
-            " its nodes have no network between them any more.",
+            f"The network switch of {self._directory.name} (process {self.handle.partition(':')[0]}) has ended,"
+            " so its nodes cannot reach each other.",
             evidence=said,
-            tip="another cluster: cluster.down(), and up again",
+            tip="end the cluster with cluster.down() and start a new one",
         )

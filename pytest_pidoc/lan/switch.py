@@ -1,16 +1,16 @@
-"""The switch of a cluster's LAN: a process that passes Ethernet frames between the nodes, or does not.
+"""The switch of a cluster's LAN: a process that passes or drops Ethernet frames between the nodes.
 
 Run as ``python -I -S switch.py CONTROL-FD PORT-FD...`` with listening sockets: one that takes orders, and one for
 each node's QEMU (``-netdev stream``), which sends every frame with its length before it, 32 bits in network order.
-Nothing but the standard library is imported, since a cluster waits for this process.
+It imports only the standard library, because a cluster's start waits for this process.
 
-Frames that came together and go the same way are passed on together, as they came: while no condition holds, this
-process looks at no more of a frame than its length and its two addresses.
+Frames that arrive together for the same port are passed on together: without conditions, this process reads only the
+length and the two addresses of a frame.
 
 An order is a line of JSON, and so is its answer. Each has an ``id``::
 
-    {"set": ID, "pairs": [[0, 1], ...], "condition": {"delay": 0.1, ...}}   a condition holds from one port to another
-    {"clear": ID}                                                           it does no more
+    {"set": ID, "pairs": [[0, 1], ...], "condition": {"delay": 0.1, ...}}   sets a condition from one port to another
+    {"clear": ID}                                                           ends the condition
     {"look": true}                                                          {"ports": [...], "lost": [...]}
 """
 
@@ -27,12 +27,12 @@ from collections import deque
 
 READ = 1 << 18  # bytes read at a time: 170 frames
 MOST_FRAME = 1 << 17  # QEMU's own limit is 68 KiB
-QUEUE = 1 << 22  # bytes that wait for a port: more than a TCP connection has under way
+QUEUE = 1 << 22  # bytes that wait for a port: more than a TCP connection sends before it waits for an answer
 SLOW_QUEUE = 1 << 18  # bytes that wait where the rate is limited: what a router holds
 ADDRESSES = 4096  # that are remembered
-# While much is under way, frames are let come together for a moment, as a network card's driver does: to wake up for
-# each costs more than to pass it on.
-MODERATE = 3_000_000  # bytes per second from which on that is so
+# Under load, frames are collected for a moment, as a network card's driver does: waking up for each frame costs more
+# than passing it on.
+MODERATE = 3_000_000  # bytes per second above which they are collected
 SLOT = 0.01  # seconds over which they are counted
 MOMENT = 0.0005  # seconds
 
@@ -51,7 +51,7 @@ class Port:
         self._queued = 0
 
     def plug(self) -> None:
-        """Connect the node's QEMU, in place of its former one."""
+        """Connect the node's QEMU, replacing an earlier one."""
         connection, _ = self.listener.accept()
         self.unplug()
         connection.setblocking(False)
@@ -59,7 +59,7 @@ class Port:
         self._switch.selector.register(connection, selectors.EVENT_READ, self.ready)
 
     def unplug(self) -> None:
-        """Forget a QEMU that is gone, and what waited for it."""
+        """Forget a QEMU that has ended, and the frames that waited for it."""
         if self.connection is not None:
             self._switch.selector.unregister(self.connection)
             self.connection.close()
@@ -69,7 +69,7 @@ class Port:
         self._queued = 0
 
     def ready(self, events: int) -> None:
-        """Read and write what can be."""
+        """Read and write as much as is possible without blocking."""
         if events & selectors.EVENT_WRITE:
             self._write()
         if events & selectors.EVENT_READ and self.connection is not None:
@@ -86,7 +86,7 @@ class Port:
                 self.unplug()
 
     def send(self, frames: bytes | memoryview) -> None:
-        """Send whole frames, or drop them if too much waits already."""
+        """Send whole frames, or drop them if the queue is full."""
         if self.connection is None:
             return
         if not self._waiting:
@@ -130,7 +130,7 @@ class Port:
 
 
 class Way:
-    """What happens to the frames from one port to another: all the conditions that hold for them together."""
+    """What happens to the frames from one port to another: the sum of all conditions for them."""
 
     def __init__(self, conditions: list[dict[str, float]]) -> None:
         self.cut = any(each.get("cut") for each in conditions)
@@ -141,7 +141,7 @@ class Way:
             arrives *= 1.0 - each.get("loss", 0.0)
         self.loss = 1.0 - arrives
         self.rate = min((each["rate"] for each in conditions if each.get("rate")), default=0.0)
-        self.free = 0.0  # when the last bit of what was sent is through
+        self.free = 0.0  # when the last bit of the earlier frames has passed
 
     def arrival(self, size: int, now: float) -> float | None:
         """Return when a frame of *size* bytes arrives that is sent *now*, or ``None`` if it is lost."""
@@ -193,7 +193,7 @@ class Switch:
                     target.send(frame)
 
     def receive(self, port: Port, data: bytes) -> None:
-        """Pass on the frames that *port* has sent; all that follow each other to the same place at once."""
+        """Pass on the frames that *port* has sent; consecutive frames to the same port are sent together."""
         self.passed += len(data)
         if port.rest:
             data = port.rest + data
@@ -201,7 +201,7 @@ class Switch:
         addresses = self._addresses
         begin = position = 0
         target: Port | None = None
-        while len(data) - position >= 16:  # less is no frame
+        while len(data) - position >= 16:  # the shortest frame
             end = position + 4 + int.from_bytes(data[position : position + 4], "big")
             if end > len(data):
                 break
@@ -221,7 +221,7 @@ class Switch:
             port.unplug()
 
     def _pass(self, port: Port, frames: memoryview, target: Port | None) -> None:
-        """Pass frames from *port* to *target*; to every other port where that is not known."""
+        """Pass frames from *port* to *target*; to every other port if the target is unknown."""
         if not frames:
             return
         for other in self.ports if target is None else (target,):
@@ -245,13 +245,13 @@ class Switch:
             elif arrival <= now:
                 target.send(frames[position:end])
             else:
-                self._count += 1  # frames of the same time keep their order
+                self._count += 1  # frames with the same arrival time keep their order
                 frame = bytes(frames[position:end])
                 heapq.heappush(self._late, (arrival, self._count, port.number, target, frame))
             position = end
 
     def order(self, order: dict[str, object]) -> dict[str, object]:
-        """Do what a line says, and return the answer."""
+        """Carry out an order, and return the answer."""
         if "set" in order:
             self._conditions[order["set"]] = (order["pairs"], order["condition"])  # type: ignore[index,assignment]
             self._combine()
@@ -268,7 +268,7 @@ class Switch:
         }
 
     def _combine(self) -> None:
-        """Work out what the conditions mean for each way; what is late already arrives when it was to, or never."""
+        """Combine the conditions of each way; a delayed frame keeps its arrival time, or is dropped by a cut."""
         found: dict[tuple[int, int], list[dict[str, float]]] = {}
         for pairs, condition in self._conditions.values():
             for source, target in pairs:
@@ -277,7 +277,7 @@ class Switch:
 
 
 class Client:
-    """Somebody who gives orders."""
+    """A connection that sends orders."""
 
     def __init__(self, switch: Switch, connection: socket.socket) -> None:
         self._switch = switch
@@ -292,7 +292,7 @@ class Client:
             *lines, self._rest = (self._rest + data).split(b"\n")
             for line in lines:
                 self._connection.sendall(json.dumps(self._switch.order(json.loads(line))).encode() + b"\n")
-        except (OSError, LookupError, TypeError, ValueError):  # gone, or it does not speak this
+        except (OSError, LookupError, TypeError, ValueError):  # the connection has ended, or the order is invalid
             data = b""
         if not data:
             self._switch.selector.unregister(self._connection)
@@ -300,7 +300,7 @@ class Client:
 
 
 def main() -> None:
-    """Run the switch on the sockets whose descriptors the command line has."""
+    """Run the switch on the sockets whose descriptors are on the command line."""
     control, *listeners = (socket.socket(fileno=int(descriptor)) for descriptor in sys.argv[1:])
     Switch(control, listeners).run()
 

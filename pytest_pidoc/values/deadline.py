@@ -1,4 +1,4 @@
-"""Deadlines: every wait is bounded, and says how long it was."""
+"""Deadlines: every wait has a limit, and reports how long it took."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Deadline:
     timeout
         Seconds from now.
     interval
-        Seconds between two looks.
+        Seconds between two checks.
     clock, sleep
         The clock; tests bring their own.
     """
@@ -56,16 +56,16 @@ class Deadline:
 
 
 def deadline_of(timeout: object, interval: float = 0.02) -> Deadline:
-    """Return the deadline of a wait whose seconds the user gave.
+    """Return the deadline of a wait with the user's *timeout* in seconds.
 
     Raises
     ------
     SettingsError
-        That is no time that can be waited.
+        *timeout* is not a number of seconds that can be waited.
     """
     if not is_seconds(timeout):
         raise SettingsError(
-            f"{shown(timeout)} seconds cannot be waited.",
-            tip=f"timeout=60, a number above 0, {MOST_SECONDS:.0f} at most",
+            f"timeout must be a number of seconds above 0 and at most {MOST_SECONDS:.0f}, not {shown(timeout)}.",
+            tip="set timeout to a number such as 60",
         )
     return Deadline(timeout, interval=interval)

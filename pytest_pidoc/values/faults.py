@@ -1,4 +1,4 @@
-"""Things that go wrong on purpose: each can be undone, and is at the latest when the test ends that caused it."""
+"""Faults that a test injects: each can be undone, and is undone at the latest when its test ends."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ __all__ = ["Fault", "FaultLog"]
 
 
 class Fault:
-    """Something that goes wrong, from when it was made until `undo`; a context manager that undoes it at its end.
+    """A fault that lasts from its creation until `undo`; a context manager that undoes it at its end.
 
     Parameters
     ----------
     what
-        What goes wrong, in a few words: ``partition pi-1 | pi-2, pi-3``.
+        What is broken, in a few words: ``partition pi-1 | pi-2, pi-3``.
     undo
-        Puts it right; it is called once.
+        Ends the fault; it is called once.
     """
 
     def __init__(self, what: str, undo: Callable[[], None]) -> None:
         self.what = what
-        """What goes wrong, in a few words."""
+        """What is broken, in a few words."""
         self.began = time.time()
         """When it began, in seconds since the epoch."""
         self.ended: float | None = None
@@ -33,11 +33,11 @@ class Fault:
 
     @property
     def active(self) -> bool:
-        """Whether it lasts."""
+        """Whether it has not been undone yet."""
         return self.ended is None
 
     def undo(self) -> None:
-        """Put it right; it is no error when that was done already."""
+        """End the fault. Calling it again does nothing."""
         with self._lock:
             if self.ended is None:
                 self._undo()
@@ -70,14 +70,14 @@ class FaultLog:
         self._lock = threading.Lock()
 
     def add(self, what: str, undo: Callable[[], None]) -> Fault:
-        """Write down a fault that has just been made; see `Fault` for the parameters."""
+        """Record a fault that has just begun; see `Fault` for the parameters."""
         fault = Fault(what, undo)
         with self._lock:
             self._faults.append(fault)
         return fault
 
     def undo_all(self) -> list[Exception]:
-        """Undo what still lasts, the latest first; return what went wrong with that."""
+        """Undo all active faults, the latest first; return the errors."""
         errors = []
         for fault in reversed(self.all()):
             try:
@@ -87,7 +87,7 @@ class FaultLog:
         return errors
 
     def clear(self) -> None:
-        """Forget those that are undone."""
+        """Forget the faults that are undone."""
         with self._lock:
             self._faults = [fault for fault in self._faults if fault.active]
 

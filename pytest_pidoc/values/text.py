@@ -1,4 +1,4 @@
-"""Plain text for terminals: tables, and times and sizes as one says them."""
+"""Plain text for terminals: tables, and readable times and sizes."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""One running machine: how it comes up, goes off and comes back, and what can go wrong in it."""
+"""One running machine: how it boots, shuts down and restarts, and the faults that a test can inject into it."""

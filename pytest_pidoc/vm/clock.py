@@ -1,4 +1,4 @@
-"""The clock of a node: what it says the time is."""
+"""The clock of a node, and faults of it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Clock"]
 
-FARTHEST = 1e12  # seconds: far beyond what any clock can show, which the guest itself refuses
+FARTHEST = 1e12  # seconds: more than any clock supports; the guest refuses smaller values itself
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
@@ -36,26 +36,31 @@ class Clock:
         return self.mips is not None or bool(self._vm.launch.machine.icount)
 
     def jump(self, seconds: float) -> Fault:
-        """Let the real-time clock jump, and jump back by the same amount when that is undone.
+        """Let the real-time clock jump; undoing the fault jumps back by the same amount.
 
-        The time that passes in between is kept. The monotonic clock does not jump. A guest that has started again
-        meanwhile has the right time anyway, and is left alone.
+        The time that passes in between is kept. The monotonic clock does not jump. A guest that has
+        restarted in between has the right time already, so nothing is undone.
 
         Parameters
         ----------
         seconds
-            How far: forwards, or backwards if it is negative.
+            How far to jump: forwards, or backwards if negative.
 
         Raises
         ------
         FaultError
-            It is not a number or is 0, the node is off, or the guest refuses such a time.
+            *seconds* is not a number or is 0, the node is off, or the guest rejects the time.
         """
         vm = self._vm
         if not is_number(seconds, -FARTHEST, FARTHEST):
-            raise FaultError(f"A clock cannot jump by {shown(seconds)} seconds.", tip="a number such as 3600 or -3600")
+            raise FaultError(
+                f"clock.jump() needs a number of seconds from {-FARTHEST:g} to {FARTHEST:g}, not {shown(seconds)}.",
+                tip="pass a number such as 3600 or -3600",
+            )
         if seconds == 0:
-            raise FaultError("A jump by 0 seconds is none.", tip="a number such as 3600 or -3600")
+            raise FaultError(
+                "clock.jump() needs a non-zero number of seconds.", tip="pass a number such as 3600 or -3600"
+            )
         what = f"{vm.name} clock jump {seconds:+g} s"
         vm.require_on("its clock cannot jump")
         boot = change(vm, f"cat {BOOT_ID}; {_jump(seconds)}", what).split()[0]

@@ -1,4 +1,4 @@
-"""The processor of a node: how much of the host's its QEMU may use."""
+"""The processor of a node: limits its QEMU's share of the host's processors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Cpu"]
 
-LEAST = 0.01  # of a processor: a millisecond of each period is the least that the kernel takes
+LEAST = 0.01  # of a processor: a millisecond of each period is the smallest limit that the kernel accepts
 MOST = 1024  # processors: more than any host has
 
 
@@ -25,21 +25,24 @@ class Cpu:
         self._faults = faults
 
     def limit(self, share: float) -> Fault:
-        """Let the node's QEMU use only that share of one processor of the host, from now on until that is undone.
+        """Limit the node's QEMU to that share of one processor of the host, until the fault is undone.
 
         Parameters
         ----------
         share
-            ``0.25`` is a quarter of a processor; 0.01 is the least.
+            ``0.25`` is a quarter of a processor; at least 0.01.
 
         Raises
         ------
         FaultError
-            It is not such a number, the node is off, or its QEMU cannot be limited here.
+            *share* is not such a number, the node is off, or the host cannot limit its QEMU.
         """
         vm, engine = self._vm, self._vm.engine
         if not is_number(share, LEAST, MOST):
-            raise FaultError(f"A node cannot be limited to {shown(share)} of a processor.", tip=f"{LEAST} or more")
+            raise FaultError(
+                f"cpu.limit() needs a share of a processor from {LEAST} to {MOST}, not {shown(share)}.",
+                tip="pass a number such as 0.25, a quarter of a processor",
+            )
         what = f"{vm.name} cpu limit {share:g}"
         vm.require_on("its processor cannot be limited")
         before = engine.limit_cpus(vm.endpoint, share)

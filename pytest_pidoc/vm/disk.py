@@ -1,4 +1,4 @@
-"""The disk of a node: how much is free on its root file system."""
+"""The disk of a node: fills its root file system."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ __all__ = ["Disk"]
 
 MOST = 2**62  # bytes: what a shell can count
 
-# Blocks that nobody has written to cost nothing on the host; the last few, which fallocate may not take, are written.
-# ext4 keeps some for itself that not even root can have, and counts them as free.
+# Blocks that are only allocated cost nothing on the host; the last few, which fallocate might leave, are written.
+# ext4 reserves some that not even root can use, and counts them as free.
 _FILL = """
 kept=/sys/fs/ext4/$(basename $(readlink /sys/dev/block/$(mountpoint -d /)))/reserved_clusters
 [ -e $kept ] && kept=$(cat $kept) || kept=0
@@ -42,23 +42,27 @@ class Disk:
         self._faults = faults
 
     def fill(self, leave: int = 0) -> Fault:
-        """Let the root file system be full, for root too, until that is undone.
+        """Fill the root file system, for root too, until the fault is undone.
 
-        A file takes the place. It is not written, so that this takes no time and no room on the host.
+        A file takes the space. Its blocks are allocated and not written, so that this is fast and uses no disk space
+        of the host.
 
         Parameters
         ----------
         leave
-            How many bytes are left free, at most. Of those, other users get what ext4 does not keep for root.
+            How many bytes stay free, at most. Users other than root cannot use those that ext4 reserves for root.
 
         Raises
         ------
         FaultError
-            It is not a number of bytes, less is free already, or the node is off.
+            *leave* is not a number of bytes, less is free already, or the node is off.
         """
         vm = self._vm
         if not is_whole(leave, 0, MOST):
-            raise FaultError(f"A disk cannot be filled but for {shown(leave)} bytes.", tip="0 or more")
+            raise FaultError(
+                f"leave must be a whole number of bytes from 0 to {MOST}, not {shown(leave)}.",
+                tip="set leave to a number such as 1_000_000, or leave it out",
+            )
         what = f"{vm.name} disk full but for {leave} bytes"
         vm.require_on("its disk cannot be filled")
         filler = f"/.pidoc-filler-{secrets.token_hex(4)}"

@@ -1,7 +1,7 @@
-"""Port forwards: a port of this machine that leads to a port of a node, as long as it is wanted.
+"""Port forwards: a port of the host that leads to a port of a node, until the forward is closed.
 
-The engine ``local`` has QEMU listen on this machine. To a container no port can be added while it runs, and its
-QEMU's ports cannot be reached from everywhere, so the engine ``docker`` takes the SSH connection that is open anyway.
+On the engine ``local``, QEMU listens on the host. A running container cannot get new ports, and its QEMU's ports
+cannot be reached from everywhere, so the engine ``docker`` uses the node's SSH connection.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ CHUNK = 65536
 
 @dataclass(frozen=True)
 class Forward:
-    """A port of this machine that leads to a port of a node; a context manager that ends it.
+    """A port of the host that leads to a port of a node; a context manager that closes it.
 
     Attributes
     ----------
     host, port
-        Where to connect to on this machine: ``127.0.0.1`` and a number.
+        Where to connect to on the host: ``127.0.0.1`` and a number.
     guest_port
         The node's port.
     protocol
@@ -59,7 +59,7 @@ class Forward:
         return not self._closed.is_set()
 
     def close(self) -> None:
-        """End the forward; connections that are open stay. It is no error when it has ended already."""
+        """End the forward; open connections stay open. Calling it again does nothing."""
         self._closed.set()
         self._closing.close()
 
@@ -73,10 +73,12 @@ class Forward:
 
 
 def check(port: int, protocol: str) -> None:
-    """Raise `SettingsError` if there is no such port or protocol."""
+    """Raise `SettingsError` if the port or the protocol is invalid."""
     require_port(port)
     if not isinstance(protocol, str) or protocol not in {"tcp", "udp"}:
-        raise SettingsError(f"{shown(protocol)} is no protocol that can be forwarded.", tip='"tcp" or "udp"')
+        raise SettingsError(
+            f'protocol must be "tcp" or "udp", not {shown(protocol)}.', tip='set protocol to "tcp" or "udp"'
+        )
 
 
 def open_forward(vm: Vm, port: int, protocol: str) -> Forward:
@@ -99,14 +101,14 @@ def _opened(vm: Vm, port: int, protocol: str) -> Forward:
         return _by_qemu(vm, port, protocol)
     if protocol != "tcp":
         raise SettingsError(
-            f"{protocol} cannot be forwarded on the engine {vm.endpoint.engine}.", tip="--pidoc-engine=local"
+            f"The engine {vm.endpoint.engine} can forward only tcp, not {protocol}.", tip="use --pidoc-engine=local"
         )
     return _by_ssh(vm, port)
 
 
 def _by_qemu(vm: Vm, guest_port: int, protocol: str) -> Forward:
     for _ in range(ATTEMPTS):
-        # QEMU does not say which port the OS gave it, and several forwards may lead to the same port of the guest.
+        # QEMU does not report which port the OS gave it, and several forwards can lead to the same port of the guest.
         port = _free_port(protocol)
         rule = f"{protocol}:{HOST}:{port}"
         with vm.qmp() as monitor:
@@ -163,12 +165,12 @@ def _wake(listener: socket.socket) -> None:
 def _relay(client: socket.socket, peer: tuple[str, int], vm: Vm, guest_port: int) -> None:
     """Connect one client to the guest's port over SSH, until both sides have closed.
 
-    A client is hung up on when nobody listens there, or when the node is gone, at whatever point that is found out.
+    The client's connection is closed if nothing listens on the guest's port, or as soon as the node has ended.
     """
     import paramiko
 
     with client, contextlib.suppress(PidocError, paramiko.SSHException, OSError, EOFError):
-        # The connection is another one after a restart of the guest, and none while that lasts.
+        # A restart of the guest replaces the connection; during the restart the node has none.
         transport = None if vm.death() else vm.connection.transport
         if transport is None:
             return
@@ -180,7 +182,7 @@ def _relay(client: socket.socket, peer: tuple[str, int], vm: Vm, guest_port: int
 
 
 def _pump(source: socket.socket | paramiko.Channel, target: socket.socket | paramiko.Channel) -> None:
-    """Pass on what comes until there is no more, and say so to the other side."""
+    """Pass on data until the source closes, then close the other side for writing."""
     with contextlib.suppress(OSError, EOFError):
         while data := source.recv(CHUNK):
             target.sendall(data)

@@ -1,4 +1,4 @@
-"""What a fault does in the guest: a shell script as root, whose failure is a `FaultError`."""
+"""Runs the shell script of a fault in the guest, as root; if it fails, that is a `FaultError`."""
 
 from __future__ import annotations
 
@@ -23,21 +23,23 @@ def change(vm: Vm, script: str, what: str) -> str:
     Raises
     ------
     FaultError
-        It failed, or the guest does not answer.
+        The script failed, or the guest does not answer.
     NodeDied
-        The node ended before it did.
+        The node ended before the script did.
     """
     try:
         done = vm.ask(f"sudo -n sh -ec {shlex.quote(script)}", timeout=TIMEOUT)
     except Unanswered as error:
-        raise FaultError(f"{what} has failed: {error}.", **vm.evidence()) from error
+        raise FaultError(f"{what} failed in the guest: {error}.", **vm.evidence()) from error
     if not done.ok:
-        raise FaultError(f"{what} has failed with status {done.return_code}.", evidence=done.stdout + done.stderr)
+        raise FaultError(
+            f"{what} failed in the guest with status {done.return_code}.", evidence=done.stdout + done.stderr
+        )
     return str(done.stdout)
 
 
 def change_back(vm: Vm, script: str, what: str) -> None:
-    """Run a script that undoes a fault; there is nothing to undo in a node that has died, at whatever point of it."""
+    """Run a script that undoes a fault; if the node has died or dies meanwhile, nothing is left to undo."""
     with contextlib.suppress(NodeDied):
         if vm.death() is None:
             change(vm, script, f"undoing {what}")

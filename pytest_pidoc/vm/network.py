@@ -1,4 +1,4 @@
-"""A node's network card to the LAN."""
+"""A node's network card on the LAN."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Network"]
 
 
 class Network:
-    """The card that connects a node with the others of its cluster. SSH goes by another."""
+    """The card that connects a node with the others of its cluster. SSH uses another card."""
 
     def __init__(self, vm: Vm, faults: FaultLog, lan: Lan | None) -> None:
         self._vm = vm
@@ -26,28 +26,29 @@ class Network:
         self._lan = lan
 
     def down(self) -> Fault:
-        """Take the cable out of the card: the guest sees that, and no packet passes, until the fault is undone.
+        """Unplug the cable: the guest sees that the link is down, and no packet passes, until the fault is undone.
 
         Raises
         ------
         FaultError
-            The node is off, or in no LAN; or the LAN's switch is gone.
+            The node is off or has no LAN, or the LAN's switch has ended.
         """
         vm = self._vm
         if self._lan is None:
             raise FaultError(
-                f"{vm.name} is in no LAN.", tip="two nodes or more, lan=True, and a model that can have one"
+                f"{vm.name} is not connected to a LAN.",
+                tip="start at least two nodes with lan=True, of a model that supports it",
             )
-        vm.require_on("its cable cannot be taken out")
+        vm.require_on("its cable cannot be unplugged")
         cut = conditions.isolate(self._lan, vm.name)
         self._set_link(up=False)
 
         def undo() -> None:
             cut()
-            with contextlib.suppress(MonitorError):  # a node that is off starts with its cable in
+            with contextlib.suppress(MonitorError):  # a node that is off starts with its cable plugged in
                 self._set_link(up=True)
 
-        return self._faults.add(f"cable of {vm.name} out", undo)
+        return self._faults.add(f"cable of {vm.name} unplugged", undo)
 
     def _set_link(self, *, up: bool) -> None:
         self._vm.monitor.execute("set_link", name=qemu.LAN_CARD, up=up)

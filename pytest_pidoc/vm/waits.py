@@ -1,7 +1,7 @@
-"""Waiting for something in a guest: a port, a unit, a command that succeeds. Each wait ends, and says what it saw.
+"""Waiting for a port, a unit or a command in a guest. Each wait has a limit and reports what it saw last.
 
-What is waited for is looked at in the guest, since a command over SSH costs a tenth of a second under emulation: one
-command has a loop in it. It ends by itself, so that nothing goes on in a guest that nobody waits for any more.
+The check runs in the guest, because a command over SSH costs a tenth of a second under emulation: one command contains
+a loop. The loop has a limit of its own, so that it does not run on in a guest after the wait was given up.
 """
 
 from __future__ import annotations
@@ -22,18 +22,20 @@ if TYPE_CHECKING:
 
 __all__ = ["until_succeeds", "wait_for_port", "wait_for_unit"]
 
-INTERVAL = 0.5  # seconds between two looks
-GRACE = 5.0  # seconds until a command must have ended that ends itself in the guest
-LINES = 20  # of what was seen, in the error
-LISTENERS = 100  # lines, of which each may be the one that is looked for
-ENDED_IT = (124, 137)  # the statuses of timeout(1) when it has ended a command
+INTERVAL = 0.5  # seconds between two checks
+GRACE = 5.0  # seconds to wait for the end of a command that has its own limit in the guest
+LINES = 20  # of output, in the error
+LISTENERS = 100  # lines: any of them might be the one that the user looks for
+ENDED_IT = (124, 137)  # the exit statuses of timeout(1) when it has ended a command
 FAILED = 3  # our own status of a unit that has failed
 
 
 def until_succeeds(vm: Vm, command: str, *, timeout: float) -> Result:
     """Run a command again and again until its status is 0; see `Node.wait_until_succeeds`."""
     if not isinstance(command, str):
-        raise SettingsError(f"{shown(command)} is no command.", tip='a text for the shell, such as "ping -c 1 pi-2"')
+        raise SettingsError(
+            f"The command must be a string, not {shown(command)}.", tip='pass a shell command such as "ping -c 1 pi-2"'
+        )
     deadline, attempts, seen = deadline_of(timeout, INTERVAL), 0, ""
     while not deadline.expired:
         attempts += 1
@@ -45,14 +47,15 @@ def until_succeeds(vm: Vm, command: str, *, timeout: float) -> Result:
             if result.ok:
                 result.command = command
                 return result
-            ended = "it has not ended" if result.return_code in ENDED_IT else f"status {result.return_code}"
-            if not (seen and deadline.expired and result.return_code in ENDED_IT):  # which was given no time
-                seen = f"the last time: {ended}\n{_said(result)}"
+            ended = "it did not finish" if result.return_code in ENDED_IT else f"status {result.return_code}"
+            if not (seen and deadline.expired and result.return_code in ENDED_IT):  # a last attempt without any time
+                seen = f"the last attempt: {ended}\n{_said(result)}"
         deadline.pause()
     raise WaitTimeout(
-        f"{shown(command)} has not succeeded on {vm.name} within {timeout:g} s, tried {attempts} times.",
+        f"{shown(command)} did not succeed on {vm.name} within {timeout:g} s "
+        f"({attempts} attempt{'s' * (attempts > 1)}).",
         evidence=seen,
-        tip=f"timeout={timeout * 2:g} if it only takes longer",
+        tip=f"set timeout={timeout * 2:g} if it only needs more time",
     )
 
 
@@ -61,7 +64,8 @@ def wait_for_port(vm: Vm, port: int, *, host: str, timeout: float) -> None:
     require_port(port)
     if not isinstance(host, str) or not re.fullmatch(r"[0-9A-Za-z_.:%-]{1,255}", host):
         raise SettingsError(
-            f"{shown(host)} is no name or address of a host.", tip='"127.0.0.1", which is the node itself'
+            f"host must be a host name or an IP address, not {shown(host)}.",
+            tip='use "127.0.0.1" for the node itself',
         )
     connect = f"until (exec 3<>/dev/tcp/{host}/{port}) 2>/dev/null; do sleep {INTERVAL}; done"
     deadline = deadline_of(timeout, INTERVAL)
@@ -75,14 +79,16 @@ def wait_for_port(vm: Vm, port: int, *, host: str, timeout: float) -> None:
     raise WaitTimeout(
         f"{vm.name} could not connect to {host}:{port} within {timeout:g} s.",
         evidence=seen,
-        tip="does the program run, and does it listen on that address and port?",
+        tip="check that the program runs and listens on that address and port",
     )
 
 
 def wait_for_unit(vm: Vm, name: str, *, timeout: float) -> None:
     """Wait until a unit of systemd is active; see `Node.wait_for_unit`."""
     if not isinstance(name, str) or not re.fullmatch(r"[0-9A-Za-z:_.\\@][0-9A-Za-z:_.\\@-]{0,254}", name):
-        raise SettingsError(f"{shown(name)} is no name of a unit.", tip='a name such as "mosquitto" or "ssh.socket"')
+        raise SettingsError(
+            f"{shown(name)} is not a valid unit name.", tip='use a name such as "mosquitto" or "ssh.socket"'
+        )
     unit = shlex.quote(name)
     loop = (
         f"while :; do case $(systemctl show -p ActiveState {unit}) in *=active|*=reloading) exit 0;;"
@@ -99,23 +105,25 @@ def wait_for_unit(vm: Vm, name: str, *, timeout: float) -> None:
         seen = str(error)
     look = shlex.join([*vm.login.arguments(), "sudo", "journalctl", "-u", name])
     if failed:
-        raise WaitError(f"The unit {name} has failed on {vm.name}.", evidence=seen, look=look)
+        raise WaitError(f"The unit {name} failed on {vm.name}.", evidence=seen, look=look)
     raise WaitTimeout(
-        f"The unit {name} was not active on {vm.name} within {timeout:g} s.",
+        f"The unit {name} did not become active on {vm.name} within {timeout:g} s.",
         evidence=seen,
         look=look,
-        tip="systemctl start it first, if nothing else does",
+        tip="start it with sudo systemctl start, if nothing else starts it",
     )
 
 
 def require_port(port: object) -> None:
-    """Raise `SettingsError` if that is no number of a port."""
+    """Raise `SettingsError` if that is not a port number."""
     if not is_whole(port, 1, 65535):
-        raise SettingsError(f"{shown(port)} is no port.", tip="a whole number from 1 to 65535")
+        raise SettingsError(
+            f"port must be a whole number from 1 to 65535, not {shown(port)}.", tip="pass a number such as 8080"
+        )
 
 
 def _await(vm: Vm, loop: str, deadline: Deadline) -> Result:
-    """Run a loop that ends by itself in the guest; once more when the connection breaks and the node lives on."""
+    """Run a loop with its own limit in the guest; repeat it if the connection breaks and the node is still running."""
     while True:
         try:
             return _run(vm, loop, deadline.remaining)
@@ -126,7 +134,7 @@ def _await(vm: Vm, loop: str, deadline: Deadline) -> Result:
 
 
 def _run(vm: Vm, command: str, seconds: float) -> Result:
-    """Run a command as the node's user would; after that time it is ended in the guest, with its children.
+    """Run a command as the node's user would; after that time timeout(1) ends it in the guest, with its children.
 
     Raises
     ------

@@ -331,7 +331,7 @@ def test_down_sweeps_orphans(pidoc: Any, make_cluster: Any) -> None:
         gone = str(processes.identify(process.pid))
     directory = make_cluster(owner=gone)
 
-    assert pidoc("down") == f"{directory.name} is down: its owner was gone\n"
+    assert pidoc("down") == f"{directory.name} is down: its owner had ended\n"
 
 
 def test_down_ends_the_others_of_one_that_cannot_be_ended(
@@ -380,7 +380,7 @@ def test_console_that_cannot_be_reached(make_cluster: Any, capsys: pytest.Captur
 
     assert not (directory / "pi-1" / CONSOLE_SOCKET).exists()
     assert cli.main(["console", "pi-1"]) == 1
-    assert "The console of pi-1 cannot be reached" in capsys.readouterr().err
+    assert "Cannot connect to the console of pi-1" in capsys.readouterr().err
 
 
 def test_ssh_runs_a_command(make_cluster: Any, image: Image, tmp_path: Path) -> None:

@@ -248,7 +248,7 @@ def test_faults_are_in_order_or_refused(settings: Settings) -> None:
         await_answer(cluster[0], "pi-2")
         processes.kill(cluster[0].lan.handle)  # type: ignore[union-attr]
         assert processes.wait(cluster[0].lan.handle, timeout=5)  # type: ignore[union-attr]
-        with pytest.raises(FaultError, match=r"The switch of .* is gone"):
+        with pytest.raises(FaultError, match=r"The network switch of .* has ended"):
             cluster.partition([cluster[0]])
         assert is_cut_off(cluster[0], "pi-2")
     with Cluster.up(nodes=1, engine="local", settings=settings, lan=False) as alone:

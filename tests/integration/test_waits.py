@@ -74,7 +74,7 @@ def test_unit_that_fails(node: Node) -> None:
     node.run("sudo systemd-run --unit=bad sh -c 'sleep 2; echo there is no such file; exit 9'")
     node.wait_until_succeeds("systemctl is-failed bad", timeout=60)
     start = time.monotonic()
-    with pytest.raises(WaitError, match="The unit bad has failed on pi-1") as caught:
+    with pytest.raises(WaitError, match="The unit bad failed on pi-1") as caught:
         node.wait_for_unit("bad", timeout=600)
 
     assert time.monotonic() - start < 30
@@ -86,7 +86,7 @@ def test_unit_that_fails(node: Node) -> None:
 @pytest.mark.qemu
 def test_unit_that_does_not_exist(node: Node) -> None:
     """The error shows that there is none."""
-    with pytest.raises(WaitTimeout, match="The unit nosuch was not active") as caught:
+    with pytest.raises(WaitTimeout, match="The unit nosuch did not become active") as caught:
         node.wait_for_unit("nosuch", timeout=2)
 
     assert "could not be found" in caught.value.evidence
@@ -103,10 +103,10 @@ def test_command_that_succeeds_later(node: Node) -> None:
 @pytest.mark.qemu
 def test_command_that_does_not_end(node: Node) -> None:
     """It is ended in the guest, with its children."""
-    with pytest.raises(WaitTimeout, match="tried 1 times") as caught:
+    with pytest.raises(WaitTimeout, match=r"\(1 attempt\)") as caught:
         node.wait_until_succeeds("echo begun; sleep 4321; true", timeout=2)
 
-    assert "it has not ended\nbegun" in caught.value.evidence
+    assert "it did not finish\nbegun" in caught.value.evidence
     assert node.run("pgrep -fx 'sleep 4321'", warn=True).stdout == ""
 
 
@@ -131,7 +131,7 @@ def test_console_shows_what_came_instead(node: Node) -> None:
     node.run("sudo sh -c 'echo something else >/dev/console'")
     with node.console as console:
         console.sendline("")
-        with pytest.raises(ConsoleError, match="has not shown 'no such prompt' within") as caught:
+        with pytest.raises(ConsoleError, match="did not show 'no such prompt' within") as caught:
             console.expect("no such prompt", timeout=5)
 
     assert "pi-1" in caught.value.evidence

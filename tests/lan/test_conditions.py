@@ -26,12 +26,15 @@ def test_partition_says_what_it_is(lan: Lan) -> None:
 @pytest.mark.parametrize(
     ("groups", "message"),
     [
-        ([], "A partition has at least one group."),
-        ([["pi-1"], []], "group 2 of the partition: there is no node in it."),
+        ([], "partition() needs at least one group of nodes."),
+        ([["pi-1"], []], "group 2 of the partition: it must contain at least one node."),
         ([["pi-1", "pi-1"]], "group 1 of the partition: pi-1 is named twice."),
-        ([["pi-1"], ["pi-2", "pi-1"]], "pi-1 is in the groups 1 and 2 of the partition."),
-        ([["pi-5"]], "group 1 of the partition: 'pi-5' is no node of this cluster."),
-        ([[3]], "group 1 of the partition: 3 is no node of this cluster."),
+        (
+            [["pi-1"], ["pi-2", "pi-1"]],
+            "pi-1 is in the groups 1 and 2 of the partition, but a node must be in only one.",
+        ),
+        ([["pi-5"]], "group 1 of the partition: 'pi-5' is not a node of this cluster."),
+        ([[3]], "group 1 of the partition: 3 is not a node of this cluster."),
     ],
 )
 def test_partition_that_cannot_be_meant(lan: Lan, groups: list[list[str]], message: str) -> None:
@@ -60,17 +63,20 @@ def test_degrading_says_what_it_is(lan: Lan, arguments: dict[str, Any], said: st
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "Nothing is made worse."),
-        ({"delay": -0.1}, "delay=-0.1 is not seconds from 0 on."),
-        ({"delay": math.nan}, "delay=nan is not seconds from 0 on."),
-        ({"delay": "long"}, "delay='long' is not seconds from 0 on."),
-        ({"delay": 0.1, "jitter": 0.2}, "jitter=0.2 is not seconds from 0 to the delay, 0.1."),
-        ({"loss": 1.1}, "loss=1.1 is not a share from 0 to 1."),
-        ({"rate": 0}, "rate=0 is not bits per second from 1000 on."),
-        ({"loss": 0.1, "between": ("pi-1", "pi-1")}, "pi-1 is on both sides of between."),
-        ({"loss": 0.1, "between": ("pi-1",)}, "between is not two nodes, or two groups of nodes."),
-        ({"loss": 0.1, "between": "pi-1"}, "between is not two nodes, or two groups of nodes."),
-        ({"loss": 0.1, "between": ("pi-1", "pi-9")}, "between: 'pi-9' is no node of this cluster."),
+        ({}, "degrade() needs at least one of delay, loss or rate."),
+        ({"delay": -0.1}, "delay must be a number of seconds from 0 to 3600, not -0.1."),
+        ({"delay": math.nan}, "delay must be a number of seconds from 0 to 3600, not nan."),
+        ({"delay": "long"}, "delay must be a number of seconds from 0 to 3600, not 'long'."),
+        ({"delay": 0.1, "jitter": 0.2}, "jitter must be a number of seconds from 0 to the delay, 0.1, not 0.2."),
+        ({"loss": 1.1}, "loss must be a share of the frames from 0 to 1, not 1.1."),
+        ({"rate": 0}, "rate must be a number of bits per second from 1000 to 1e12, not 0."),
+        (
+            {"loss": 0.1, "between": ("pi-1", "pi-1")},
+            "pi-1 is on both sides of between, but a node must be on only one.",
+        ),
+        ({"loss": 0.1, "between": ("pi-1",)}, "between must be two nodes or two groups of nodes, not ('pi-1',)."),
+        ({"loss": 0.1, "between": "pi-1"}, "between must be two nodes or two groups of nodes, not 'pi-1'."),
+        ({"loss": 0.1, "between": ("pi-1", "pi-9")}, "between: 'pi-9' is not a node of this cluster."),
     ],
 )
 def test_degrading_that_cannot_be_meant(lan: Lan, arguments: dict[str, Any], message: str) -> None:

@@ -228,7 +228,7 @@ def test_switch_that_was_killed_is_named(lan: Lan) -> None:
     os.waitpid(pid, 0)
 
     for call in (lambda: lan.clear("cut"), lan.raise_if_dead):
-        with pytest.raises(FaultError, match=f"The switch of c-00000000, process {pid}, is gone"):
+        with pytest.raises(FaultError, match=f"The network switch of c-00000000 \\(process {pid}\\) has ended"):
             call()
 
 

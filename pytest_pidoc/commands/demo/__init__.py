@@ -1,4 +1,4 @@
-"""The demonstration: three Pis are booted and a small test file is run on them."""
+"""The demonstration: boots three Pis and runs a small test file on them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def run(settings: Settings, progress: Progress) -> int:
     Raises
     ------
     PidocError
-        Something is missing that this user cannot install, or the image cannot be built.
+        This user cannot install a missing package, or the image cannot be built.
     """
     packages = doctor.missing_packages(docker=_uses_docker(settings))
     if packages:
@@ -42,7 +42,7 @@ def run(settings: Settings, progress: Progress) -> int:
 
 
 def _uses_docker(settings: Settings) -> bool:
-    """Tell whether the engine will be Docker, where this host needs no QEMU of its own to run nodes."""
+    """Tell whether the engine will be Docker, for which the host needs no QEMU of its own."""
     if settings.engine == "local":
         return False
     from pytest_pidoc.containers import daemon

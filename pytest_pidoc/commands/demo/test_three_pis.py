@@ -19,7 +19,7 @@ def test_each_is_itself(pi_cluster):
 
 
 def test_files_travel(pi_cluster, tmp_path):
-    """A file goes to one node and comes back from it as it was."""
+    """A file that is copied to a node and back is unchanged."""
     there, back = tmp_path / "there", tmp_path / "back"
     there.write_bytes(bytes(range(256)))
     pi_cluster[1].put(there, "bytes")
