@@ -106,7 +106,7 @@ def prune(options: argparse.Namespace, settings: Settings) -> int:
 
     if options.days is not None and not 0 <= options.days < float("inf"):
         raise SettingsError(
-            f"--days must be a number of days from 0 up, not {options.days}.", tip="set --days to a number such as 30"
+            f"--days must be a number of days, 0 or more, not {options.days}.", tip="set --days to a number such as 30"
         )
     try:
         limit = None if options.size is None else parse_size(options.size)

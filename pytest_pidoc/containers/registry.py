@@ -80,7 +80,7 @@ def pull(
         if labels.get(IMAGE_LABEL) != "pidoc" or not re.fullmatch("[0-9a-f]{16,64}", key):
             raise ImageError(
                 f"{reference} is not a container image with a guest of pytest-pidoc.",
-                tip="use an image that `pidoc build --engine docker` has built",
+                tip="use an image that `pidoc build --container pidoc` has built",
             )
         path = directory / key
         try:
