@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import shlex
 import warnings
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, overload
 
 from pytest_pidoc.engines.engine import Engine
 from pytest_pidoc.errors import FaultError, KernelPanic
@@ -24,7 +25,7 @@ from pytest_pidoc.lifecycle.record import ClusterRecord, keep
 from pytest_pidoc.lifecycle.start import Member, Ownership, Started, launch_of
 from pytest_pidoc.lifecycle.start import start as start_nodes
 from pytest_pidoc.node import Node
-from pytest_pidoc.settings import ClusterSpec, Settings
+from pytest_pidoc.settings import OPTIONS, ClusterSpec, Settings
 from pytest_pidoc.values.checks import shown
 from pytest_pidoc.values.deadline import Deadline
 from pytest_pidoc.values.faults import Fault, FaultLog
@@ -34,11 +35,51 @@ from pytest_pidoc.vm.vm import Vm
 
 if TYPE_CHECKING:
     from fabric import GroupResult
+    from typing_extensions import Unpack
 
-__all__ = ["Cluster", "start_cluster"]
+__all__ = ["Cluster", "ClusterArguments", "start_cluster"]
 
 ROOM_PATIENCE = 600.0  # seconds to wait for other processes' nodes to end
 ROOM_INTERVAL = 2.0
+
+
+class ClusterArguments(TypedDict, total=False):
+    """What `Cluster.up` takes beside ``nodes``: the other fields of `ClusterSpec`, as users write them."""
+
+    model: str | None
+    image: str | Path | None
+    engine: str | None
+    memory: int | str | None
+    cpus: float | None
+    boot_timeout: float | None
+    start: str | None
+    kernel: str | Path | None
+    initrd: str | Path | None
+    dtb: str | Path | None
+    append: str | None
+    announce_board: bool | None
+    mips: float | None
+    lan: bool | None
+    internet: bool | None
+    host_access: bool | None
+
+
+_Function = TypeVar("_Function", bound=Callable[..., object])
+
+
+def _with_arguments(function: _Function) -> _Function:
+    """Name each of `ClusterArguments` in a function's signature and docstring, for ``help()`` and the reference."""
+    signature, kinds = inspect.signature(function), ClusterArguments.__annotations__
+    arguments = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind.__forward_arg__)
+        for name, kind in kinds.items()
+    ]
+    cls, nodes, *others, _ = signature.parameters.values()
+    vars(function)["__signature__"] = signature.replace(parameters=[cls, nodes, *arguments, *others])
+    described = {option.name: f"{option.help[0].upper()}{option.help[1:]}." for option in OPTIONS}
+    lines = "".join(f"{name}\n    {described[name]}\n" for name in kinds)
+    function.__doc__ = inspect.cleandoc(function.__doc__ or "").replace("<arguments>\n", lines)
+    return function
 
 
 class Cluster(Sequence[Node]):
@@ -59,29 +100,15 @@ class Cluster(Sequence[Node]):
         self._down = False
 
     @classmethod
+    @_with_arguments
     def up(
         cls,
         nodes: int | None = None,
         *,
-        model: str | None = None,
-        image: str | Path | None = None,
-        memory: int | str | None = None,
-        cpus: float | None = None,
-        engine: str | None = None,
-        boot_timeout: float | None = None,
-        start: str | None = None,
-        kernel: str | Path | None = None,
-        initrd: str | Path | None = None,
-        dtb: str | Path | None = None,
-        append: str | None = None,
-        announce_board: bool | None = None,
-        mips: float | None = None,
-        lan: bool | None = None,
-        internet: bool | None = None,
-        host_access: bool | None = None,
         settings: Settings | None = None,
         progress: Progress | None = None,
         keep: bool = False,
+        **arguments: Unpack[ClusterArguments],
     ) -> Cluster:
         """Start nodes side by side and return when a command has run over SSH on each of them.
 
@@ -89,15 +116,9 @@ class Cluster(Sequence[Node]):
 
         Parameters
         ----------
-        nodes, model, image, memory, cpus, engine, boot_timeout, start, kernel, initrd, dtb, append, announce_board
-            As in the marker; what is not given comes from *settings*. ``memory`` is in bytes or a text such as
-            ``512M``, ``boot_timeout`` in seconds.
-        lan, internet
-            Whether the nodes reach each other, and whether they reach anything else; by default they do.
-        host_access
-            Whether they reach what listens on this machine's 127.0.0.1, too, which they see as 10.0.2.2.
-        mips
-            How many million instructions are a second of the guest's clock; by default it is this machine's clock.
+        nodes
+            How many; ``None`` means as many as *settings* say, as with each of the following.
+        <arguments>
         settings
             By default those of the environment.
         progress
@@ -114,30 +135,15 @@ class Cluster(Sequence[Node]):
         ImageError
             The image cannot be built or trusted.
         NoRoom
-            The nodes do not fit into this machine's memory beside those that run.
+            The nodes do not fit into the host's memory beside those that run.
         BootError
             A node did not become ready. Nothing is left but the logs, in the folder that the message names.
         """
+        for name in arguments:
+            if name not in ClusterArguments.__annotations__:
+                raise TypeError(f"Cluster.up() got an unexpected keyword argument {name!r}")
         settings = settings or Settings.load()
-        asked = {
-            "nodes": nodes,
-            "model": model,
-            "image": image,
-            "memory": memory,
-            "cpus": cpus,
-            "engine": engine,
-            "boot_timeout": boot_timeout,
-            "start": start,
-            "kernel": kernel,
-            "initrd": initrd,
-            "dtb": dtb,
-            "append": append,
-            "announce_board": announce_board,
-            "mips": mips,
-            "lan": lan,
-            "internet": internet,
-            "host_access": host_access,
-        }
+        asked = {"nodes": nodes, **arguments}
         return start_cluster(settings.spec(asked, where="Cluster.up"), settings, progress=progress, keep=keep)
 
     @classmethod

@@ -2,162 +2,98 @@
 
 from __future__ import annotations
 
-import math
 import numbers
 import os
-import re
-import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pytest_pidoc.errors import SettingsError
 from pytest_pidoc.machines import DEFAULT_MODEL, MIB, MODELS
+from pytest_pidoc.values import inputs
 from pytest_pidoc.values.checks import MOST_SECONDS, shown
 
-__all__ = ["MARKER_SIGNATURE", "NO_FILE", "OPTIONS", "ClusterSpec", "Option", "Settings", "parse_size"]
+__all__ = [
+    "FLAGS",
+    "MARKER",
+    "MARKER_SIGNATURE",
+    "NO_FILE",
+    "OPTIONS",
+    "Chosen",
+    "ClusterSpec",
+    "Option",
+    "Settings",
+    "choose",
+    "signature",
+]
 
-MARKER_SIGNATURE = (
-    "pidoc(nodes=1, *, model=None, image=None, memory=None, cpus=None, engine=None, fresh=False, shared=False,"
-    " lan=True, internet=True, host_access=False, boot_timeout=None, start=None, kernel=None, initrd=None, dtb=None,"
-    " append=None, announce_board=None, mips=None)"
-)
 NO_FILE = "none"  # for a part of an image that is to be left out
 MOST_NODES = 250
-LEAST_MEMORY = 64 * MIB
+LEAST_MEMORY, MOST_MEMORY = 64 * MIB, 1024**2 * MIB
 
 #: Millions of instructions that may be a second of the guest's: QEMU lets one take a power of two of nanoseconds.
 MIPS = tuple(1000 / 2**shift for shift in range(7))
-_MIPS_WANTED = f"a number of million instructions per second: {', '.join(f'{each:g}' for each in MIPS)}"
-
-
-def parse_size(value: object) -> int:
-    """Return a size in bytes from a number of bytes or a text such as ``512M`` or ``1G`` (powers of 1024)."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    found = re.fullmatch(r"(\d{1,12})\s*([KMGT]?)(?:i?B)?", str(value).strip(), re.IGNORECASE | re.ASCII)
-    if found is None:
-        raise ValueError("a size such as 512M or 1G")
-    unit: int = 1024 ** " KMGT".index(found[2].upper() or " ")
-    return int(found[1]) * unit
+_MIPS_WANTED = f"a supported number of million instructions per second: {', '.join(f'{each:g}' for each in MIPS)}"
 
 
 def _engine(value: object) -> str:
-    return _one_of(value, ("auto", "docker", "local"))
+    return inputs.one_of(value, ("auto", "docker", "local"))
 
 
 def _start(value: object) -> str:
-    return _one_of(value, ("warm", "cold"))
+    return inputs.one_of(value, ("warm", "cold"))
 
 
 def _keep(value: object) -> str:
-    return _one_of(value, ("never", "on-failure", "always"))
+    return inputs.one_of(value, ("never", "on-failure", "always"))
 
 
 def _workers(value: object) -> str:
-    return _one_of(value, ("shared", "own"))
+    return inputs.one_of(value, ("shared", "own"))
 
 
 def _model(value: object) -> str:
-    return _one_of(value, tuple(MODELS))
-
-
-def _one_of(value: object, choices: tuple[str, ...]) -> str:
-    if value not in choices:
-        raise ValueError(f"one of {', '.join(choices)}")
-    return str(value)
+    return inputs.one_of(value, tuple(MODELS))
 
 
 def _image(value: object) -> str:
-    return _line(value, "an image such as debian:bookworm, raspios, a path, URL#sha256=HEX or docker://host/name:tag")
+    wanted = "an image such as debian:bookworm, raspios, a path, URL#sha256=HEX or docker://host/name:tag"
+    return inputs.line(value, wanted)
 
 
 def _file(value: object) -> str:
-    return _line(value, "a path or URL#sha256=<64 hex digits>")
+    return inputs.line(value, "a path or URL#sha256=<64 hex digits>")
 
 
 def _append(value: object) -> str:
-    return _line(value, "kernel arguments such as 'quiet maxcpus=1'", least=0)
+    return inputs.line(value, "kernel arguments such as 'quiet maxcpus=1'", least=0)
 
 
 def _nodes(value: object) -> int:
-    return _whole(value, 1, MOST_NODES, f"a whole number from 1 to {MOST_NODES}")
+    return inputs.whole(value, 1, MOST_NODES, f"a whole number from 1 to {MOST_NODES}")
 
 
 def _memory(value: object) -> int:
-    size = parse_size(value)
-    if size < LEAST_MEMORY or size > 1024**4 or size % MIB:
-        raise ValueError("a whole number of MiB from 64M on, such as 512M or 1G")
+    size = inputs.parse_size(value)
+    if not LEAST_MEMORY <= size <= MOST_MEMORY or size % MIB:
+        raise ValueError("a whole number of MiB from 64M to 1T, such as 512M or 1G")
     return size
 
 
 def _cpus(value: object) -> float:
-    return _real(value, 0.01, 256, "a number of CPUs from 0.01 to 256")
+    return inputs.real(value, 0.01, 256, "a number of CPUs from 0.01 to 256")
 
 
 def _mips(value: object) -> float:
-    number = _real(value, 0, 1000, _MIPS_WANTED)
+    number = inputs.real(value, 0, 1000, _MIPS_WANTED)
     if number not in MIPS:
         raise ValueError(_MIPS_WANTED)
     return number
 
 
 def _seconds(value: object) -> float:
-    return _real(value, 0.001, MOST_SECONDS, f"a number of seconds up to {MOST_SECONDS:.0f}")
-
-
-def _line(value: object, wanted: str, *, least: int = 1) -> str:
-    if not isinstance(value, str) or len(value.strip()) < least or not value.isprintable():
-        raise ValueError(wanted)
-    return value.strip()
-
-
-def _whole(value: object, least: int, most: int, wanted: str) -> int:
-    if not (
-        isinstance(value, int) or (isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d{1,20}\s*", value, re.ASCII))
-    ):
-        raise ValueError(wanted)
-    if isinstance(value, bool) or not least <= int(value) <= most:
-        raise ValueError(wanted)
-    return int(value)
-
-
-def _real(value: object, least: float, most: float, wanted: str) -> float:
-    try:
-        number = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if not least <= number <= most:  # false for NaN, too
-        raise ValueError(wanted)
-    return number
-
-
-def _directory(value: object) -> Path:
-    if not isinstance(value, str) or not value.strip() or "\0" in value:
-        raise ValueError("a directory")
-    try:
-        path = Path(value).expanduser().absolute()
-        found = path.stat()
-    except FileNotFoundError:
-        return path  # it is made when it is needed
-    except (OSError, RuntimeError, UnicodeError, TypeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it cannot be made out"
-        raise ValueError(f"a directory that can be used: {reason}") from error
-    if not stat.S_ISDIR(found.st_mode):
-        raise ValueError("a directory, and this is a file")
-    return path
-
-
-def _flag(value: object) -> bool:
-    if isinstance(value, bool):
-        return value
-    text = str(value).strip().lower()
-    if text in {"1", "true", "yes", "on"}:
-        return True
-    if text in {"0", "false", "no", "off", ""}:
-        return False
-    raise ValueError("yes or no")
+    return inputs.real(value, 0.001, MOST_SECONDS, f"a number of seconds from 0.001 to {MOST_SECONDS:.0f}")
 
 
 def _cache_home() -> Path:
@@ -177,12 +113,19 @@ class Option(NamedTuple):
         For ``pytest --help`` and the reference.
     metavar
         The value's name in the help; empty for a flag.
+    applies
+        To the ``guest`` that nodes boot and to the ``nodes``, which are what a marker and ``Cluster.up`` take, too;
+        or to the whole ``run``.
+    page
+        The page of the documentation that tells more: ``how-to/cpu-limits``.
     """
 
     name: str
     parse: Callable[[object], Any]
     help: str
     metavar: str = ""
+    applies: Literal["guest", "nodes", "run"] = "run"
+    page: str = ""
 
     @property
     def option(self) -> str:
@@ -199,38 +142,154 @@ class Option(NamedTuple):
         """The environment variable."""
         return "PIDOC_" + self.name.upper()
 
+    def read(self, value: object, source: str) -> Any:
+        """Return the field's value.
+
+        Raises
+        ------
+        SettingsError
+            It is not usable; the message names the *source* and what would be right.
+        """
+        try:
+            return self.parse(_plain(value))
+        except ValueError as error:
+            raise SettingsError(f"{source}: {shown(value)} is not {error}.") from None
+
 
 _FILE = "PATH|URL#sha256=HEX"
 
 OPTIONS: tuple[Option, ...] = (
     Option(
+        "nodes",
+        _nodes,
+        f"how many nodes to start: 1 to {MOST_NODES} (default: 1)",
+        "N",
+        "nodes",
+        "how-to/several-nodes",
+    ),
+    Option("model", _model, f"the emulated board: {', '.join(MODELS)}", "MODEL", "guest", "reference/models"),
+    Option(
+        "image",
+        _image,
+        "what nodes boot: debian[:RELEASE], raspios[:NAME], a path or URL#sha256=HEX of a disk image, docker://NAME:TAG",
+        "IMAGE",
+        "guest",
+        "reference/images",
+    ),
+    Option(
         "engine",
         _engine,
-        "what runs the nodes: auto (Docker if its daemon answers, else local)",
+        "what runs the nodes: docker, local (QEMU on the host), or auto (docker if its daemon answers, else local)",
         "auto|docker|local",
+        "nodes",
+        "how-to/engines",
     ),
-    Option("model", _model, f"the emulated board: {', '.join(MODELS)}", "MODEL"),
-    Option("image", _image, "what nodes boot from: debian[:RELEASE], or docker://NAME:TAG to pull", "IMAGE"),
-    Option("nodes", _nodes, "how many nodes a marker without a number asks for", "N"),
-    Option("memory", _memory, "RAM per node, such as 512M (default: the model's)", "SIZE"),
-    Option("cpus", _cpus, "host CPUs that a node may use, such as 0.5", "CPUS"),
-    Option("boot_timeout", _seconds, "seconds a boot may take (default: by this host's speed)", "SECONDS"),
-    Option("start", _start, "fork nodes from a saved machine (warm) or boot each (cold)", "warm|cold"),
-    Option("kernel", _file, "the kernel, in place of the image's own", _FILE),
-    Option("initrd", _file, "the initial RAM disk, in place of the image's own; none for none", _FILE),
-    Option("dtb", _file, "the device tree, in place of the image's or QEMU's", _FILE),
-    Option("append", _append, "kernel arguments, beside those of the model and the image", "ARGUMENTS"),
-    Option("announce_board", _flag, "tell the guest of a -virt model that it is the board whose CPU it has"),
-    Option("mips", _mips, "let the guest's clock count instructions: so many millions are a second", "MIPS"),
-    Option("lan", _flag, "connect the nodes of a cluster with each other (default: yes)", "yes|no"),
-    Option("internet", _flag, "let the nodes reach the internet (default: yes)", "yes|no"),
-    Option("host_access", _flag, "let the nodes reach what listens on this machine's 127.0.0.1, as 10.0.2.2"),
-    Option("workers", _workers, "workers of pytest-xdist share clusters, or each has its own", "shared|own"),
-    Option("overcommit", _flag, "start nodes for which this machine has too little memory"),
-    Option("cache_dir", _directory, "where images are kept (default: ~/.cache/pytest-pidoc)", "DIR"),
-    Option("keep", _keep, "let nodes outlive the run: those of failed tests, or all", "never|on-failure|always"),
-    Option("artifacts", _directory, "where evidence of failed tests is kept (default: pytest's base temp)", "DIR"),
-    Option("require", _flag, "fail instead of skipping where no engine can be used"),
+    Option("memory", _memory, "RAM per node, such as 512M, in whole MiB (default: the model's)", "SIZE", "nodes"),
+    Option(
+        "cpus",
+        _cpus,
+        "limit each node to so many CPUs of the host, such as 0.5 (default: no limit)",
+        "CPUS",
+        "nodes",
+        "how-to/cpu-limits",
+    ),
+    Option(
+        "boot_timeout",
+        _seconds,
+        "seconds until all nodes must be ready (default: by the host's speed)",
+        "SECONDS",
+        "nodes",
+        "explanation/timeouts",
+    ),
+    Option(
+        "start",
+        _start,
+        "fork nodes from a saved state (warm) or boot each of them (cold)",
+        "warm|cold",
+        "nodes",
+        "explanation/warm-start",
+    ),
+    Option("kernel", _file, "the kernel to boot instead of the image's own", _FILE, "guest"),
+    Option("initrd", _file, "the initial RAM disk instead of the image's own; none: boot without one", _FILE, "guest"),
+    Option("dtb", _file, "the device tree instead of the image's or QEMU's", _FILE, "guest"),
+    Option("append", _append, "kernel arguments to add to those of the model and the image", "ARGUMENTS", "guest"),
+    Option(
+        "announce_board",
+        inputs.flag,
+        "let the guest of a -virt model see the name of the board whose CPU it has",
+        applies="nodes",
+        page="how-to/announce-the-board",
+    ),
+    Option(
+        "mips",
+        _mips,
+        f"let the guest's clock count instructions, so many millions a second: {', '.join(f'{n:g}' for n in MIPS)}",
+        "MIPS",
+        "nodes",
+        "how-to/benchmarks",
+    ),
+    Option(
+        "lan",
+        inputs.flag,
+        "connect the nodes of a cluster with each other (default: yes)",
+        "yes|no",
+        "nodes",
+        "how-to/several-nodes",
+    ),
+    Option(
+        "internet", inputs.flag, "let nodes reach the internet (default: yes)", "yes|no", "nodes", "explanation/network"
+    ),
+    Option(
+        "host_access",
+        inputs.flag,
+        "let nodes reach the services on the host's 127.0.0.1, at 10.0.2.2 (engine local)",
+        applies="nodes",
+        page="explanation/security",
+    ),
+    Option(
+        "workers",
+        _workers,
+        "let the workers of pytest-xdist share clusters, or give each worker its own",
+        "shared|own",
+        page="how-to/parallel",
+    ),
+    Option(
+        "overcommit", inputs.flag, "start nodes even if they do not fit into the host's memory", page="how-to/parallel"
+    ),
+    Option("cache_dir", inputs.directory, "the directory for images (default: ~/.cache/pytest-pidoc)", "DIR"),
+    Option(
+        "keep",
+        _keep,
+        "let nodes run on after the tests: those of failed tests, or all",
+        "never|on-failure|always",
+        page="how-to/keep-nodes",
+    ),
+    Option(
+        "artifacts",
+        inputs.directory,
+        "the directory for the logs of failed tests (default: pytest's base temp)",
+        "DIR",
+        page="how-to/evidence",
+    ),
+    Option("require", inputs.flag, "fail tests instead of skipping them if no engine is available", page="how-to/ci"),
+)
+
+#: What only the marker takes, beside the settings of a cluster.
+FLAGS: tuple[Option, ...] = (
+    Option(
+        "fresh",
+        inputs.truth,
+        "True: start nodes for this test alone, and end them after it",
+        applies="nodes",
+        page="how-to/private-nodes",
+    ),
+    Option(
+        "shared",
+        inputs.truth,
+        "True: other tests with shared=True can use the nodes at the same time",
+        applies="nodes",
+        page="how-to/parallel",
+    ),
 )
 
 
@@ -238,42 +297,16 @@ OPTIONS: tuple[Option, ...] = (
 class ClusterSpec:
     """What a cluster is asked to be; two tests with equal specs share one.
 
-    ``memory`` is in bytes, ``boot_timeout`` in seconds; ``None`` means the model's own, no limit and by the host's
-    speed, in this order. ``kernel``, ``initrd`` and ``dtb`` are each a path, or a URL with its SHA-256, of what is put
-    in the place of the image's own. ``mips`` is how many million instructions are a second of the guest's clock, which
-    is the host's if it is ``None``.
+    ``memory`` is in bytes: ``None`` means the model's own. ``cpus`` is a limit unless it is ``None``. ``boot_timeout``
+    is in seconds: ``None`` means by the host's speed. ``kernel``, ``initrd`` and ``dtb`` are each a path, or a URL with
+    its SHA-256, of what is used instead of the image's own. ``mips`` is how many million instructions are a second of
+    the guest's clock, which follows the host's clock if it is ``None``.
     """
 
-    nodes: int
-    model: str
-    image: str
-    engine: str
-    memory: int | None
-    cpus: float | None
-    boot_timeout: float | None
-    start: str = "warm"
-    kernel: str | None = None
-    initrd: str | None = None
-    dtb: str | None = None
-    append: str | None = None
-    announce_board: bool = False
-    mips: float | None = None
-    lan: bool = True
-    internet: bool = True
-    host_access: bool = False
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The settings of a run, each with where it came from.
-
-    ``memory`` is in bytes, ``boot_timeout`` in seconds.
-    """
-
-    engine: str = "auto"
+    nodes: int = 1
     model: str = DEFAULT_MODEL
     image: str = "debian:bookworm"
-    nodes: int = 1
+    engine: str = "auto"
     memory: int | None = None
     cpus: float | None = None
     boot_timeout: float | None = None
@@ -287,6 +320,72 @@ class Settings:
     lan: bool = True
     internet: bool = True
     host_access: bool = False
+
+
+def signature(name: str, *flags: Option, **first: object) -> str:
+    """Return how something that takes the settings of a cluster is called, for errors and the reference.
+
+    What is not switched on or off is ``None`` there: it comes from the settings.
+    """
+    defaults: dict[str, object] = {
+        each.name: each.default if isinstance(each.default, bool) else None for each in fields(ClusterSpec)
+    }
+    defaults.update({**{flag.name: False for flag in flags}, **first})
+    nodes, *others = (f"{argument}={default!r}" for argument, default in defaults.items())
+    return f"{name}({nodes}, *, {', '.join(others)})"
+
+
+#: What the marker takes, and how it is written.
+MARKER = (*(option for option in OPTIONS if option.applies != "run"), *FLAGS)
+MARKER_SIGNATURE = signature("pidoc", *FLAGS, nodes=1)
+
+
+class Chosen(NamedTuple):
+    """The values that somebody chose, by the option's name, and where each of them came from."""
+
+    values: dict[str, Any]
+    sources: dict[str, str]
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {self.values[name]} (from {source})" for name, source in self.sources.items())
+
+
+def choose(
+    rows: Iterable[Option],
+    options: Mapping[str, object],
+    environment: Mapping[str, str],
+    ini: Mapping[str, object],
+    *,
+    prefix: str = "--pidoc-",
+) -> Chosen:
+    """Return what was given for each row: an option is stronger than the environment, and that than the ini file.
+
+    Raises
+    ------
+    SettingsError
+        A value is not usable; the message names where it came from and what would be right.
+    """
+    found = Chosen({}, {})
+    for option in rows:
+        for source, value in (
+            (option.option.replace("--pidoc-", prefix), options.get(option.name)),
+            (option.variable, environment.get(option.variable)),
+            (f"{option.ini} in the ini file", ini.get(option.name)),
+        ):
+            if value is not None and not (isinstance(value, str) and not value):
+                found.values[option.name] = option.read(value, source)
+                found.sources[option.name] = source
+                break
+    return found
+
+
+@dataclass(frozen=True)
+class Settings(ClusterSpec):
+    """The settings of a run, each with where it came from: those of the clusters that it starts, and its own.
+
+    Where a cluster is described, `spec` is what is wanted, not the settings.
+    """
+
     workers: str = "shared"
     overcommit: bool = False
     cache_dir: Path = field(default_factory=_cache_home)
@@ -322,18 +421,7 @@ class Settings:
             A value is not usable; the message names where it came from and what would be right.
         """
         environment = os.environ if environment is None else environment
-        values: dict[str, Any] = {}
-        sources: dict[str, str] = {}
-        for option in OPTIONS:
-            for source, value in (
-                (option.option.replace("--pidoc-", prefix), (options or {}).get(option.name)),
-                (option.variable, environment.get(option.variable)),
-                (f"{option.ini} in the ini file", (ini or {}).get(option.name)),
-            ):
-                if value is not None and not (isinstance(value, str) and not value):
-                    values[option.name] = _parse(option, value, source)
-                    sources[option.name] = source
-                    break
+        values, sources = choose(OPTIONS, options or {}, environment, ini or {}, prefix=prefix)
         return cls(**values, sources=sources)
 
     def source(self, name: str) -> str:
@@ -351,13 +439,13 @@ class Settings:
         """
         names = [each.name for each in fields(ClusterSpec)]
         values = {name: getattr(self, name) for name in names}
-        parsers = {option.name: option for option in OPTIONS}
+        rows = {option.name: option for option in OPTIONS}
         for name, value in (marker or {}).items():
             if name not in names:
                 raise SettingsError(f"{where} has no argument {shown(name)}.", tip=MARKER_SIGNATURE)
             if value is not None:
                 try:
-                    values[name] = _parse(parsers[name], value, f"{name} of {where}")
+                    values[name] = rows[name].read(value, f"{name} of {where}")
                 except SettingsError as error:
                     raise SettingsError(error.what, tip=MARKER_SIGNATURE) from None
         spec = ClusterSpec(**values)
@@ -370,16 +458,10 @@ def _check_memory(spec: ClusterSpec) -> None:
     model = MODELS[spec.model]
     if model.fixed_memory and spec.memory not in (None, model.memory):
         raise SettingsError(
-            f"memory: {spec.model} has {model.memory // MIB}M like the board, and cannot have {spec.memory // MIB}M.",
-            tip="leave memory out, or a -virt model",
+            f"memory: {spec.memory // MIB}M is not supported by {spec.model}, which has {model.memory // MIB}M like the"
+            " board.",
+            tip="leave memory out, or choose a -virt model",
         )
-
-
-def _parse(option: Option, value: object, source: str) -> Any:
-    try:
-        return option.parse(_plain(value))
-    except ValueError as error:
-        raise SettingsError(f"{source}: {shown(value)} is not {error}.") from None
 
 
 def _plain(value: object) -> object:

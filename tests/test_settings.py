@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import json
 import math
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -11,9 +13,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from pytest_pidoc.cluster import Cluster, ClusterArguments
 from pytest_pidoc.errors import SettingsError
 from pytest_pidoc.machines import MIB, MODELS
-from pytest_pidoc.settings import MARKER_SIGNATURE, OPTIONS, ClusterSpec, Option, Settings, parse_size
+from pytest_pidoc.settings import FLAGS, MARKER, MARKER_SIGNATURE, OPTIONS, ClusterSpec, Option, Settings
 
 every_option = pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
 
@@ -95,34 +98,24 @@ def test_option_ini_and_variable_are_spelt_alike(name: str, spellings: tuple[str
     assert (option.option, option.ini, option.variable) == spellings
 
 
+#: Where a value can come from, and how that place is named for an option.
+SOURCES = {
+    "options": lambda option: (option.name, option.option),
+    "environment": lambda option: (option.variable, option.variable),
+    "ini": lambda option: (option.name, f"{option.ini} in the ini file"),
+}
+
+
+@pytest.mark.parametrize("source", SOURCES)
 @every_option
-def test_value_of_an_option(option: Option) -> None:
-    """Each setting is taken from an option, and says so."""
+def test_value_of_each_source(option: Option, source: str) -> None:
+    """Each setting is taken from an option, from the environment and from the ini file, and says so."""
     text, value = GOOD[option.name]
-    settings = load(options={option.name: text})
+    key, said = SOURCES[source](option)
+    settings = load(**{source: {key: text}})
 
     assert getattr(settings, option.name) == value
-    assert settings.source(option.name) == option.option
-
-
-@every_option
-def test_value_of_the_environment(option: Option) -> None:
-    """Each setting is taken from the environment, and says so."""
-    text, value = GOOD[option.name]
-    settings = load(environment={option.variable: text})
-
-    assert getattr(settings, option.name) == value
-    assert settings.source(option.name) == option.variable
-
-
-@every_option
-def test_value_of_the_ini_file(option: Option) -> None:
-    """Each setting is taken from the ini file, and says so."""
-    text, value = GOOD[option.name]
-    settings = load(ini={option.name: text})
-
-    assert getattr(settings, option.name) == value
-    assert settings.source(option.name) == f"{option.ini} in the ini file"
+    assert settings.source(option.name) == said
 
 
 @every_option
@@ -185,7 +178,7 @@ def test_prefix_names_the_command_lines_option() -> None:
 def test_directory_that_is_a_file_is_refused(tmp_path: Path) -> None:
     """A file where a directory should be is found when the settings are read."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(SettingsError, match="is not a directory, and this is a file"):
+    with pytest.raises(SettingsError, match="is not a directory: it is a file"):
         load(options={"cache_dir": str(tmp_path / "file")})
 
 
@@ -228,42 +221,6 @@ def test_settings_cannot_be_changed() -> None:
 def test_flag(text: str, value: bool) -> None:
     """A flag is spelt as people spell it."""
     assert load(environment={"PIDOC_REQUIRE": text}).require is value
-
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [
-        ("0", 0),
-        ("65536", 65536),
-        ("1K", 1024),
-        ("512M", 512 * MIB),
-        ("512m", 512 * MIB),
-        ("512 MiB", 512 * MIB),
-        ("512MB", 512 * MIB),
-        (" 1G ", 1024 * MIB),
-        ("2TiB", 2 * 1024**4),
-        (7, 7),
-    ],
-)
-def test_size(text: object, size: int) -> None:
-    """A size is a number of bytes, or a number with a unit; units are powers of 1024."""
-    assert parse_size(text) == size
-
-
-@pytest.mark.parametrize("text", ["", "M", "1.5G", "-1M", "1 G B", "1X", "1GG", "٣M", True, None, 1.0])
-def test_what_is_no_size(text: object) -> None:
-    """Anything else is refused, and the error shows what a size is."""
-    with pytest.raises(ValueError, match="a size such as 512M"):
-        parse_size(text)
-
-
-@given(st.integers(0, 10**9), st.sampled_from(["", "K", "M", "G", "T"]), st.sampled_from(["", "B", "iB"]))
-def test_size_is_number_times_unit(number: int, unit: str, suffix: str) -> None:
-    """A size is its number times its unit, in either case."""
-    expected = number * 1024 ** ["", "K", "M", "G", "T"].index(unit)
-
-    assert parse_size(f"{number}{unit}{suffix}") == expected
-    assert parse_size(f"{number}{unit}{suffix}".lower()) == expected
 
 
 @given(st.integers(1, 250))
@@ -366,12 +323,12 @@ def test_spec_says_where_its_arguments_stood() -> None:
 @pytest.mark.parametrize("memory", ["512M", "1025M", "2G"])
 def test_board_has_its_own_memory(memory: str) -> None:
     """A size that QEMU's board cannot have is refused before anything is built or booted, whoever asked for it."""
-    with pytest.raises(SettingsError, match=r"memory: pi3 has 1024M like the board, and cannot have") as caught:
+    with pytest.raises(SettingsError, match=r"memory: \d+M is not supported by pi3, which has 1024M") as caught:
         load().spec({"model": "pi3", "memory": memory})
-    with pytest.raises(SettingsError, match="memory: pi3 has 1024M"):
+    with pytest.raises(SettingsError, match="pi3, which has 1024M"):
         load(options={"memory": memory}).spec({"model": "pi3"})
 
-    assert caught.value.tip == "leave memory out, or a -virt model"
+    assert caught.value.tip == "leave memory out, or choose a -virt model"
 
 
 def test_boards_own_memory_may_be_named() -> None:
@@ -401,10 +358,45 @@ def test_every_model_can_be_chosen() -> None:
     assert [load(options={"model": name}).model for name in MODELS] == list(MODELS)
 
 
+def test_table_spec_and_arguments_agree() -> None:
+    """A setting of clusters has a row, a field and an argument of ``Cluster.up``, all in the same order."""
+    fields = [field.name for field in dataclasses.fields(ClusterSpec)]
+
+    assert [option.name for option in OPTIONS if option.applies != "run"] == fields
+    assert ["nodes", *ClusterArguments.__annotations__] == fields
+    assert [option.name for option in MARKER] == [*fields, *(flag.name for flag in FLAGS)]
+
+
 def test_signature_has_every_argument() -> None:
     """The signature that errors print has every argument that a marker takes."""
-    for field in dataclasses.fields(ClusterSpec):
-        assert f"{field.name}=" in MARKER_SIGNATURE
+    for option in MARKER:
+        assert f"{option.name}=" in MARKER_SIGNATURE
+
+
+def test_up_shows_every_argument() -> None:
+    """``help(Cluster.up)`` names and describes what a cluster can be asked for, beside what is its own."""
+    parameters = inspect.signature(Cluster.up).parameters
+
+    assert list(parameters) == [
+        *(field.name for field in dataclasses.fields(ClusterSpec)),
+        *("settings", "progress", "keep"),
+    ]
+    assert parameters["memory"].annotation == "int | str | None"
+    assert all(f"\n{name}\n" in (inspect.getdoc(Cluster.up) or "") for name in parameters)
+
+
+def test_unknown_argument_of_up() -> None:
+    """A mistyped name is what it is for any function, before anything is looked for."""
+    with pytest.raises(TypeError, match=r"Cluster\.up\(\) got an unexpected keyword argument 'node'"):
+        Cluster.up(node=3)
+
+
+def test_spec_has_no_setting_of_the_run() -> None:
+    """Settings are a spec and more: what is made of them is compared and recorded, and is a spec alone."""
+    spec = load(options={"nodes": 2, "keep": "always"}).spec()
+
+    assert type(spec) is ClusterSpec
+    assert ClusterSpec(**json.loads(json.dumps(dataclasses.asdict(spec)))) == spec
 
 
 @pytest.mark.parametrize("name", ["image", "kernel", "initrd", "dtb"])

@@ -1,6 +1,7 @@
 """Directives that write the reference from the code, so that it cannot go stale.
 
-``pidoc-options``, ``pidoc-marker``, ``pidoc-models``, ``pidoc-published``, ``pidoc-commands``; none takes an argument.
+``pidoc-options``, ``pidoc-marker``, ``pidoc-arguments``, ``pidoc-boot-pi``, ``pidoc-models``, ``pidoc-published``,
+``pidoc-commands``; none takes an argument.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pytest_pidoc.commands.arguments import subcommands
 from pytest_pidoc.commands.parser import make_parser
 from pytest_pidoc.images.stock.recipe import PUBLISHED
 from pytest_pidoc.machines import DEFAULT_MODEL, MIB, MODELS
-from pytest_pidoc.settings import MARKER_SIGNATURE, OPTIONS, Settings
+from pytest_pidoc.settings import MARKER, MARKER_SIGNATURE, OPTIONS, Option, Settings, signature
 
 HELP_WIDTH = 96  # columns
 
@@ -30,11 +31,16 @@ def options_table() -> str:
             f"`{option.ini}`",
             f"`{option.variable}`",
             _default(option.name),
-            option.help,
+            _meaning(option),
         )
         for option in OPTIONS
     ]
     return _table(("option", "ini key", "environment", "default", "meaning"), rows)
+
+
+def arguments_table() -> str:
+    """Return a Markdown table of what the marker takes."""
+    return _table(("argument", "meaning"), [(f"`{option.name}`", _meaning(option)) for option in MARKER])
 
 
 def models_table() -> str:
@@ -86,6 +92,20 @@ class MarkerDirective(SphinxDirective):
         return [_literal(f"@pytest.mark.{MARKER_SIGNATURE}", "python")]
 
 
+class ArgumentsDirective(SphinxDirective):
+    """The table of the marker's arguments."""
+
+    def run(self) -> list[nodes.Node]:
+        return self.parse_text_to_nodes(arguments_table())
+
+
+class BootPiDirective(SphinxDirective):
+    """How boot_pi is called."""
+
+    def run(self) -> list[nodes.Node]:
+        return [_literal(signature("boot_pi"), "python")]
+
+
 class CommandsDirective(SphinxDirective):
     """A section per command, with its help text."""
 
@@ -111,6 +131,8 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("pidoc-models", ModelsDirective)
     app.add_directive("pidoc-published", PublishedDirective)
     app.add_directive("pidoc-marker", MarkerDirective)
+    app.add_directive("pidoc-arguments", ArgumentsDirective)
+    app.add_directive("pidoc-boot-pi", BootPiDirective)
     app.add_directive("pidoc-commands", CommandsDirective)
     app.connect("env-before-read-docs", _read_again)
     return {"parallel_read_safe": True}
@@ -124,6 +146,7 @@ def _read_again(app: Sphinx, env: object, names: list[str]) -> None:
         "reference/images",
         "reference/command-line",
         "reference/marker",
+        "reference/fixtures",
     ):
         if name not in names and name in app.project.docnames:
             names.append(name)
@@ -136,6 +159,10 @@ def _default(name: str) -> str:
     if value is None:
         return ""
     return f"`{value}`" if not isinstance(value, bool) else "on" if value else "off"
+
+
+def _meaning(option: Option) -> str:
+    return option.help + (f"; see [](../{option.page}.md)" if option.page else "")
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -13,10 +13,11 @@ from pytest_pidoc.values.checks import shown
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
-__all__ = ["GUEST", "add_command", "add_json", "add_parser", "names", "subcommands", "whole_number"]
+__all__ = ["GUEST", "NODES", "add_command", "add_json", "add_parser", "names", "subcommands", "whole_number"]
 
-#: The settings that say which guest it is.
-GUEST = ("model", "image", "kernel", "initrd", "dtb", "append")
+#: The settings that say which guest nodes boot, and those that say how nodes run.
+GUEST = tuple(option.name for option in OPTIONS if option.applies == "guest")
+NODES = tuple(option.name for option in OPTIONS if option.applies == "nodes")
 
 
 def add_parser(subparsers: Subparsers, name: str, summary: str, example: str) -> argparse.ArgumentParser:
@@ -78,7 +79,7 @@ def subcommands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentP
 def whole_number(text: str) -> int:
     """Read a number from 1 to 1,000,000,000 for argparse."""
     if not (re.fullmatch(r"\d{1,10}", text, re.ASCII) and 1 <= int(text) <= 1_000_000_000):
-        raise argparse.ArgumentTypeError(f"{shown(text)} is not a whole number from 1 on")
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not a whole number from 1 to 1000000000")
     return int(text)
 
 

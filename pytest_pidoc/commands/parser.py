@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from pytest_pidoc.commands import clusters, host, images
-from pytest_pidoc.commands.arguments import GUEST, add_command, add_json, add_parser
+from pytest_pidoc.commands.arguments import GUEST, NODES, add_command, add_json, add_parser
 from pytest_pidoc.commands.bench import add_subjects
 from pytest_pidoc.version import __version__
 
@@ -22,20 +22,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"pytest-pidoc {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    nodes = (
-        "nodes",
-        "memory",
-        "cpus",
-        "boot_timeout",
-        "start",
-        "announce_board",
-        "mips",
-        "lan",
-        "internet",
-        "host_access",
-        "overcommit",
-    )
-    start = ("engine", *GUEST, *nodes)
+    start = (*GUEST, *NODES, "overcommit")
     add_command(
         subparsers, "demo", host.demo, "boot three Pis and run a small test file on them", "pidoc demo", "engine"
     )
