@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Generator, Iterator
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,9 +16,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from pytest_pidoc.errors import EngineUnavailable, SettingsError
-from pytest_pidoc.pi_benchmark.fixture import prepare
-from pytest_pidoc.settings import MARKER_SIGNATURE, OPTIONS, ClusterSpec, Settings
-from pytest_pidoc.values.checks import shown
+from pytest_pidoc.pi_benchmark.hooks import chosen_key, spec_for_benchmarks
+from pytest_pidoc.pi_benchmark.options import OPTIONS as BENCHMARK_OPTIONS
+from pytest_pidoc.settings import FLAGS, MARKER_SIGNATURE, OPTIONS, Chosen, ClusterSpec, Option, Settings, choose
 
 if TYPE_CHECKING:
     import fabric
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["boot_pi", "pi", "pi_cluster", "pi_connection", "pidoc_image", "pidoc_settings"]
 
-pytest_plugins = ["pytest_pidoc.pi_benchmark.fixture"]
+pytest_plugins = ["pytest_pidoc.pi_benchmark.hooks"]
 
 _settings = pytest.StashKey[Settings]()
 _pool = pytest.StashKey["ClusterPool"]()
@@ -47,26 +48,32 @@ _evidence = pytest.StashKey[list[tuple[str, str]]]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add every setting as an option and as an ini value."""
-    group = parser.getgroup("pidoc", "emulated Raspberry Pis")
-    for option in OPTIONS:
-        described = f"{option.help} [ini: {option.ini}, environment: {option.variable}]"
-        if option.metavar:
-            group.addoption(option.option, dest=option.ini, default=None, metavar=option.metavar, help=described)
-        else:
-            group.addoption(option.option, dest=option.ini, default=None, action="store_true", help=described)
-        parser.addini(option.ini, option.help, type=INI_TYPE, default=None)
+    for name, about, rows in (
+        ("pidoc", "emulated Raspberry Pis", OPTIONS),
+        ("pidoc benchmarks", "benchmarks on emulated Raspberry Pis", BENCHMARK_OPTIONS),
+    ):
+        group = parser.getgroup(name, about)
+        for option in rows:
+            described = f"{option.help} [ini: {option.ini}, environment: {option.variable}]"
+            kind: dict[str, Any] = {"metavar": option.metavar} if option.metavar else {"action": "store_true"}
+            group.addoption(option.option, dest=option.ini, default=None, help=described, **kind)
+            parser.addini(option.ini, option.help, type=INI_TYPE, default=None)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Read the settings, and register the marker."""
     config.addinivalue_line("markers", f"{MARKER_SIGNATURE}: run the test on emulated Raspberry Pis")
     try:
-        config.stash[_settings] = Settings.load(
-            {option.name: config.getoption(option.ini) for option in OPTIONS},
-            ini={option.name: config.getini(option.ini) for option in OPTIONS},
-        )
+        values, sources = _chosen(config, OPTIONS)
+        config.stash[_settings] = Settings(**values, sources=sources)
+        config.stash[chosen_key] = _chosen(config, BENCHMARK_OPTIONS)
     except (SettingsError, TypeError) as error:  # a TypeError of getini, which is a UsageError since pytest 9.2
         raise pytest.UsageError(str(error)) from error
+
+
+def _chosen(config: pytest.Config, rows: Iterable[Option]) -> Chosen:
+    options = {option.name: config.getoption(option.ini) for option in rows}
+    return choose(rows, options, os.environ, {option.name: config.getini(option.ini) for option in rows})
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -146,8 +153,8 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def pytest_report_header(config: pytest.Config) -> str | None:
     """Show the settings that somebody chose, and where."""
     settings = config.stash[_settings]
-    chosen = [f"{name} {getattr(settings, name)} (from {source})" for name, source in settings.sources.items()]
-    return f"pidoc: {', '.join(chosen)}" if chosen else None
+    chosen = Chosen({name: getattr(settings, name) for name in settings.sources}, dict(settings.sources))
+    return f"pidoc: {chosen}" if chosen.values else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item], config: pytest.Config) -> None:
@@ -241,7 +248,7 @@ def boot_pi(
     started: list[Cluster] = []
 
     def boot(nodes: int | None = None, **arguments: Any) -> Cluster:
-        spec = prepare(request.node, pidoc_settings.spec({"nodes": nodes, **arguments}, where="boot_pi"))
+        spec = spec_for_benchmarks(request.node, pidoc_settings.spec({"nodes": nodes, **arguments}, where="boot_pi"))
         with _unavailable_skips(pidoc_settings):
             cluster = _pidoc_pool.start(spec, _progress(request.config))
         started.append(cluster)
@@ -253,7 +260,7 @@ def boot_pi(
         _give_back(request.node, pidoc_settings, _pidoc_pool, cluster)
 
 
-class _Asked(NamedTuple):
+class _AskedNodes(NamedTuple):
     """What a marker asks for: nodes, and whether they are to be the test's own, or may be others' at the same time."""
 
     spec: ClusterSpec
@@ -282,28 +289,30 @@ def _give_back(item: pytest.Item, settings: Settings, pool: ClusterPool, cluster
         pool.give_back(cluster)
 
 
-def _read_marker(item: pytest.Item, settings: Settings) -> _Asked:
+def _read_marker(item: pytest.Item, settings: Settings) -> _AskedNodes:
     """Return what the closest marker asks for."""
     marker = item.get_closest_marker("pidoc")
     arguments = dict(marker.kwargs) if marker else {}
     try:
         if marker is None:
-            return _Asked(prepare(item, settings.spec()))
+            return _AskedNodes(spec_for_benchmarks(item, settings.spec()))
         if len(marker.args) > 1 or (marker.args and "nodes" in arguments):
-            raise SettingsError("The marker pidoc takes one argument without a name: nodes.", tip=MARKER_SIGNATURE)
+            raise SettingsError("The marker pidoc takes one positional argument, nodes.", tip=MARKER_SIGNATURE)
         if marker.args:
             arguments["nodes"] = marker.args[0]
-        flags = {name: arguments.pop(name, False) for name in ("fresh", "shared")}
-        for name, value in flags.items():
-            if not isinstance(value, bool):
-                raise SettingsError(
-                    f"{name} of the marker pidoc: {shown(value)} is not True or False.", tip=MARKER_SIGNATURE
-                )
-        if all(flags.values()):
-            raise SettingsError("The marker pidoc cannot be fresh and shared at once.", tip=MARKER_SIGNATURE)
-        return _Asked(prepare(item, settings.spec(arguments)), **flags)
+        flags = {flag.name: _read_flag(flag, arguments.pop(flag.name, False)) for flag in FLAGS}
+        if flags["fresh"] and flags["shared"]:
+            raise SettingsError("The marker pidoc takes fresh=True or shared=True, not both.", tip=MARKER_SIGNATURE)
+        return _AskedNodes(spec_for_benchmarks(item, settings.spec(arguments)), **flags)
     except SettingsError as error:
         raise pytest.UsageError(f"{item.nodeid}: {error}") from error
+
+
+def _read_flag(flag: Option, value: object) -> bool:
+    try:
+        return bool(flag.read(value, f"{flag.name} of the marker pidoc"))
+    except SettingsError as error:
+        raise SettingsError(error.what, tip=MARKER_SIGNATURE) from None
 
 
 @contextlib.contextmanager

@@ -1,14 +1,14 @@
 """Directives that write the reference from the code, so that it cannot go stale.
 
-``pidoc-options``, ``pidoc-marker``, ``pidoc-arguments``, ``pidoc-boot-pi``, ``pidoc-models``, ``pidoc-published``,
-``pidoc-commands``; none takes an argument.
+``pidoc-options``, ``pidoc-benchmark-options``, ``pidoc-marker``, ``pidoc-arguments``, ``pidoc-boot-pi``,
+``pidoc-models``, ``pidoc-published``, ``pidoc-commands``; none takes an argument.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from docutils import nodes
 from sphinx.application import Sphinx
@@ -18,22 +18,23 @@ from pytest_pidoc.commands.arguments import subcommands
 from pytest_pidoc.commands.parser import make_parser
 from pytest_pidoc.images.stock.recipe import PUBLISHED
 from pytest_pidoc.machines import DEFAULT_MODEL, MIB, MODELS
+from pytest_pidoc.pi_benchmark import options as benchmarks
 from pytest_pidoc.settings import MARKER, MARKER_SIGNATURE, OPTIONS, Option, Settings, signature
 
 HELP_WIDTH = 96  # columns
 
 
-def options_table() -> str:
-    """Return a Markdown table of all settings."""
+def options_table(options: Iterable[Option], defaults: Mapping[str, object]) -> str:
+    """Return a Markdown table of some settings."""
     rows = [
         (
             f"`{option.option}`" + (f" `{option.metavar}`" if option.metavar else ""),
             f"`{option.ini}`",
             f"`{option.variable}`",
-            _default(option.name),
+            _default(option.name, defaults[option.name]),
             _meaning(option),
         )
-        for option in OPTIONS
+        for option in options
     ]
     return _table(("option", "ini key", "environment", "default", "meaning"), rows)
 
@@ -67,7 +68,15 @@ class OptionsDirective(SphinxDirective):
     """The table of settings."""
 
     def run(self) -> list[nodes.Node]:
-        return self.parse_text_to_nodes(options_table())
+        defaults = {option.name: getattr(Settings(), option.name) for option in OPTIONS}
+        return self.parse_text_to_nodes(options_table(OPTIONS, defaults))
+
+
+class BenchmarkOptionsDirective(SphinxDirective):
+    """The table of the settings of benchmarks."""
+
+    def run(self) -> list[nodes.Node]:
+        return self.parse_text_to_nodes(options_table(benchmarks.OPTIONS, benchmarks.DEFAULTS))
 
 
 class ModelsDirective(SphinxDirective):
@@ -128,6 +137,7 @@ class CommandsDirective(SphinxDirective):
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the directives."""
     app.add_directive("pidoc-options", OptionsDirective)
+    app.add_directive("pidoc-benchmark-options", BenchmarkOptionsDirective)
     app.add_directive("pidoc-models", ModelsDirective)
     app.add_directive("pidoc-published", PublishedDirective)
     app.add_directive("pidoc-marker", MarkerDirective)
@@ -152,11 +162,10 @@ def _read_again(app: Sphinx, env: object, names: list[str]) -> None:
             names.append(name)
 
 
-def _default(name: str) -> str:
+def _default(name: str, value: object) -> str:
     if name == "cache_dir":
         return "`~/.cache/pytest-pidoc`"
-    value = getattr(Settings(), name)
-    if value is None:
+    if value is None or not str(value):
         return ""
     return f"`{value}`" if not isinstance(value, bool) else "on" if value else "off"
 

@@ -19,9 +19,8 @@ from pytest_pidoc.host import documents
 from pytest_pidoc.pi_benchmark.metrics import METRICS
 from pytest_pidoc.values.checks import is_number, shown
 
-__all__ = ["DEFAULT_FILE", "Conditions", "Entry", "change", "compare", "find", "read", "update"]
+__all__ = ["Conditions", "Entry", "change", "compare", "find", "read", "update"]
 
-DEFAULT_FILE = "pidoc-benchmarks.json"
 FORMAT = 1
 
 

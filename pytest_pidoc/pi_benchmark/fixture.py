@@ -1,4 +1,4 @@
-"""The face of the benchmarks in pytest: the fixture ``pi_benchmark``, its options and marker, the baseline, the table.
+"""What the fixture ``pi_benchmark`` does: measure, hold against the baseline, show; pytest's hooks are in `hooks`.
 
 pytest-benchmark, if it is installed, gets each figure too, so that its storage, comparison and histograms can be used.
 """
@@ -6,16 +6,17 @@ pytest-benchmark, if it is installed, gets each figure too, so that its storage,
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_pidoc.errors import BenchmarkError, PidocError, SettingsError
+from pytest_pidoc.errors import BenchmarkError, SettingsError
 from pytest_pidoc.pi_benchmark import baseline, metrics
+from pytest_pidoc.pi_benchmark.hooks import chosen_key
+from pytest_pidoc.pi_benchmark.options import DEFAULTS, PROPERTY, SIGNATURE, AskedMeasurement, asked_measurement
 from pytest_pidoc.values.text import table
 
 if TYPE_CHECKING:
@@ -23,59 +24,18 @@ if TYPE_CHECKING:
     from pytest_pidoc.pi_benchmark.measure import Measurement
     from pytest_pidoc.settings import ClusterSpec
 
-__all__ = ["PiBenchmark", "Result", "pi_benchmark", "prepare"]
+__all__ = ["Book", "PiBenchmark", "Result", "asked_of_run", "collected", "spec_that_measures"]
 
-MARKER = "pidoc_benchmark(metric=None, rounds=None, fail=None)"
-FIXTURE = "pi_benchmark"
-PROPERTY = "pidoc_benchmark"  # of a test's report, which also reaches the controlling process of pytest-xdist
-MOST_ROUNDS = 1000
-
-
-class _Option(NamedTuple):
-    """A setting: ``--pidoc-benchmark-NAME``, ``pidoc_benchmark_NAME`` in an ini file, ``PIDOC_BENCHMARK_NAME``."""
-
-    name: str
-    metavar: str
-    help: str
-
-    def value(self, config: pytest.Config) -> str | None:
-        """Return the strongest value: the option's, the environment's, the ini file's."""
-        key = f"pidoc_benchmark_{self.name}"
-        return config.getoption(key) or os.environ.get(key.upper()) or config.getini(key) or None
-
-
-_OPTIONS = {
-    each.name: each
-    for each in (
-        _Option(
-            "metric", "METRIC", f"what pi_benchmark measures: {', '.join(metrics.METRICS)} (default: instructions)"
-        ),
-        _Option("rounds", "N", "how often pi_benchmark runs a command (default: 3)"),
-        _Option("fail", "METRIC:N%,...", "fail a benchmark that is more than that above the baseline"),
-        _Option("file", "FILE", f"the baseline (default: {baseline.DEFAULT_FILE} in pytest's root directory)"),
-    )
-}
-
-_asked = pytest.StashKey["_Asked"]()
-_runs = pytest.StashKey["_Run"]()
+_asked = pytest.StashKey[AskedMeasurement]()
+_runs = pytest.StashKey["_AskedOfRun"]()
 _counter = pytest.StashKey["_Counter"]()
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """What a test's marker and the options ask of its benchmarks."""
-
-    metric: metrics.Metric
-    rounds: int
-    limits: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class _Run:
-    """What the command line asks of all benchmarks, and what they have said so far."""
+class _AskedOfRun:
+    """What the options ask of all benchmarks, and what the baseline says of them."""
 
     path: Path
-    compare: bool
     update: bool
     entries: tuple[baseline.Entry, ...]
 
@@ -93,11 +53,11 @@ class Result:
     rounds
         How often the command was run.
     spread
-        The difference of the most and the least of that metric, as a share of the median.
+        (Maximum - minimum) / median of that metric.
     floor
-        The noise floor: the median of that metric for a command that does nothing. It is in each figure.
+        The noise floor: the median of that metric for a command that does nothing. Each figure includes it.
     floor_spread
-        The difference of the most and the least of it: what differs without a cause.
+        Maximum - minimum of the noise floor: a smaller difference between two figures means nothing.
     """
 
     entry: baseline.Entry
@@ -118,45 +78,25 @@ class Result:
         return self.entry.metrics[self.metric]
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the options of the benchmarks."""
-    group = parser.getgroup("pidoc benchmarks", "benchmarks on emulated Raspberry Pis")
-    for option in _OPTIONS.values():
-        key = f"pidoc_benchmark_{option.name}"
-        described = f"{option.help} [ini: {key}, environment: {key.upper()}]"
-        flag = f"--pidoc-benchmark-{option.name}"
-        group.addoption(flag, dest=key, default=None, metavar=option.metavar, help=described)
-        parser.addini(key, option.help, default=None)
-    for name, meaning in (("compare", "show each benchmark beside the baseline"), ("update", "make this the baseline")):
-        group.addoption(f"--pidoc-benchmark-{name}", dest=f"pidoc_benchmark_{name}", action="store_true", help=meaning)
+def asked_of_run(config: pytest.Config) -> _AskedOfRun:
+    """Return what the options ask of all benchmarks, with the baseline if it is needed.
+
+    Raises
+    ------
+    BenchmarkError
+        The baseline cannot be read.
+    """
+    if _runs not in config.stash:
+        values = {**DEFAULTS, **config.stash[chosen_key].values}
+        path, update = config.rootpath / values["benchmark_file"], config.getoption("pidoc_benchmark_update")
+        needed = update or config.getoption("pidoc_benchmark_compare") or values["benchmark_fail"]
+        config.stash[_runs] = _AskedOfRun(path, update, baseline.read(path) if needed else ())
+    return config.stash[_runs]
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_configure(config: pytest.Config) -> None:
-    """Read what is asked for, and the baseline if it is needed."""
-    config.addinivalue_line("markers", f"{MARKER}: how pi_benchmark measures in this test")
-    known = config.pluginmanager.hasplugin("benchmark")
-    config.pluginmanager.register(_WithPytestBenchmark() if known else _Alone(), "pidoc_benchmark_table")
-    path = config.rootpath / (_OPTIONS["file"].value(config) or baseline.DEFAULT_FILE)
-    compare, change = config.getoption("pidoc_benchmark_compare"), config.getoption("pidoc_benchmark_update")
-    try:
-        limited = _asked_for(config, {}).limits
-        if change and (compare or limited):
-            limited, compare = {}, False  # what is to be the baseline is not held against the old one
-        entries = baseline.read(path) if compare or limited or change else ()
-    except PidocError as error:
-        raise pytest.UsageError(str(error)) from error
-    run = config.stash[_runs] = _Run(path, compare, change, entries)
-    if not hasattr(config, "workerinput"):
-        config.pluginmanager.register(_Book(run), "pidoc_benchmark_book")
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item], config: pytest.Config) -> None:
-    """Read the markers before anything is booted, and let pytest-benchmark take its figures from us."""
+def collected(items: Sequence[pytest.Item], config: pytest.Config) -> None:
+    """Read the markers of tests that use ``pi_benchmark``, and let pytest-benchmark take its figures from us."""
     for item in items:
-        if FIXTURE not in getattr(item, "fixturenames", ()):
-            continue
         if not hasattr(config, "workerinput"):  # pytest-xdist shows what a worker raises here as its internal error
             _asked_of(item)
         if config.pluginmanager.hasplugin("benchmark"):
@@ -166,46 +106,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item], config: pytest.Confi
             item.add_marker(pytest.mark.benchmark(**merged), append=False)
 
 
-def prepare(item: pytest.Item, spec: ClusterSpec) -> ClusterSpec:
-    """Return what a test that uses ``pi_benchmark`` has to start; *spec* itself if it does not.
+def spec_that_measures(item: pytest.Item, spec: ClusterSpec) -> ClusterSpec:
+    """Return what a test that uses ``pi_benchmark`` has to start.
 
     Raises
     ------
     SettingsError
         The model cannot give what is asked for.
     """
-    if FIXTURE not in getattr(item, "fixturenames", ()):
-        return spec
     asked = _asked_of(item)
-    return metrics.prepare(spec, [asked.metric.name, *asked.limits])
+    return metrics.spec_for(spec, [asked.metric, *asked.limits])
 
 
-def _asked_of(item: pytest.Item) -> _Asked:
+def _asked_of(item: pytest.Item) -> AskedMeasurement:
     if _asked not in item.stash:
         marker = item.get_closest_marker("pidoc_benchmark")
         try:
-            if marker and (marker.args or set(marker.kwargs) - {"metric", "rounds", "fail"}):
-                raise SettingsError("The marker pidoc_benchmark has no such argument.", tip=MARKER)
-            item.stash[_asked] = _asked_for(item.config, marker.kwargs if marker else {})
+            if marker and marker.args:
+                raise SettingsError("The marker pidoc_benchmark takes no positional arguments.", tip=SIGNATURE)
+            item.stash[_asked] = asked_measurement(item.config.stash[chosen_key], marker.kwargs if marker else {})
         except SettingsError as error:
             raise pytest.UsageError(f"{item.nodeid}: {error}") from error
     return item.stash[_asked]
-
-
-def _asked_for(config: pytest.Config, marker: Mapping[str, Any]) -> _Asked:
-    given = {name: option.value(config) for name, option in _OPTIONS.items()}
-    values = {**given, **{name: value for name, value in marker.items() if value is not None}}
-    rounds = str(3 if values["rounds"] is None else values["rounds"])
-    if not rounds.isdecimal() or not 1 <= int(rounds) <= MOST_ROUNDS:
-        raise SettingsError(f"{rounds} rounds of a benchmark cannot be run.", tip=f"a number from 1 to {MOST_ROUNDS}")
-    limits = metrics.limits(str(values["fail"])) if values["fail"] else {}
-    return _Asked(metrics.metric(values["metric"] or metrics.DEFAULT_METRIC), int(rounds), limits)
-
-
-@pytest.fixture
-def pi_benchmark(request: pytest.FixtureRequest, _pidoc_benchmark_table: Any) -> PiBenchmark:
-    """Return what measures a command in a node: ``pi_benchmark(pi, "./prog args")``."""
-    return PiBenchmark(request.node, request.config, _pidoc_benchmark_table)
 
 
 class PiBenchmark:
@@ -213,7 +135,7 @@ class PiBenchmark:
 
     def __init__(self, item: pytest.Item, config: pytest.Config, pytest_benchmark: Any) -> None:
         self._item = item
-        self._run = config.stash[_runs]
+        self._run = asked_of_run(config)
         self._asked = _asked_of(item)
         self._table = pytest_benchmark
         self._names: set[str] = set()
@@ -234,7 +156,7 @@ class PiBenchmark:
         name
             Tells the benchmarks of one test apart.
         timeout
-            Seconds of this machine's clock that a round may take.
+            Seconds of the host's clock after which a round is ended, and is an error.
 
         Raises
         ------
@@ -246,18 +168,19 @@ class PiBenchmark:
         from pytest_pidoc.pi_benchmark.measure import EMPTY, conditions, measure
 
         __tracebackhide__ = True  # the test's own line is what a user wants to see
-        asked = self._asked
+        asked, wanted = self._asked, metrics.METRICS[self._asked.metric]
         full = f"{self._item.nodeid}/{name}" if name else self._item.nodeid
         if full in self._names:
             raise BenchmarkError(
-                f"There are two benchmarks of the name {full}.", tip='pi_benchmark(pi, "./prog", name="second")'
+                f"This test has two benchmarks with the name {full}.",
+                tip='give one of them a name: pi_benchmark(pi, "./prog", name="second")',
             )
         self._names.add(full)
-        floor = measure(pi, EMPTY, wanted=asked.metric, rounds=asked.rounds)
-        found = measure(pi, command, wanted=asked.metric, setup=setup, rounds=asked.rounds, timeout=timeout)
+        floor = measure(pi, EMPTY, wanted=wanted, rounds=asked.rounds)
+        found = measure(pi, command, wanted=wanted, setup=setup, rounds=asked.rounds, timeout=timeout)
         values = {metric: found.value(metric) for metric in found.rounds}
         entry = baseline.Entry(full, conditions(pi), command, found.program, values)
-        chosen = asked.metric.name
+        chosen = asked.metric
         result = Result(
             *(entry, chosen, asked.rounds),
             *(found.spread(chosen), floor.value(chosen), max(floor.rounds[chosen]) - min(floor.rounds[chosen])),
@@ -268,13 +191,14 @@ class PiBenchmark:
         return result
 
     def _hold(self, entry: baseline.Entry) -> None:
-        """Raise if the benchmark is worse than the baseline, and that is to be looked at."""
+        """Raise if the benchmark is above the baseline by more than the limits allow."""
         __tracebackhide__ = True
         if self._run.update or not self._asked.limits:
             return
-        tip = f"pytest '{self._item.nodeid}' --pidoc-benchmark-update, if that is right"
+        tip = f"run pytest '{self._item.nodeid}' --pidoc-benchmark-update, if the change is intended"
         try:
-            entries = self._run.entries or baseline.read(self._run.path)  # a marker alone can have a limit
+            # A marker alone can have a limit: then nothing has read the baseline before.
+            entries = self._run.entries or baseline.read(self._run.path)
             old = baseline.find(entries, entry, path=self._run.path, tip=tip)
             baseline.compare(old, entry, self._asked.limits, tip=tip)
         except BenchmarkError as error:
@@ -308,62 +232,35 @@ class _Counter:
         self._value += value
 
 
-class _Alone:
-    """Without pytest-benchmark."""
-
-    @pytest.fixture
-    def _pidoc_benchmark_table(self) -> None:
-        """Return nothing: there is no pytest-benchmark."""
-
-
-class _WithPytestBenchmark:
-    """With pytest-benchmark, of whose own fixture the test is then one, too."""
-
-    @pytest.fixture
-    def _pidoc_benchmark_table(self, benchmark: Any) -> Any:
-        """Return pytest-benchmark's fixture."""
-        return benchmark
-
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_benchmark_scale_unit(self, unit: str, benchmarks: list[Any]) -> tuple[str, float] | None:
-        """Let its table speak of instructions where it would of seconds."""
-        if benchmarks and benchmarks[0]["group"] == "pidoc: instructions":
-            return ("instruction", 1.0) if unit == "seconds" else ("", 1.0)
-        return None
-
-
-class _Book:
+class Book:
     """What the benchmarks of all processes have found: it is shown at the end, and can become the baseline."""
 
-    def __init__(self, run: _Run) -> None:
+    def __init__(self, run: _AskedOfRun) -> None:
         self._run = run
         self._results: dict[str, tuple[str, Result]] = {}
         self._notes: list[str] = []
 
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Take the figures of a test that has ended, here or in a worker of pytest-xdist."""
-        for name, value in report.user_properties if report.when == "call" else ():
-            if name == PROPERTY:
-                result = Result.from_dict(json.loads(str(value)))
-                self._results[result.entry.name] = report.outcome, result
+    def add(self, outcome: str, text: str) -> None:
+        """Take the figures of a test that has ended, as its report has them, and how it ended."""
+        result = Result.from_dict(json.loads(text))
+        self._results[result.entry.name] = outcome, result
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+    def finish(self, session: pytest.Session, exitstatus: int) -> None:
         """Write the baseline, if that is asked for and the run came to its end."""
         if not self._run.update:
             return
         if exitstatus in (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR):
-            self._notes.append(f"{self._run.path} is as it was: the run was interrupted.")
+            self._notes.append(f"{self._run.path} is unchanged: the run was interrupted.")
             return
         measured = [result.entry for outcome, result in self._results.values() if outcome == "passed"]
         try:
             total = baseline.update(self._run.path, measured) if measured else len(self._run.entries)
-            self._notes.append(f"{self._run.path}: {len(measured)} benchmarks are new, of {total}.")
+            self._notes.append(f"{self._run.path}: updated {len(measured)} of {total} benchmarks.")
         except BenchmarkError as error:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
             self._notes.append(str(error))
 
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+    def show(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Show the figures."""
         if not self._results and not self._notes:
             return
@@ -388,7 +285,7 @@ class _Book:
         )
 
     def _beside(self, result: Result) -> str:
-        """Return how a figure differs from the baseline, or why it cannot be compared."""
+        """Return how a figure differs from the baseline, or why the two cannot be compared."""
         try:
             old = baseline.find(self._run.entries, result.entry, path=self._run.path)
         except BenchmarkError as error:

@@ -1,9 +1,8 @@
-"""What can be measured, which models can give it, and how far a figure may be off its baseline."""
+"""What can be measured, and which models can give it."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from pytest_pidoc.errors import SettingsError
@@ -11,9 +10,8 @@ from pytest_pidoc.machines import MODELS
 from pytest_pidoc.settings import ClusterSpec
 from pytest_pidoc.values.checks import shown
 
-__all__ = ["DEFAULT_METRIC", "DEFAULT_MIPS", "METRICS", "Metric", "limits", "metric", "prepare"]
+__all__ = ["DEFAULT_MIPS", "METRICS", "Metric", "metric", "spec_for"]
 
-DEFAULT_METRIC = "instructions"
 DEFAULT_MIPS = 1000.0
 
 
@@ -51,7 +49,7 @@ METRICS: dict[str, Metric] = {
             "guest_time", "s", "the processor time that the guest's kernel gives it, with system calls", counting=False
         ),
         Metric("virtual_time", "s", "what passes on the guest's clock that counts instructions", counting=True),
-        Metric("wall_time", "s", "what passes on this machine's clock", counting=False),
+        Metric("wall_time", "s", "what passes on the host's clock", counting=False),
     )
 }
 
@@ -65,11 +63,11 @@ def metric(name: object) -> Metric:
         There is no such metric.
     """
     if not isinstance(name, str) or name not in METRICS:
-        raise SettingsError(f"There is no metric {shown(name)}.", tip=f"one of {', '.join(METRICS)}")
+        raise SettingsError(f"There is no metric {shown(name)}.", tip=f"choose one of {', '.join(METRICS)}")
     return METRICS[name]
 
 
-def prepare(spec: ClusterSpec, names: Iterable[str]) -> ClusterSpec:
+def spec_for(spec: ClusterSpec, names: Iterable[str]) -> ClusterSpec:
     """Return what has to be started to measure these metrics: *spec*, with a clock that counts if one of them needs it.
 
     Raises
@@ -82,27 +80,8 @@ def prepare(spec: ClusterSpec, names: Iterable[str]) -> ClusterSpec:
         able = ", ".join(row.name for row in MODELS.values() if row.has_counter)
         raise SettingsError(
             f"The model {spec.model} cannot count a program's instructions.",
-            tip=f'one of {able}; or metric="guest_time", which it has',
+            tip=f'use one of the models {able}, or metric="guest_time", which {spec.model} supports',
         )
     if spec.mips is None and not model.icount and any(each.name != "wall_time" for each in wanted):
         return replace(spec, mips=DEFAULT_MIPS)
     return spec
-
-
-def limits(text: str) -> Mapping[str, float]:
-    """Return how much more each metric may be than in the baseline, as shares, of a text such as ``instructions:2%``.
-
-    Raises
-    ------
-    SettingsError
-        It is not of that form.
-    """
-    found: dict[str, float] = {}
-    for part in filter(None, (each.strip() for each in text.split(","))):
-        read = re.fullmatch(r"([a-z_]+)\s*:\s*(\d{1,4}(?:\.\d{1,6})?)\s*%", part)
-        if read is None:
-            raise SettingsError(f"{shown(part)} is no limit.", tip="METRIC:N%, such as instructions:2%")
-        found[metric(read[1]).name] = float(read[2]) / 100
-    if not found:
-        raise SettingsError("There is no limit in an empty text.", tip="METRIC:N%, such as instructions:2%")
-    return found

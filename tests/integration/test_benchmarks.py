@@ -96,7 +96,7 @@ def test_baseline_from_first_to_last(run: Run, pytester: pytest.Pytester) -> Non
             "*BenchmarkSlower: test_suite.py::test_loop has become slower.",
             "*instructions: * before, * now: +*, allowed +0.5 %",
             "*The command was *500000* and is *515000*",
-            "*Try: pytest 'test_suite.py::test_loop' --pidoc-benchmark-update, if that is right",
+            "*Try: run pytest 'test_suite.py::test_loop' --pidoc-benchmark-update, if the change is intended",
         ]
     )
     assert path.read_bytes() == before

@@ -21,7 +21,7 @@ from pytest_pidoc.errors import BenchmarkSlower, SettingsError
 from pytest_pidoc.node import Node
 from pytest_pidoc.pi_benchmark.baseline import Entry, compare
 from pytest_pidoc.pi_benchmark.measure import Measurement, conditions, measure
-from pytest_pidoc.pi_benchmark.metrics import METRICS, prepare
+from pytest_pidoc.pi_benchmark.metrics import METRICS, spec_for
 from pytest_pidoc.settings import ClusterSpec, Settings
 from pytest_pidoc.values.progress import Progress
 from pytest_pidoc.values.text import table
@@ -158,9 +158,9 @@ def counting(settings: Settings, *, runs: int, progress: Progress, unchanged: in
 def _prepared(settings: Settings) -> tuple[ClusterSpec, str]:
     """Return the spec of a node that counts, and the metric: guest_time if the guest cannot count instructions."""
     try:
-        return prepare(settings.spec(), ["instructions"]), "instructions"
+        return spec_for(settings.spec(), ["instructions"]), "instructions"
     except SettingsError:
-        return prepare(settings.spec(), ["guest_time"]), "guest_time"
+        return spec_for(settings.spec(), ["guest_time"]), "guest_time"
 
 
 def _costs(settings: Settings, counted: Node, command: str, metric: str, runs: int) -> tuple[Cost, ...]:

@@ -10,7 +10,8 @@ import docker  # noqa: F401 # so that the runs in this process do not import it 
 import pytest
 
 from pytest_pidoc.pi_benchmark.baseline import Conditions, Entry, read, update
-from pytest_pidoc.pi_benchmark.fixture import PROPERTY, Result
+from pytest_pidoc.pi_benchmark.fixture import Result
+from pytest_pidoc.pi_benchmark.options import OPTIONS, PROPERTY
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,27 +47,33 @@ def path(pytester: pytest.Pytester) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "messages"),
     [
-        (["--pidoc-benchmark-metric=cycles"], "*There is no metric 'cycles'*"),
-        (["--pidoc-benchmark-rounds=0"], "*0 rounds of a benchmark cannot be run*"),
-        (["--pidoc-benchmark-rounds=many"], "*many rounds of a benchmark cannot be run*"),
-        (["--pidoc-benchmark-fail=2%"], "*'2%' is no limit*"),
-        (["--pidoc-model=pi1"], "*test_pi: The model pi1 cannot count a program's instructions*"),
-        (["--pidoc-model=pi2-virt", "--pidoc-benchmark-fail=instructions:2%"], "*The model pi2-virt cannot count*"),
+        (["--pidoc-benchmark-metric=cycles"], ["*--pidoc-benchmark-metric: 'cycles' is not one of instructions, *"]),
+        (["--pidoc-benchmark-rounds=0"], ["*--pidoc-benchmark-rounds: '0' is not a whole number from 1 to 1000*"]),
+        (["--pidoc-benchmark-rounds=many"], ["*--pidoc-benchmark-rounds: 'many' is not a whole number from 1 to *"]),
+        (["--pidoc-benchmark-fail=2%"], ["*--pidoc-benchmark-fail: '2%' is not METRIC:N%, such as instructions:2%*"]),
+        (
+            ["--pidoc-model=pi1"],
+            ["*test_pi: The model pi1 cannot count a program's instructions*", "*Try: use one of *"],
+        ),
+        (
+            ["--pidoc-model=pi2-virt", "--pidoc-benchmark-fail=instructions:2%"],
+            ["*The model pi2-virt cannot count*", "*Try: use one of the models pi3-virt*"],
+        ),
     ],
 )
 @pytest.mark.usefixtures("no_engine")
 def test_bad_option_ends_the_run_before_anything_is_booted(
-    pytester: pytest.Pytester, arguments: list[str], message: str
+    pytester: pytest.Pytester, arguments: list[str], messages: list[str]
 ) -> None:
-    """The tip says what would be right."""
+    """The message says what would be right."""
     pytester.makepyfile("def test_pi(pi, pi_benchmark): pass")
 
     done = pytester.runpytest(*arguments)
 
     assert done.ret == pytest.ExitCode.USAGE_ERROR
-    done.stderr.fnmatch_lines([message, "*Try: *"])
+    done.stderr.fnmatch_lines(messages)
 
 
 @pytest.mark.parametrize("marker", ["metric='cycles'", "rounds=0", "fail='2'", "rouns=3", "'instructions'"])
@@ -130,7 +137,7 @@ def test_update_writes_what_passed(pytester: pytest.Pytester, path: Path) -> Non
     done = pytester.runpytest("--pidoc-benchmark-update")
 
     done.assert_outcomes(passed=1, failed=1)
-    done.stdout.fnmatch_lines([f"*{FILE}: 1 benchmarks are new, of 3."])
+    done.stdout.fnmatch_lines([f"*{FILE}: updated 1 of 3 benchmarks."])
     assert {entry.name.partition("::test_")[2]: entry.metrics["instructions"] for entry in read(path)} == {
         "one": 1000,
         "other": 77,
@@ -146,7 +153,7 @@ def test_workers_send_their_figures_to_who_writes(pytester: pytest.Pytester, pat
     done = pytester.runpytest("-n2", "--pidoc-benchmark-update")
 
     done.assert_outcomes(passed=20)
-    done.stdout.fnmatch_lines([f"*{FILE}: 20 benchmarks are new, of 22."])
+    done.stdout.fnmatch_lines([f"*{FILE}: updated 20 of 22 benchmarks."])
     assert len(read(path)) == 22
 
 
@@ -160,7 +167,7 @@ def test_interrupted_run_leaves_the_baseline(pytester: pytest.Pytester, path: Pa
     done = pytester.runpytest_subprocess("--pidoc-benchmark-update")
 
     assert done.ret == pytest.ExitCode.INTERRUPTED
-    done.stdout.fnmatch_lines([f"*{FILE} is as it was: the run was interrupted."])
+    done.stdout.fnmatch_lines([f"*{FILE} is unchanged: the run was interrupted."])
     assert path.read_bytes() == before
     assert not list(pytester.path.glob(".pidoc*"))
 
@@ -183,14 +190,14 @@ def test_settings_come_from_the_environment_and_the_ini_file(
     pytester.makepyfile("def test_pi(pi, pi_benchmark): pass")
 
     for arguments, variable, seen in (
-        ((), None, "ini_value"),
-        ((), "variable", "variable"),
-        (("--pidoc-benchmark-metric=option",), "variable", "option"),
+        ((), None, "pidoc_benchmark_metric in the ini file: 'ini_value'"),
+        ((), "variable", "PIDOC_BENCHMARK_METRIC: 'variable'"),
+        (("--pidoc-benchmark-metric=option",), "variable", "--pidoc-benchmark-metric: 'option'"),
     ):
         if variable:
             monkeypatch.setenv("PIDOC_BENCHMARK_METRIC", variable)
         done = pytester.runpytest(*arguments)
-        done.stderr.fnmatch_lines([f"*There is no metric '{seen}'*"])
+        done.stderr.fnmatch_lines([f"*{seen} is not one of instructions, *"])
 
 
 def test_run_without_benchmarks_says_nothing_of_them(pytester: pytest.Pytester) -> None:
@@ -198,3 +205,48 @@ def test_run_without_benchmarks_says_nothing_of_them(pytester: pytest.Pytester) 
     pytester.makepyfile("def test_it(): pass")
 
     assert "benchmarks on" not in pytester.runpytest().stdout.str()
+
+
+def test_header_names_the_source(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The header says what was chosen for benchmarks, and where."""
+    pytester.makepyfile("def test_it(): pass")
+    pytester.makeini("[pytest]\npidoc_benchmark_fail = instructions:2%\n")
+    monkeypatch.setenv("PIDOC_BENCHMARK_ROUNDS", "5")
+
+    pytester.runpytest("--pidoc-benchmark-metric=wall_time").stdout.fnmatch_lines(
+        [
+            "pidoc benchmarks: benchmark_metric wall_time (from --pidoc-benchmark-metric), benchmark_rounds 5 (from"
+            " PIDOC_BENCHMARK_ROUNDS), benchmark_fail instructions:2% (from pidoc_benchmark_fail in the ini file)"
+        ]
+    )
+
+
+def test_help_has_every_option(pytester: pytest.Pytester) -> None:
+    """Each option is in pytest's help, with its ini key and its variable."""
+    text = "".join(pytester.runpytest("--help").stdout.str().split())
+
+    for option in OPTIONS:
+        described = f"{option.help} [ini: {option.ini}, environment: {option.variable}]"
+        assert option.option in text
+        assert "".join(described.split()) in text
+
+
+@pytest.mark.parametrize(
+    ("test", "imported"), [("def test_it(): pass", False), ("def test_it(pi_benchmark): pass", True)]
+)
+def test_benchmarks_are_imported_when_they_are_used(pytester: pytest.Pytester, test: str, imported: bool) -> None:
+    """A run that measures nothing does not pay for what measures."""
+    pytester.makepyfile(test)
+    pytester.makeconftest(
+        """
+        import sys
+
+        def pytest_unconfigure():
+            print("heavy" if "pytest_pidoc.pi_benchmark.fixture" in sys.modules else "light")
+            print("heavy" if "pytest_pidoc.pi_benchmark.baseline" in sys.modules else "light")
+        """
+    )
+    done = pytester.runpytest_subprocess("-s")
+
+    assert done.stdout.str().count("heavy") == (2 if imported else 0)
+    assert done.stdout.str().count("light") == (0 if imported else 2)

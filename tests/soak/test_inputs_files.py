@@ -18,6 +18,7 @@ from pytest_pidoc.lifecycle import artifacts
 from pytest_pidoc.lifecycle.artifacts import Limits
 from pytest_pidoc.pi_benchmark import baseline
 from pytest_pidoc.pi_benchmark.baseline import Conditions, Entry
+from pytest_pidoc.pi_benchmark.options import DEFAULT_FILE
 from pytest_pidoc.testrun import leases
 from pytest_pidoc.testrun.leases import Lease
 
@@ -53,7 +54,7 @@ def _use(path: Path) -> None:
 @FAST
 @given(json_mutated(BASELINE))
 def test_baseline_that_says_something_else(nothing_left: Path, tmp_path: Path, content: Any) -> None:
-    path = tmp_path / baseline.DEFAULT_FILE
+    path = tmp_path / DEFAULT_FILE
     write(path, json.dumps(content).encode())
     with judged():
         _use(path)
@@ -61,9 +62,9 @@ def test_baseline_that_says_something_else(nothing_left: Path, tmp_path: Path, c
 
 
 @FAST
-@given(damaged(st.just(baseline.DEFAULT_FILE)))
+@given(damaged(st.just(DEFAULT_FILE)))
 def test_baseline_that_is_damaged(nothing_left: Path, tmp_path: Path, damage: list[Any]) -> None:
-    path = tmp_path / baseline.DEFAULT_FILE
+    path = tmp_path / DEFAULT_FILE
     write(path, json.dumps(BASELINE).encode())
     apply(tmp_path, damage)
     with judged():
