@@ -34,12 +34,12 @@ from pytest_pidoc.errors import (
     WaitError,
     WaitTimeout,
 )
-from pytest_pidoc.machines import MODELS, Machine
 from pytest_pidoc.settings import Settings
 from pytest_pidoc.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from pytest_pidoc.cluster import Cluster
+    from pytest_pidoc.machines import MODELS, Machine
     from pytest_pidoc.node import Node
     from pytest_pidoc.vm.bringup import Timings
 
@@ -72,7 +72,13 @@ __all__ = [
     "WaitTimeout",
 ]
 
-_LAZY = {"Cluster": "cluster", "Node": "node", "Timings": "vm.bringup"}
+_LAZY = {
+    "Cluster": "cluster",
+    "MODELS": "machines",
+    "Machine": "machines",
+    "Node": "node",
+    "Timings": "vm.bringup",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -8,7 +8,7 @@ from functools import partial
 from pytest_pidoc.errors import SettingsError
 from pytest_pidoc.values.checks import shown
 
-__all__ = ["DEFAULT_MODEL", "MIB", "MODELS", "KernelArchive", "Machine", "machine"]
+__all__ = ["MIB", "MODELS", "KernelArchive", "Machine", "machine"]
 
 MIB = 1024 * 1024
 
@@ -330,8 +330,6 @@ MODELS: dict[str, Machine] = {
         ),
     )
 }
-
-DEFAULT_MODEL = "pi3-virt"
 
 
 def machine(name: str) -> Machine:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pytest_pidoc.errors import SettingsError
-from pytest_pidoc.machines import DEFAULT_MODEL, MIB, MODELS
 from pytest_pidoc.values import inputs
 from pytest_pidoc.values.checks import MOST_SECONDS, shown
 
 __all__ = [
+    "DEFAULT_MODEL",
     "FLAGS",
     "MARKER",
     "MARKER_SIGNATURE",
@@ -28,8 +28,10 @@ __all__ = [
     "signature",
 ]
 
+DEFAULT_MODEL = "pi3-virt"
 NO_FILE = "none"  # for a part of an image that is to be left out
 MOST_NODES = 250
+MIB = 1024**2
 LEAST_MEMORY, MOST_MEMORY = 64 * MIB, 1024**2 * MIB
 
 #: Millions of instructions that may be a second of the guest's: QEMU lets one take a power of two of nanoseconds.
@@ -54,6 +56,8 @@ def _workers(value: object) -> str:
 
 
 def _model(value: object) -> str:
+    from pytest_pidoc.machines import MODELS  # here, because the table takes as long as all other imports together
+
     return inputs.one_of(value, tuple(MODELS))
 
 
@@ -167,7 +171,14 @@ OPTIONS: tuple[Option, ...] = (
         "nodes",
         "how-to/several-nodes",
     ),
-    Option("model", _model, f"the emulated board: {', '.join(MODELS)}", "MODEL", "guest", "reference/models"),
+    Option(
+        "model",
+        _model,
+        f"the emulated board, one of those that pidoc models lists (default: {DEFAULT_MODEL})",
+        "MODEL",
+        "guest",
+        "reference/models",
+    ),
     Option(
         "image",
         _image,
@@ -455,6 +466,8 @@ class Settings(ClusterSpec):
 
 def _check_memory(spec: ClusterSpec) -> None:
     """Refuse another size of RAM than the board's own: QEMU would, after an image was built for it."""
+    from pytest_pidoc.machines import MODELS
+
     model = MODELS[spec.model]
     if model.fixed_memory and spec.memory not in (None, model.memory):
         raise SettingsError(

@@ -10,8 +10,9 @@ import pytest
 
 from pytest_pidoc.errors import SettingsError
 from pytest_pidoc.images.debian.recipe import ARCHITECTURES
-from pytest_pidoc.machines import DEFAULT_MODEL, MIB, MODELS, Machine, machine
+from pytest_pidoc.machines import MIB, MODELS, Machine, machine
 from pytest_pidoc.qemu.program import QemuVersion
+from pytest_pidoc.settings import DEFAULT_MODEL
 
 every_model = pytest.mark.parametrize("row", MODELS.values(), ids=list(MODELS))
 

@@ -17,9 +17,9 @@ from sphinx.util.docutils import SphinxDirective
 from pytest_pidoc.commands.arguments import subcommands
 from pytest_pidoc.commands.parser import make_parser
 from pytest_pidoc.images.stock.recipe import PUBLISHED
-from pytest_pidoc.machines import DEFAULT_MODEL, MIB, MODELS
+from pytest_pidoc.machines import MIB, MODELS
 from pytest_pidoc.pi_benchmark import options as benchmarks
-from pytest_pidoc.settings import MARKER, MARKER_SIGNATURE, OPTIONS, Option, Settings, signature
+from pytest_pidoc.settings import DEFAULT_MODEL, MARKER, MARKER_SIGNATURE, OPTIONS, Option, Settings, signature
 
 HELP_WIDTH = 96  # columns
 

@@ -234,19 +234,19 @@ def test_help_has_every_option(pytester: pytest.Pytester) -> None:
 @pytest.mark.parametrize(
     ("test", "imported"), [("def test_it(): pass", False), ("def test_it(pi_benchmark): pass", True)]
 )
-def test_benchmarks_are_imported_when_they_are_used(pytester: pytest.Pytester, test: str, imported: bool) -> None:
-    """A run that measures nothing does not pay for what measures."""
+def test_what_measures_is_imported_when_it_is_used(pytester: pytest.Pytester, test: str, imported: bool) -> None:
+    """A run without a node does not pay for what measures, nor for the table of models."""
     pytester.makepyfile(test)
     pytester.makeconftest(
         """
         import sys
 
         def pytest_unconfigure():
-            print("heavy" if "pytest_pidoc.pi_benchmark.fixture" in sys.modules else "light")
-            print("heavy" if "pytest_pidoc.pi_benchmark.baseline" in sys.modules else "light")
+            for name in ("pi_benchmark.fixture", "pi_benchmark.baseline", "machines"):
+                print("heavy" if f"pytest_pidoc.{name}" in sys.modules else "light")
         """
     )
     done = pytester.runpytest_subprocess("-s")
 
-    assert done.stdout.str().count("heavy") == (2 if imported else 0)
-    assert done.stdout.str().count("light") == (0 if imported else 2)
+    assert done.stdout.str().count("heavy") == (3 if imported else 0)
+    assert done.stdout.str().count("light") == (0 if imported else 3)
