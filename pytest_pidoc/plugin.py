@@ -78,7 +78,7 @@ def _chosen(config: pytest.Config, rows: Iterable[Option]) -> Chosen:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Let the clusters outlive the run that are to, and tell a controlling process of pytest-xdist of them."""
+    """Keep the clusters that outlive the run, and report them to the controlling process of pytest-xdist."""
     config, keep_all = session.config, session.config.stash[_settings].keep == "always"
     kept = config.stash.setdefault(_kept, [])
     if _run in config.stash and keep_all:
@@ -104,7 +104,7 @@ def pytest_configure_node(node: Any) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any, error: object) -> None:
-    """Hear from a worker of pytest-xdist what stays up; keep what a crashed one's nodes have said, and end them."""
+    """Note which nodes of a pytest-xdist worker stay up; of a crashed worker keep the logs and end the nodes."""
     from pytest_pidoc.host import processes, records
     from pytest_pidoc.testrun import failures
     from pytest_pidoc.testrun.pool import end_torn
@@ -119,15 +119,15 @@ def pytest_testnodedown(node: Any, error: object) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Say where the evidence is, how to reach the nodes that stay up, and how to end them."""
+    """List the logs of failed tests, and how to reach and end nodes that are still running."""
     reports = itertools.chain.from_iterable(terminalreporter.stats.values())
     places = [tuple(report.pidoc_evidence) for report in reports if hasattr(report, "pidoc_evidence")]
     if folders := _folders([*places, *config.stash.get(_evidence, [])]):
-        terminalreporter.section("evidence of what failed")
+        terminalreporter.section("pidoc: logs of failed tests")
         for folder in folders:
             terminalreporter.write_line(str(folder))
     if kept := config.stash.get(_kept, []):
-        terminalreporter.section("nodes that stay up")
+        terminalreporter.section("pidoc: nodes that are still running")
         for line in dict.fromkeys(kept):
             terminalreporter.write_line(line)
 
@@ -275,7 +275,7 @@ def _run_of(config: pytest.Config) -> Run:
 
     if given := getattr(config, "workerinput", {}).get("pidoc_run"):
         run = Run(*given)
-        # The controlling process of a worker elsewhere is none of this machine's.
+        # The controlling process of a worker on another host does not run on this one.
         if config.stash[_settings].workers == "shared" and processes.is_alive(run.owner):
             return run
     return Run.new()

@@ -1,6 +1,6 @@
-"""The baseline: a file in the user's repository with what each benchmark cost, and the machine that it is true of.
+"""The baseline: a file in the user's repository with what each benchmark cost, and under which conditions.
 
-It is never half written: a new one is written beside it and takes its place at once.
+It is never half written: a new one is written beside it and then replaces it.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Conditions:
-    """The machine that a figure is true of: between two that differ in one of these, nothing is compared.
+    """What a figure depends on: figures that differ in one of these are not compared.
 
     Attributes
     ----------
     model
         ``pi3-virt``.
     mips
-        Millions of instructions in a second of the guest's clock; ``None`` where it is the host's.
+        Millions of instructions in a second of the guest's clock; ``None`` if the clock follows the host's.
     qemu
         The version of QEMU.
     image
@@ -48,18 +48,18 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Entry:
-    """One benchmark on one machine.
+    """One benchmark under some conditions.
 
     Attributes
     ----------
     name
         The test's node id, and the benchmark's own name if the test has several.
     conditions
-        The machine.
+        Where it was measured.
     command
         What was run.
     program
-        The SHA-256 of the program; ``None`` if that is not known.
+        The SHA-256 of the program; ``None`` if it is unknown.
     metrics
         The median of each metric: a count, or seconds.
     """
@@ -76,10 +76,10 @@ class Entry:
         conditions, metrics = Conditions(**data["conditions"]), dict(data["metrics"])
         texts = (data["name"], conditions.model, conditions.qemu, conditions.image, data["command"])
         if not all(isinstance(text, str) for text in (*texts, data["program"] or "")):
-            raise TypeError("a text is none")
+            raise TypeError("a text is expected where there is another value")
         numbers = (*metrics.values(), 0 if conditions.mips is None else conditions.mips)
         if not all(is_number(number, 0, sys.float_info.max) for number in numbers):
-            raise TypeError("a number is none, or is negative")
+            raise TypeError("a number is not a finite number from 0 on")
         return cls(data["name"], conditions, data["command"], data["program"], metrics)
 
 
@@ -94,7 +94,10 @@ def read(path: Path) -> tuple[Entry, ...]:
     try:
         data = documents.read(path)
         if data["format"] != FORMAT:
-            raise BenchmarkError(f"The baseline {path} is of a format that this version does not know.")
+            raise BenchmarkError(
+                f"The baseline {path} has the format {shown(data['format'])}; this version reads format {FORMAT}.",
+                tip="update pytest-pidoc, or run with --pidoc-benchmark-update after removing the file",
+            )
         return tuple(Entry.from_dict(each) for each in data["benchmarks"])
     except FileNotFoundError:
         return ()
@@ -102,7 +105,7 @@ def read(path: Path) -> tuple[Entry, ...]:
         raise BenchmarkError(
             f"The baseline {path} cannot be read.",
             evidence=f"{type(error).__name__}: {error}",
-            tip="take it from version control again; or remove it and run with --pidoc-benchmark-update",
+            tip="restore it from version control, or remove it and run with --pidoc-benchmark-update",
         ) from error
 
 
@@ -131,7 +134,10 @@ def update(path: Path, measured: Iterable[Entry]) -> int:
             os.fsync(stream.fileno())
         draft.replace(path)
     except OSError as error:
-        raise BenchmarkError(f"The baseline {path} cannot be written: {error.strerror}.") from error
+        raise BenchmarkError(
+            f"The baseline {path} cannot be written: {error.strerror}.",
+            tip="choose another file with --pidoc-benchmark-file",
+        ) from error
     finally:
         with contextlib.suppress(OSError):
             draft.unlink()
@@ -143,23 +149,23 @@ def _place(entry: Entry) -> tuple[str, str, float, str]:
 
 
 def find(entries: Iterable[Entry], measured: Entry, *, path: Path, tip: str = "") -> Entry:
-    """Return the entry that *measured* may be held against.
+    """Return the entry that *measured* can be compared with.
 
     Raises
     ------
     BenchmarkError
-        There is none of that name; or none of that machine, and the message names what differs.
+        The baseline has no entry with that name; or none under these conditions: the message names the differences.
     """
     named = [entry for entry in entries if entry.name == measured.name]
     if not named:
-        raise BenchmarkError(f"The baseline {path} has nothing about {measured.name}.", tip=tip)
+        raise BenchmarkError(f"The baseline {path} has no entry for {measured.name}.", tip=tip)
     different = [_differences(entry.conditions, measured.conditions) for entry in named]
     for entry, differences in zip(named, different, strict=True):
         if not differences:
             return entry
     nearest = min(different, key=len)
     raise BenchmarkError(
-        f"The baseline of {measured.name} is of another machine: nothing can be compared.",
+        f"The baseline of {measured.name} was recorded under other conditions, so it cannot be compared.",
         evidence="\n".join(nearest),
         tip=tip,
     )
@@ -171,21 +177,21 @@ def _differences(old: Conditions, new: Conditions) -> list[str]:
 
 
 def compare(old: Entry, new: Entry, limits: Mapping[str, float], *, tip: str = "") -> None:
-    """Hold a benchmark against its baseline.
+    """Compare a benchmark with its baseline.
 
     Parameters
     ----------
     old, new
         The baseline's entry, and what was measured.
     limits
-        By how much each metric may be more, as a share; other metrics are not looked at.
+        How much each metric can rise, as a share; other metrics are ignored.
     tip
         The command that makes the new one the baseline.
 
     Raises
     ------
     BenchmarkSlower
-        A metric is more than that.
+        A metric has risen by more than that.
     BenchmarkError
         A metric is not in the baseline or was not measured.
     """
@@ -193,7 +199,7 @@ def compare(old: Entry, new: Entry, limits: Mapping[str, float], *, tip: str = "
     for name, limit in limits.items():
         for which, entry in (("The baseline", old), ("This run", new)):
             if name not in entry.metrics:
-                raise BenchmarkError(f"{which} of {new.name} has no {name}.", tip=tip)
+                raise BenchmarkError(f"{which} of {new.name} has no metric {name}.", tip=tip)
         before, now = old.metrics[name], new.metrics[name]
         if now > before * (1 + limit):
             show = METRICS[name].show
@@ -202,7 +208,7 @@ def compare(old: Entry, new: Entry, limits: Mapping[str, float], *, tip: str = "
             )
     if slower:
         raise BenchmarkSlower(
-            f"{new.name} has become slower.",
+            f"{new.name} is slower than its baseline.",
             evidence="\n".join([*slower, *_causes(old, new)]),
             tip=tip,
         )
@@ -217,8 +223,8 @@ def _causes(old: Entry, new: Entry) -> list[str]:
     """Say what else has changed."""
     said = []
     if old.command != new.command:
-        said.append(f"The command was {shown(old.command)} and is {shown(new.command)}.")
+        said.append(f"The command has changed from {shown(old.command)} to {shown(new.command)}.")
     if old.program and new.program:
         same = old.program == new.program
-        said.append("The program is the same file." if same else "The program is another file.")
+        said.append("The program's file is unchanged." if same else "The program's file has changed.")
     return said

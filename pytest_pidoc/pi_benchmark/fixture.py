@@ -47,7 +47,7 @@ class Result:
     Attributes
     ----------
     entry
-        Name, machine, program, and the median of each metric.
+        Name, conditions, program, and the median of each metric.
     metric
         The metric that was asked for.
     rounds

@@ -1,4 +1,4 @@
-"""Measure a command in a node: run it some times, and take what the guest's kernel and this machine's clock say."""
+"""Measure a command in a node: run it several times, and read the guest kernel's counters and the host's clock."""
 
 from __future__ import annotations
 
@@ -24,13 +24,15 @@ __all__ = ["EMPTY", "Measurement", "conditions", "measure"]
 
 EMPTY = "true"  # the command that measures what a measurement itself costs
 
-GRACE = 30.0  # seconds on this machine for Python to start in the guest
+GRACE = 30.0  # seconds on the host for Python to start in the guest
 KILL_TIMEOUT = 30.0
 
-#: How much more processor time a command may have used than was counted, as a factor and in millions of instructions:
-#: its process is made before it is counted, which takes two of them. An empty sudo takes fifteen.
-PART, START = 1.5, 5.0
-OWN_RATE = 125.0  # millions of instructions per second where nothing was asked for: that of pi0 and pi1
+#: A command whose processor time is above this factor of what was counted was only counted in part.
+LEAST_UNCOUNTED = 1.5
+#: Beside that, millions of instructions that pass before counting starts: its process takes 2. An empty sudo takes 15.
+BEFORE_COUNTING = 5.0
+#: Millions of instructions per second of a node that was started without ``mips``: the rate of pi0 and pi1.
+DEFAULT_RATE = 125.0
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Measurement:
     command
         What was run.
     rounds
-        By metric, one value per run: a count, or seconds. A metric that the node cannot give is not there.
+        By metric, one value per run: a count, or seconds. Metrics that the node does not support are left out.
     program
         The SHA-256 of the file that the command's first word names; ``None`` if that is no file.
     """
@@ -56,13 +58,13 @@ class Measurement:
         return statistics.median(self.rounds[metric])
 
     def spread(self, metric: str) -> float:
-        """Return the difference of the most and the least, as a share of the median."""
+        """Return (maximum - minimum) / median."""
         values, middle = self.rounds[metric], self.value(metric)
         return (max(values) - min(values)) / middle if middle else 0.0
 
 
 def conditions(node: Node) -> Conditions:
-    """Return the machine that a figure of this node is true of."""
+    """Return what the figures of this node depend on."""
     manifest = node.image.manifest
     made_from = f"{manifest.recipe} {manifest.key[:12]}"
     return Conditions(node.model, node.clock.mips, node.qemu_version.text, made_from)
@@ -87,20 +89,20 @@ def measure(
     command
         What is measured, in the home directory of the node's user.
     wanted
-        What must be among what is measured. All else that the node can give is, too.
+        The metric that must be measured. Others that the node supports are measured, too.
     setup
         A shell command that is run before each round, and not measured.
     rounds
         How often.
     timeout
-        Seconds of this machine's clock that a round may take.
+        Seconds of the host's clock after which a round is ended.
     events
-        Whether the guest's kernel is to count; without, there are the two clocks alone.
+        Whether the guest's kernel counts; otherwise only the two clocks are read.
 
     Raises
     ------
     BenchmarkError
-        The command or its setup failed or did not end, or the node cannot give what is wanted.
+        The command or its setup failed or did not end, or the node does not support the metric.
     NodeDied
         The node has ended.
     """
@@ -120,8 +122,8 @@ def measure(
         if told.process:
             node.run(f"kill -KILL -{told.process}", warn=True, timeout=KILL_TIMEOUT)
         raise BenchmarkError(
-            f"{shown(command)} has not ended on {node.name}: {rounds} rounds of {timeout:g} s.",
-            tip="timeout=, in seconds of this machine's clock, if it only takes longer",
+            f"{shown(command)} did not end on {node.name} within {rounds} rounds of {timeout:g} s.",
+            tip="set timeout= to more seconds per round if the command takes longer on the host's clock",
         ) from error
     for answer in told.answers:
         _raise_if_failed(node, command if answer["step"] == "command" else str(setup), answer)
@@ -129,7 +131,7 @@ def measure(
         raise BenchmarkError(
             f"{shown(command)} could not be measured on {node.name}.",
             evidence=done.stderr,
-            tip="python3 must be in the guest",
+            tip="install python3 in the image",
         )
     rounds_of = {
         name: tuple(float(answer[name]) for answer in told.answers)
@@ -143,7 +145,7 @@ def measure(
 
 
 class _Told:
-    """What the program in the guest prints, read when it comes: its lines have this machine's time."""
+    """What the program in the guest prints, read when it arrives: each line gets the host's time."""
 
     def __init__(self) -> None:
         self.answers: list[dict[str, Any]] = []
@@ -179,22 +181,24 @@ def _raise_if_failed(node: Node, command: str, answer: Mapping[str, Any]) -> Non
 
 
 def _raise_if_lacking(node: Node, wanted: Metric, found: Mapping[str, tuple[float, ...]], refused: str) -> None:
-    """Refuse a figure that is not what its name says."""
+    """Raise if the node does not support the metric, or has not measured it."""
     if wanted.counting and not node.clock.counts_instructions:
         raise BenchmarkError(
-            f"{node.name} cannot give {wanted.name}: its clock does not count instructions.",
-            tip="mips=1000 where it is started",
+            f"{node.name} cannot measure {wanted.name}: its clock does not count instructions.",
+            tip="start the node with mips=1000",
         )
     if wanted.name not in found:
-        raise BenchmarkError(f"{node.name} cannot give {wanted.name}.", evidence=refused)
+        raise BenchmarkError(f"{node.name} cannot measure {wanted.name}.", evidence=refused)
 
 
 def _raise_if_partial(node: Node, command: str, answers: list[dict[str, Any]]) -> None:
     """Refuse figures of a part of the command: Linux stops counting a program that takes on another user's rights."""
     for answer in answers:
         counted, used = answer["guest_time"], answer["processor_time"]
-        if counted is not None and used > PART * counted + START / (node.clock.mips or OWN_RATE):
+        if counted is not None and used > LEAST_UNCOUNTED * counted + BEFORE_COUNTING / (
+            node.clock.mips or DEFAULT_RATE
+        ):
             raise BenchmarkError(
-                f"Of {shown(command)} only a part was counted on {node.name}: {counted:.3f} s of {used:.3f} s.",
-                tip="no sudo in the command: Linux stops counting a program that takes on another user's rights",
+                f"Only part of {shown(command)} was counted on {node.name}: {counted:.3f} s of {used:.3f} s.",
+                tip="leave sudo out of the command: Linux stops counting a program that takes on another user's rights",
             )

@@ -1,4 +1,4 @@
-"""Runs in a guest, as ``python3 -c``: run a command some times, and say what each run cost. Python 3.7 is enough.
+"""Runs in a guest, as ``python3 -c``: run a command several times, and print what each run cost. Python 3.7 is enough.
 
 The argument is JSON: ``command``, ``setup`` (or null), ``rounds``, ``events``. Each round prints a line
 ``pidoc-begin PID`` just before the command starts, ``pidoc-end`` when it has ended, so that who reads them has the time
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def allow() -> None:
-    """Let who is not root count: Debian's kernel does not by default."""
+    """Allow counting for users other than root: Debian's kernel does not by default."""
     try:
         if int(PARANOID.read_text()) <= 1 or os.geteuid() == 0:
             return
@@ -152,7 +152,7 @@ def read_event(number: int) -> int | None:
     value: int
     value, wanted, counted = struct.unpack("=QQQ", os.read(number, 24))
     os.close(number)
-    return value if wanted == counted else None  # else it had to share the counter, and this is a part only
+    return value if wanted == counted else None  # the event shared its counter with others: a part is missing
 
 
 def digest(command: str) -> str | None:
@@ -165,7 +165,7 @@ def digest(command: str) -> str | None:
 
 
 def say(*words: str) -> None:
-    """Print a line at once."""
+    """Print a line immediately."""
     print(*words, flush=True)
 
 

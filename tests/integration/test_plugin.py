@@ -97,7 +97,7 @@ def test_a_failed_test_shows_the_serial_log(run, pytester: pytest.Pytester) -> N
     (cluster,) = json.loads((folder / "report.json").read_text())["clusters"]
     assert [node["state"] for node in cluster["nodes"]] == ["up", "up"]
     assert cluster["faults"][0]["what"] == "partition pi-1 | pi-2"
-    result.stdout.fnmatch_lines(["*= evidence of what failed =*", str(folder)])
+    result.stdout.fnmatch_lines(["*= pidoc: logs of failed tests =*", str(folder)])
 
 
 def test_a_dead_node_does_not_spoil_the_next_test(run) -> None:  # type: ignore[no-untyped-def]
@@ -200,8 +200,8 @@ def test_nodes_of_a_failed_test_are_kept(  # type: ignore[no-untyped-def]
     result = pytester.runpytest_subprocess("--pidoc-keep=on-failure", *workers, timeout=600)
 
     result.assert_outcomes(failed=1, passed=1)
-    result.stdout.fnmatch_lines(["*= evidence of what failed =*", "*/pidoc/*-test_fails-*"])
-    result.stdout.fnmatch_lines(["*= nodes that stay up =*", "pidoc ssh c-*/pi-1", "pidoc down c-*"])
+    result.stdout.fnmatch_lines(["*= pidoc: logs of failed tests =*", "*/pidoc/*-test_fails-*"])
+    result.stdout.fnmatch_lines(["*= pidoc: nodes that are still running =*", "pidoc ssh c-*/pi-1", "pidoc down c-*"])
     (directory,) = pytester.path.glob("tmp/pidoc-*/c-*")
     with Cluster.attach(directory) as cluster:  # and takes it down
         assert cluster[0].run("ls here").ok

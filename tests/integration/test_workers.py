@@ -153,7 +153,7 @@ def test_nodes_of_a_crashed_worker_are_nobodys(
     folders = sorted((pytester.path / "evidence").iterdir())
     assert [folder.name.split("-")[1] for folder in folders] == ["test_crashes", "test_fails"]
     assert [(folder / "pi-1" / "serial.log").exists() for folder in folders] == [True, True]
-    result.stdout.fnmatch_lines_random(["*= evidence of what failed =*", *map(str, folders)])
+    result.stdout.fnmatch_lines_random(["*= pidoc: logs of failed tests =*", *map(str, folders)])
 
 
 @pytest.mark.parametrize(
