@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from pytest_pidoc.errors import EngineUnavailable, SettingsError
-from pytest_pidoc.pi_benchmark.hooks import chosen_key, spec_for_benchmarks
+from pytest_pidoc.pi_benchmark import hooks as benchmark_hooks
 from pytest_pidoc.pi_benchmark.options import OPTIONS as BENCHMARK_OPTIONS
 from pytest_pidoc.settings import FLAGS, MARKER_SIGNATURE, OPTIONS, Chosen, ClusterSpec, Option, Settings, choose
 
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from pytest_pidoc.values.progress import Progress
 
 __all__ = ["boot_pi", "pi", "pi_cluster", "pi_connection", "pidoc_image", "pidoc_settings"]
-
-pytest_plugins = ["pytest_pidoc.pi_benchmark.hooks"]
 
 _settings = pytest.StashKey[Settings]()
 _pool = pytest.StashKey["ClusterPool"]()
@@ -58,6 +56,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             kind: dict[str, Any] = {"metavar": option.metavar} if option.metavar else {"action": "store_true"}
             group.addoption(option.option, dest=option.ini, default=None, help=described, **kind)
             parser.addini(option.ini, option.help, type=INI_TYPE, default=None)
+    benchmark_hooks.add_flags(group)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -66,9 +65,11 @@ def pytest_configure(config: pytest.Config) -> None:
     try:
         values, sources = _chosen(config, OPTIONS)
         config.stash[_settings] = Settings(**values, sources=sources)
-        config.stash[chosen_key] = _chosen(config, BENCHMARK_OPTIONS)
+        config.stash[benchmark_hooks.chosen_key] = _chosen(config, BENCHMARK_OPTIONS)
     except (SettingsError, TypeError) as error:  # a TypeError of getini, which is a UsageError since pytest 9.2
         raise pytest.UsageError(str(error)) from error
+    # Not by pytest_plugins, for whose sake pytest reads the metadata of every distribution once more.
+    config.pluginmanager.register(benchmark_hooks, "pidoc_benchmarks")
 
 
 def _chosen(config: pytest.Config, rows: Iterable[Option]) -> Chosen:
@@ -248,7 +249,9 @@ def boot_pi(
     started: list[Cluster] = []
 
     def boot(nodes: int | None = None, **arguments: Any) -> Cluster:
-        spec = spec_for_benchmarks(request.node, pidoc_settings.spec({"nodes": nodes, **arguments}, where="boot_pi"))
+        spec = benchmark_hooks.spec_for_benchmarks(
+            request.node, pidoc_settings.spec({"nodes": nodes, **arguments}, where="boot_pi")
+        )
         with _unavailable_skips(pidoc_settings):
             cluster = _pidoc_pool.start(spec, _progress(request.config))
         started.append(cluster)
@@ -295,7 +298,7 @@ def _read_marker(item: pytest.Item, settings: Settings) -> _AskedNodes:
     arguments = dict(marker.kwargs) if marker else {}
     try:
         if marker is None:
-            return _AskedNodes(spec_for_benchmarks(item, settings.spec()))
+            return _AskedNodes(benchmark_hooks.spec_for_benchmarks(item, settings.spec()))
         if len(marker.args) > 1 or (marker.args and "nodes" in arguments):
             raise SettingsError("The marker pidoc takes one positional argument, nodes.", tip=MARKER_SIGNATURE)
         if marker.args:
@@ -303,7 +306,7 @@ def _read_marker(item: pytest.Item, settings: Settings) -> _AskedNodes:
         flags = {flag.name: _read_flag(flag, arguments.pop(flag.name, False)) for flag in FLAGS}
         if flags["fresh"] and flags["shared"]:
             raise SettingsError("The marker pidoc takes fresh=True or shared=True, not both.", tip=MARKER_SIGNATURE)
-        return _AskedNodes(spec_for_benchmarks(item, settings.spec(arguments)), **flags)
+        return _AskedNodes(benchmark_hooks.spec_for_benchmarks(item, settings.spec(arguments)), **flags)
     except SettingsError as error:
         raise pytest.UsageError(f"{item.nodeid}: {error}") from error
 

@@ -17,15 +17,14 @@ from pytest_pidoc.settings import Chosen, ClusterSpec
 if TYPE_CHECKING:
     from pytest_pidoc.pi_benchmark.fixture import Book, PiBenchmark
 
-__all__ = ["chosen_key", "pi_benchmark", "spec_for_benchmarks"]
+__all__ = ["add_flags", "chosen_key", "pi_benchmark", "spec_for_benchmarks"]
 
 chosen_key = pytest.StashKey[Chosen]()
 _book = pytest.StashKey["Book"]()
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
+def add_flags(group: pytest.OptionGroup) -> None:
     """Add what is asked of one run, on its command line alone."""
-    group = parser.getgroup("pidoc benchmarks")
     for name, meaning in (
         ("compare", "show each benchmark beside the baseline"),
         ("update", "make this run the baseline"),
@@ -33,7 +32,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         group.addoption(f"--pidoc-benchmark-{name}", dest=f"pidoc_benchmark_{name}", action="store_true", help=meaning)
 
 
-@pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marker, and read the baseline if an option asks for it."""
     config.addinivalue_line("markers", f"{SIGNATURE}: how pi_benchmark measures in this test")

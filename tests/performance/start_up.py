@@ -76,7 +76,9 @@ def pair(directory: str, *, swapped: bool) -> tuple[Start, Start]:
 def start(directory: str, extra: Sequence[str]) -> Start:
     """Run pytest once."""
     began = time.perf_counter()
-    process = subprocess.Popen(command(directory, extra), stdout=subprocess.DEVNULL, env=compiled(directory))
+    process = subprocess.Popen(
+        command(directory, extra), stdout=subprocess.DEVNULL, env=compiled(directory), cwd=directory
+    )
     _, status, usage = os.wait4(process.pid, 0)
     wall = time.perf_counter() - began
     process.returncode = os.waitstatus_to_exitcode(status)
@@ -105,6 +107,7 @@ def imports(directory: str, extra: Sequence[str]) -> dict[str, float]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         env=compiled(directory),
+        cwd=directory,
         check=True,
     )
     return {each[2]: int(each[1]) / 1000 for each in IMPORT_TIME.finditer(done.stderr.decode())}
