@@ -18,7 +18,8 @@ import pytest
 from pytest_pidoc.errors import EngineUnavailable, SettingsError
 from pytest_pidoc.pi_benchmark import hooks as benchmark_hooks
 from pytest_pidoc.pi_benchmark.options import OPTIONS as BENCHMARK_OPTIONS
-from pytest_pidoc.settings import FLAGS, MARKER_SIGNATURE, OPTIONS, Chosen, ClusterSpec, Option, Settings, choose
+from pytest_pidoc.settings import FLAGS, MARKER_SIGNATURE, OPTIONS, ClusterSpec, Settings
+from pytest_pidoc.values.options import Chosen, Option, choose
 
 if TYPE_CHECKING:
     import fabric

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import numbers
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
 
 from pytest_pidoc.errors import SettingsError
 from pytest_pidoc.values import inputs
 from pytest_pidoc.values.checks import MOST_SECONDS, shown
+from pytest_pidoc.values.options import Option, choose
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -20,11 +19,8 @@ __all__ = [
     "MARKER_SIGNATURE",
     "NO_FILE",
     "OPTIONS",
-    "Chosen",
     "ClusterSpec",
-    "Option",
     "Settings",
-    "choose",
     "signature",
 ]
 
@@ -102,62 +98,6 @@ def _seconds(value: object) -> float:
 
 def _cache_home() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pytest-pidoc"
-
-
-class Option(NamedTuple):
-    """One setting: ``--pidoc-NAME`` on the command line, ``pidoc_NAME`` in an ini file, ``PIDOC_NAME`` around.
-
-    Attributes
-    ----------
-    name
-        The field of `Settings`.
-    parse
-        Turns a value into the field's type; its ``ValueError`` says what would be right.
-    help
-        For ``pytest --help`` and the reference.
-    metavar
-        The value's name in the help; empty for a flag.
-    applies
-        To the ``guest`` that nodes boot and to the ``nodes``, which are what a marker and ``Cluster.up`` take, too;
-        or to the whole ``run``.
-    page
-        The page of the documentation that tells more: ``how-to/cpu-limits``.
-    """
-
-    name: str
-    parse: Callable[[object], Any]
-    help: str
-    metavar: str = ""
-    applies: Literal["guest", "nodes", "run"] = "run"
-    page: str = ""
-
-    @property
-    def option(self) -> str:
-        """The command line option."""
-        return "--pidoc-" + self.name.replace("_", "-")
-
-    @property
-    def ini(self) -> str:
-        """The ini key."""
-        return "pidoc_" + self.name
-
-    @property
-    def variable(self) -> str:
-        """The environment variable."""
-        return "PIDOC_" + self.name.upper()
-
-    def read(self, value: object, source: str) -> Any:
-        """Return the field's value.
-
-        Raises
-        ------
-        SettingsError
-            It is not usable; the message names the *source* and what would be right.
-        """
-        try:
-            return self.parse(_plain(value))
-        except ValueError as error:
-            raise SettingsError(f"{source}: {shown(value)} is not {error}.") from None
 
 
 _FILE = "PATH|URL#sha256=HEX"
@@ -351,45 +291,6 @@ MARKER = (*(option for option in OPTIONS if option.applies != "run"), *FLAGS)
 MARKER_SIGNATURE = signature("pidoc", *FLAGS, nodes=1)
 
 
-class Chosen(NamedTuple):
-    """The values that somebody chose, by the option's name, and where each of them came from."""
-
-    values: dict[str, Any]
-    sources: dict[str, str]
-
-    def __str__(self) -> str:
-        return ", ".join(f"{name} {self.values[name]} (from {source})" for name, source in self.sources.items())
-
-
-def choose(
-    rows: Iterable[Option],
-    options: Mapping[str, object],
-    environment: Mapping[str, str],
-    ini: Mapping[str, object],
-    *,
-    prefix: str = "--pidoc-",
-) -> Chosen:
-    """Return what was given for each row: an option is stronger than the environment, and that than the ini file.
-
-    Raises
-    ------
-    SettingsError
-        A value is not usable; the message names where it came from and what would be right.
-    """
-    found = Chosen({}, {})
-    for option in rows:
-        for source, value in (
-            (option.option.replace("--pidoc-", prefix), options.get(option.name)),
-            (option.variable, environment.get(option.variable)),
-            (f"{option.ini} in the ini file", ini.get(option.name)),
-        ):
-            if value is not None and not (isinstance(value, str) and not value):
-                found.values[option.name] = option.read(value, source)
-                found.sources[option.name] = source
-                break
-    return found
-
-
 @dataclass(frozen=True)
 class Settings(ClusterSpec):
     """The settings of a run, each with where it came from: those of the clusters that it starts, and its own.
@@ -475,15 +376,3 @@ def _check_memory(spec: ClusterSpec) -> None:
             " board.",
             tip="leave memory out, or choose a -virt model",
         )
-
-
-def _plain(value: object) -> object:
-    """Return a text or a number; of a path its text, and of what is neither an object that no setting can be.
-
-    No setting is of another type, whose ``==``, ``str()`` or ``__fspath__()`` may do anything.
-    """
-    try:
-        text = os.fspath(value) if isinstance(value, os.PathLike) else value
-    except Exception:  # noqa: BLE001 # a class of the user's own
-        return object()
-    return text if isinstance(text, (str, numbers.Real)) else object()

@@ -12,7 +12,8 @@ import pytest
 
 from pytest_pidoc.errors import PidocError
 from pytest_pidoc.pi_benchmark.options import FIXTURE, PROPERTY, SIGNATURE
-from pytest_pidoc.settings import Chosen, ClusterSpec
+from pytest_pidoc.settings import ClusterSpec
+from pytest_pidoc.values.options import Chosen
 
 if TYPE_CHECKING:
     from pytest_pidoc.pi_benchmark.fixture import Book, PiBenchmark

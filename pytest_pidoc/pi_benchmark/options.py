@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from pytest_pidoc.errors import SettingsError
-from pytest_pidoc.settings import Chosen, Option
 from pytest_pidoc.values import inputs
 from pytest_pidoc.values.checks import shown
+from pytest_pidoc.values.options import Chosen, Option
 
 __all__ = [
     "DEFAULTS",

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pytest_pidoc.errors import SettingsError
 from pytest_pidoc.pi_benchmark.options import METRIC_NAMES, OPTIONS, SIGNATURE, asked_measurement, limits
-from pytest_pidoc.settings import Chosen, choose
+from pytest_pidoc.values.options import Chosen, choose
 
 
 def test_limits_are_shares() -> None:

@@ -1,0 +1,120 @@
+"""Options: what one is, and which value of it counts: that of the command line, the environment or the ini file."""
+
+from __future__ import annotations
+
+import numbers
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, NamedTuple
+
+from pytest_pidoc.errors import SettingsError
+from pytest_pidoc.values.checks import shown
+
+__all__ = ["Chosen", "Option", "choose"]
+
+
+class Option(NamedTuple):
+    """One setting: ``--pidoc-NAME`` on the command line, ``pidoc_NAME`` in an ini file, ``PIDOC_NAME`` around.
+
+    Attributes
+    ----------
+    name
+        The field of `Settings`.
+    parse
+        Turns a value into the field's type; its ``ValueError`` says what would be right.
+    help
+        For ``pytest --help`` and the reference.
+    metavar
+        The value's name in the help; empty for a flag.
+    applies
+        To the ``guest`` that nodes boot and to the ``nodes``, which are what a marker and ``Cluster.up`` take, too;
+        or to the whole ``run``.
+    page
+        The page of the documentation that tells more: ``how-to/cpu-limits``.
+    """
+
+    name: str
+    parse: Callable[[object], Any]
+    help: str
+    metavar: str = ""
+    applies: Literal["guest", "nodes", "run"] = "run"
+    page: str = ""
+
+    @property
+    def option(self) -> str:
+        """The command line option."""
+        return "--pidoc-" + self.name.replace("_", "-")
+
+    @property
+    def ini(self) -> str:
+        """The ini key."""
+        return "pidoc_" + self.name
+
+    @property
+    def variable(self) -> str:
+        """The environment variable."""
+        return "PIDOC_" + self.name.upper()
+
+    def read(self, value: object, source: str) -> Any:
+        """Return the field's value.
+
+        Raises
+        ------
+        SettingsError
+            It is not usable; the message names the *source* and what would be right.
+        """
+        try:
+            return self.parse(_plain(value))
+        except ValueError as error:
+            raise SettingsError(f"{source}: {shown(value)} is not {error}.") from None
+
+
+class Chosen(NamedTuple):
+    """The values that somebody chose, by the option's name, and where each of them came from."""
+
+    values: dict[str, Any]
+    sources: dict[str, str]
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {self.values[name]} (from {source})" for name, source in self.sources.items())
+
+
+def choose(
+    rows: Iterable[Option],
+    options: Mapping[str, object],
+    environment: Mapping[str, str],
+    ini: Mapping[str, object],
+    *,
+    prefix: str = "--pidoc-",
+) -> Chosen:
+    """Return what was given for each row: an option is stronger than the environment, and that than the ini file.
+
+    Raises
+    ------
+    SettingsError
+        A value is not usable; the message names where it came from and what would be right.
+    """
+    found = Chosen({}, {})
+    for option in rows:
+        for source, value in (
+            (option.option.replace("--pidoc-", prefix), options.get(option.name)),
+            (option.variable, environment.get(option.variable)),
+            (f"{option.ini} in the ini file", ini.get(option.name)),
+        ):
+            if value is not None and not (isinstance(value, str) and not value):
+                found.values[option.name] = option.read(value, source)
+                found.sources[option.name] = source
+                break
+    return found
+
+
+def _plain(value: object) -> object:
+    """Return a text or a number; of a path its text, and of what is neither an object that no setting can be.
+
+    No setting is of another type, whose ``==``, ``str()`` or ``__fspath__()`` may do anything.
+    """
+    try:
+        text = os.fspath(value) if isinstance(value, os.PathLike) else value
+    except Exception:  # noqa: BLE001 # a class of the user's own
+        return object()
+    return text if isinstance(text, (str, numbers.Real)) else object()
