@@ -17,6 +17,7 @@ import pytest
 
 from pytest_pidoc.errors import EngineUnavailable, SettingsError
 from pytest_pidoc.pi_benchmark import hooks as benchmark_hooks
+from pytest_pidoc.pi_benchmark.options import CHOSEN as CHOSEN_FOR_BENCHMARKS
 from pytest_pidoc.pi_benchmark.options import OPTIONS as BENCHMARK_OPTIONS
 from pytest_pidoc.settings import FLAGS, MARKER_SIGNATURE, OPTIONS, ClusterSpec, Settings
 from pytest_pidoc.values.options import Chosen, Option, choose
@@ -66,7 +67,7 @@ def pytest_configure(config: pytest.Config) -> None:
     try:
         values, sources = _chosen(config, OPTIONS)
         config.stash[_settings] = Settings(**values, sources=sources)
-        config.stash[benchmark_hooks.chosen_key] = _chosen(config, BENCHMARK_OPTIONS)
+        config.stash[CHOSEN_FOR_BENCHMARKS] = _chosen(config, BENCHMARK_OPTIONS)
     except (SettingsError, TypeError) as error:  # a TypeError of getini, which is a UsageError since pytest 9.2
         raise pytest.UsageError(str(error)) from error
     # Not by pytest_plugins, for whose sake pytest reads the metadata of every distribution once more.

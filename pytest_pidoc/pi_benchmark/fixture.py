@@ -15,8 +15,7 @@ import pytest
 
 from pytest_pidoc.errors import BenchmarkError, SettingsError
 from pytest_pidoc.pi_benchmark import baseline, metrics
-from pytest_pidoc.pi_benchmark.hooks import chosen_key
-from pytest_pidoc.pi_benchmark.options import DEFAULTS, PROPERTY, SIGNATURE, AskedMeasurement, asked_measurement
+from pytest_pidoc.pi_benchmark.options import CHOSEN, DEFAULTS, PROPERTY, SIGNATURE, AskedMeasurement, asked_measurement
 from pytest_pidoc.values.text import table
 
 if TYPE_CHECKING:
@@ -87,7 +86,7 @@ def asked_of_run(config: pytest.Config) -> _AskedOfRun:
         The baseline cannot be read.
     """
     if _runs not in config.stash:
-        values = {**DEFAULTS, **config.stash[chosen_key].values}
+        values = {**DEFAULTS, **config.stash[CHOSEN].values}
         path, update = config.rootpath / values["benchmark_file"], config.getoption("pidoc_benchmark_update")
         needed = update or config.getoption("pidoc_benchmark_compare") or values["benchmark_fail"]
         config.stash[_runs] = _AskedOfRun(path, update, baseline.read(path) if needed else ())
@@ -124,7 +123,7 @@ def _asked_of(item: pytest.Item) -> AskedMeasurement:
         try:
             if marker and marker.args:
                 raise SettingsError("The marker pidoc_benchmark takes no positional arguments.", tip=SIGNATURE)
-            item.stash[_asked] = asked_measurement(item.config.stash[chosen_key], marker.kwargs if marker else {})
+            item.stash[_asked] = asked_measurement(item.config.stash[CHOSEN], marker.kwargs if marker else {})
         except SettingsError as error:
             raise pytest.UsageError(f"{item.nodeid}: {error}") from error
     return item.stash[_asked]

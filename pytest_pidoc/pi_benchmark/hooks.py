@@ -11,16 +11,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_pidoc.errors import PidocError
-from pytest_pidoc.pi_benchmark.options import FIXTURE, PROPERTY, SIGNATURE
+from pytest_pidoc.pi_benchmark.options import CHOSEN, FIXTURE, PROPERTY, SIGNATURE
 from pytest_pidoc.settings import ClusterSpec
-from pytest_pidoc.values.options import Chosen
 
 if TYPE_CHECKING:
     from pytest_pidoc.pi_benchmark.fixture import Book, PiBenchmark
 
-__all__ = ["add_flags", "chosen_key", "pi_benchmark", "spec_for_benchmarks"]
+__all__ = ["add_flags", "pi_benchmark", "spec_for_benchmarks"]
 
-chosen_key = pytest.StashKey[Chosen]()
 _book = pytest.StashKey["Book"]()
 
 
@@ -39,7 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
     known = config.pluginmanager.hasplugin("benchmark")
     config.pluginmanager.register(_WithPytestBenchmark() if known else _Alone(), "pidoc_benchmark_table")
     update = config.getoption("pidoc_benchmark_update")
-    if update or config.getoption("pidoc_benchmark_compare") or "benchmark_fail" in config.stash[chosen_key].values:
+    if update or config.getoption("pidoc_benchmark_compare") or "benchmark_fail" in config.stash[CHOSEN].values:
         from pytest_pidoc.pi_benchmark.fixture import asked_of_run
 
         try:
@@ -54,7 +52,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_report_header(config: pytest.Config) -> str | None:
     """Show what somebody chose for benchmarks, and where."""
-    chosen = config.stash[chosen_key]
+    chosen = config.stash[CHOSEN]
     return f"pidoc benchmarks: {chosen}" if chosen.values else None
 
 

@@ -9,12 +9,15 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import pytest
+
 from pytest_pidoc.errors import SettingsError
 from pytest_pidoc.values import inputs
 from pytest_pidoc.values.checks import shown
 from pytest_pidoc.values.options import Chosen, Option
 
 __all__ = [
+    "CHOSEN",
     "DEFAULTS",
     "DEFAULT_FILE",
     "FIXTURE",
@@ -28,6 +31,8 @@ __all__ = [
     "limits",
 ]
 
+#: Where pytest's configuration holds what was chosen.
+CHOSEN = pytest.StashKey[Chosen]()
 SIGNATURE = "pidoc_benchmark(metric=None, rounds=None, fail=None)"
 FIXTURE = "pi_benchmark"
 PROPERTY = "pidoc_benchmark"  # of a test's report, which also reaches the controlling process of pytest-xdist
