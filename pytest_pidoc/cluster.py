@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import json
 import shlex
@@ -19,11 +18,11 @@ from pytest_pidoc.guest import ssh
 from pytest_pidoc.host import processes, records
 from pytest_pidoc.lan import conditions as lan_faults
 from pytest_pidoc.lan.lan import Lan
-from pytest_pidoc.lifecycle import capacity, reaper
-from pytest_pidoc.lifecycle.provision import Provision, provision
+from pytest_pidoc.lifecycle import capacity
+from pytest_pidoc.lifecycle.attempt import Member, Ownership, Started, launch_of
+from pytest_pidoc.lifecycle.provision import Provision
 from pytest_pidoc.lifecycle.record import ClusterRecord, keep
-from pytest_pidoc.lifecycle.start import Member, Ownership, Started, launch_of
-from pytest_pidoc.lifecycle.start import start as start_nodes
+from pytest_pidoc.lifecycle.start import Starter
 from pytest_pidoc.node import Node
 from pytest_pidoc.settings import OPTIONS, ClusterSpec, Settings
 from pytest_pidoc.values.checks import shown
@@ -37,10 +36,10 @@ if TYPE_CHECKING:
     from fabric import GroupResult
     from typing_extensions import Unpack
 
-__all__ = ["Cluster", "ClusterArguments", "start_cluster"]
+__all__ = ["Cluster", "ClusterArguments"]
 
-ROOM_PATIENCE = 600.0  # seconds to wait for other processes' nodes to end
-ROOM_INTERVAL = 2.0
+PATIENCE = 600.0  # seconds to wait until other processes' nodes end and give back their memory
+LOOK_INTERVAL = 2.0
 
 
 class ClusterArguments(TypedDict, total=False):
@@ -91,11 +90,10 @@ class Cluster(Sequence[Node]):
             print(cluster[0].run("uname -a").stdout)
     """
 
-    def __init__(self, started: Started, spec: ClusterSpec, found: Provision, *, owned: bool = False) -> None:
-        self.spec = spec
+    def __init__(self, started: Started, *, owned: bool = False) -> None:
+        self.spec: ClusterSpec = started.spec
         """What was asked for."""
         self._started = started
-        self._found = found
         self._owned = owned
         self._down = False
 
@@ -143,8 +141,12 @@ class Cluster(Sequence[Node]):
             if name not in ClusterArguments.__annotations__:
                 raise TypeError(f"Cluster.up() got an unexpected keyword argument {name!r}")
         settings = settings or Settings.load()
-        asked = {"nodes": nodes, **arguments}
-        return start_cluster(settings.spec(asked, where="Cluster.up"), settings, progress=progress, keep=keep)
+        spec = settings.spec({"nodes": nodes, **arguments}, where="Cluster.up")
+        ownership, progress = Ownership(None if keep else processes.own()), progress or Progress()
+        patience = Deadline(PATIENCE, interval=LOOK_INTERVAL)
+        with Starter(spec, settings, ownership, progress) as starter:
+            started = capacity.awaited(starter.attempt, patience=patience, progress=progress)
+        return cls(started, owned=not keep)
 
     @classmethod
     def attach(cls, name: str | Path) -> Cluster:
@@ -164,7 +166,7 @@ class Cluster(Sequence[Node]):
             launch = replace(launch_of(record.spec, found, directory, number), template=record.template)
             vm = Vm(launch, found.engine, known.endpoint, host_keys=known.host_keys)
             members.append(Member(Node(vm, Bringup(vm, timings=known.timings), faults=faults, lan=lan), vm))
-        return cls(Started(directory, tuple(members), lan=lan), record.spec, found)
+        return cls(Started(directory, record.spec, found, tuple(members), lan=lan))
 
     @property
     def directory(self) -> Path:
@@ -179,7 +181,7 @@ class Cluster(Sequence[Node]):
     @property
     def engine(self) -> Engine:
         """What runs the nodes."""
-        return self._found.engine
+        return self._started.found.engine
 
     @property
     def faults(self) -> FaultLog:
@@ -350,7 +352,7 @@ class Cluster(Sequence[Node]):
             return
         self._down = True
         self._started.end()
-        self._found.close()
+        self._started.found.close()
 
     def keep(self) -> None:
         """Let the nodes outlive this process: they run until ``pidoc down``. Connections are closed.
@@ -369,7 +371,7 @@ class Cluster(Sequence[Node]):
         """Close the connections; the nodes go on running."""
         for node in self:
             node.close()
-        self._found.close()
+        self._started.found.close()
 
     @overload
     def __getitem__(self, index: int) -> Node: ...
@@ -400,33 +402,6 @@ class Cluster(Sequence[Node]):
 
     def __repr__(self) -> str:
         return f"<Cluster {self.name} {len(self)} x {self.spec.model} {'down' if self._down else 'up'}>"
-
-
-def start_cluster(
-    spec: ClusterSpec,
-    settings: Settings,
-    *,
-    progress: Progress | None = None,
-    keep: bool = False,
-    ownership: Ownership | None = None,
-) -> Cluster:
-    """Start the cluster that *spec* describes; see `Cluster.up`.
-
-    With *ownership* it is not this process's alone, and the error of one that does not fit now is not put off.
-    """
-    progress = progress or Progress()
-    reaper.sweep()
-    patience = Deadline(ROOM_PATIENCE if ownership is None else 0.0, interval=ROOM_INTERVAL)
-    own = ownership or Ownership(None if keep else processes.own())
-    with contextlib.ExitStack() as closing:
-        found = closing.enter_context(provision(spec, settings, progress))
-        started = capacity.awaited(
-            lambda: start_nodes(spec, settings, found, ownership=own, progress=progress),
-            patience=patience,
-            progress=progress,
-        )
-        closing.pop_all()
-    return Cluster(started, spec, found, owned=ownership is None and not keep)
 
 
 def _names(group: Node | str | Sequence[Node | str]) -> list[str]:

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from pytest_pidoc.cluster import Cluster
     from pytest_pidoc.images.store.image import Image
     from pytest_pidoc.node import Node
-    from pytest_pidoc.testrun.pool import ClusterPool, Run
+    from pytest_pidoc.testrun.pool import ClusterPool
+    from pytest_pidoc.testrun.run import Run
     from pytest_pidoc.values.progress import Progress
 
 __all__ = ["boot_pi", "pi", "pi_cluster", "pi_connection", "pidoc_image", "pidoc_settings"]
@@ -97,7 +98,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """Let the workers of pytest-xdist share clusters, which end with this process."""
-    from pytest_pidoc.testrun.pool import Run
+    from pytest_pidoc.testrun.run import Run
 
     if _run not in node.config.stash:
         node.config.stash[_run] = Run.new()
@@ -110,7 +111,7 @@ def pytest_testnodedown(node: Any, error: object) -> None:
     """Note which nodes of a pytest-xdist worker stay up; of a crashed worker keep the logs and end the nodes."""
     from pytest_pidoc.host import processes, records
     from pytest_pidoc.testrun import failures
-    from pytest_pidoc.testrun.pool import end_torn
+    from pytest_pidoc.testrun.run import end_torn
 
     config, output = node.config, getattr(node, "workeroutput", {})
     config.stash.setdefault(_kept, []).extend(output.get("pidoc_kept", []))
@@ -276,7 +277,7 @@ class _AskedNodes(NamedTuple):
 def _run_of(config: pytest.Config) -> Run:
     """Return the run that the workers of pytest-xdist take part in, or one of this process's own."""
     from pytest_pidoc.host import processes
-    from pytest_pidoc.testrun.pool import Run
+    from pytest_pidoc.testrun.run import Run
 
     if given := getattr(config, "workerinput", {}).get("pidoc_run"):
         run = Run(*given)

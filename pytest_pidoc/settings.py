@@ -272,6 +272,13 @@ class ClusterSpec:
     internet: bool = True
     host_access: bool = False
 
+    @property
+    def memory_per_node(self) -> int:
+        """The RAM of each node in bytes."""
+        from pytest_pidoc.machines import machine
+
+        return self.memory or machine(self.model).memory
+
 
 def signature(name: str, *flags: Option, **first: object) -> str:
     """Return how something that takes the settings of a cluster is called, for errors and the reference.

@@ -1,7 +1,7 @@
-"""Room: how many nodes fit into this machine's memory, and how many may start at a time.
+"""Capacity: how many nodes fit into the host's memory, and how many start at a time.
 
 What runs is known from the records of the user's clusters. Memory counts as if every guest used all of its own; that
-forks share much of it is a reserve. Processors are shared: what counts is how many nodes start at once.
+forks share much of it is a reserve. Processors are shared: what counts is how many nodes start at the same time.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ from typing import Any, TypeVar
 from pytest_pidoc.errors import NoRoom, PidocError, SettingsError
 from pytest_pidoc.host import processes, records
 from pytest_pidoc.host.locks import locked, try_lock
-from pytest_pidoc.machines import MIB, machine
+from pytest_pidoc.machines import MIB
 from pytest_pidoc.settings import ClusterSpec
+from pytest_pidoc.values.checks import is_whole
 from pytest_pidoc.values.deadline import Deadline
 from pytest_pidoc.values.progress import Progress
 
-__all__ = ["awaited", "booked", "memory", "needed", "slot"]
+__all__ = ["awaited", "booked", "memory", "needed", "require", "slot"]
 
 T = TypeVar("T")
 
 QEMU = 100 * MIB  # of a QEMU's own; 70 to 90 MB were measured
-RESERVE = 0.1  # of the machine's memory, for everything else
+RESERVE = 0.1  # of the host's memory, for everything else
 LOCK_PATIENCE = 30.0  # seconds; the lock is held for milliseconds
 SLOT_INTERVAL = 0.02  # seconds between two looks for a free slot
 
@@ -36,12 +37,12 @@ STARTS_PER_CPU = 2
 
 
 def needed(spec: ClusterSpec) -> int:
-    """Return how many bytes of this machine's memory a cluster may use."""
-    return spec.nodes * ((spec.memory or machine(spec.model).memory) + QEMU)
+    """Return how many bytes of the host's memory a cluster can use."""
+    return spec.nodes * (spec.memory_per_node + QEMU)
 
 
 def memory(root: Path = Path("/")) -> int:
-    """Return how many bytes of memory this process may use: the machine's, or what its control groups may.
+    """Return how many bytes of memory this process can use: the host's, or the limit of its control groups.
 
     Source: https://docs.kernel.org/admin-guide/cgroup-v2.html (memory.max)
     """
@@ -70,9 +71,8 @@ def _limit(file: Path) -> list[int]:
     return [int(text)] if text.isdigit() else []  # or "max"
 
 
-@contextlib.contextmanager
-def booked(spec: ClusterSpec, *, overcommit: bool) -> Iterator[int]:
-    """Hold the lock under which a cluster's record is written, if there is room for it; give the bytes it needs.
+def require(spec: ClusterSpec, *, overcommit: bool) -> None:
+    """Check that a cluster fits into the host's memory beside those that run; only their records are read.
 
     Raises
     ------
@@ -81,26 +81,39 @@ def booked(spec: ClusterSpec, *, overcommit: bool) -> Iterator[int]:
     NoRoom
         It does not fit now.
     """
+    if overcommit:
+        return
     need, there = needed(spec), int(memory() * (1 - RESERVE))
-    what = f"{spec.nodes} x {spec.model} may use {need // MIB} MiB"
-    if need > there and not overcommit:
+    what = f"{spec.nodes} x {spec.model} can use {need // MIB} MiB"
+    if need > there:
         raise SettingsError(
-            f"{what}, and this machine has {there // MIB} MiB for nodes.",
-            tip="fewer nodes, less memory=, or --pidoc-overcommit",
+            f"{what}, but this host has {there // MIB} MiB for nodes.",
+            tip="ask for fewer nodes, set memory to less, or use --pidoc-overcommit",
         )
+    running = list(_running())
+    used = sum(record["memory"] for record in running if is_whole(record.get("memory"), 0, 1 << 60))
+    if need + used > there:
+        names = ", ".join(sorted(str(record.get("name")) for record in running))
+        own = processes.own()
+        raise NoRoom(
+            f"{what}, but {used // MIB} of the {there // MIB} MiB that this host has for nodes are taken by {names}.",
+            tip="end clusters that pidoc ps lists with pidoc down, use fewer workers (-n), or use --pidoc-overcommit",
+            others=any(record["owner"] not in (None, own) for record in running),
+        )
+
+
+@contextlib.contextmanager
+def booked(spec: ClusterSpec, *, overcommit: bool) -> Iterator[int]:
+    """Hold the lock under which a cluster's record is written, if the cluster fits; give the bytes it needs.
+
+    Raises
+    ------
+    SettingsError, NoRoom
+        It does not fit: see `require`.
+    """
     with locked(records.root() / "room.lock", purpose="a start", timeout=LOCK_PATIENCE):
-        running = list(_running())
-        used = sum(int(record.get("memory") or 0) for record in running)
-        if need + used > there and not overcommit:
-            names = ", ".join(sorted(str(record.get("name")) for record in running))
-            own = processes.own()
-            raise NoRoom(
-                f"{what}, and of the {there // MIB} MiB that this machine has for nodes, {used // MIB} MiB are taken"
-                f" by {names}.",
-                tip="pidoc ps, pidoc down, fewer workers (-n), or --pidoc-overcommit",
-                others=any(record["owner"] not in (None, own) for record in running),
-            )
-        yield need
+        require(spec, overcommit=overcommit)
+        yield needed(spec)
 
 
 def _running() -> Iterator[dict[str, Any]]:
@@ -115,14 +128,14 @@ def _running() -> Iterator[dict[str, Any]]:
 def awaited(
     attempt: Callable[[], T], *, patience: Deadline, progress: Progress, make_room: Callable[[], bool] = lambda: False
 ) -> T:
-    """Try to start something until there is room for it.
+    """Try to start something until there is memory for it.
 
     Parameters
     ----------
     attempt
-        Starts it.
+        Starts it, or raises `NoRoom`: cheaply, since it is called again and again.
     patience
-        How long to wait, which is done only for the nodes of other processes.
+        How long to wait. Only the nodes of other processes are waited for.
     progress
         Hears of the wait.
     make_room
@@ -131,7 +144,7 @@ def awaited(
     Raises
     ------
     NoRoom
-        There has been none in that time.
+        There was not enough in that time.
     """
     told = False
     while True:
@@ -143,14 +156,14 @@ def awaited(
             if patience.expired or not error.others:
                 raise
             if not told:
-                progress.step(f"waiting for room, at most {patience.timeout:.0f} s: {error.what}")
+                progress.step(f"waiting for memory, at most {patience.timeout:.0f} s: {error.what}")
             told = True
         patience.pause()
 
 
 @contextlib.contextmanager
 def slot(cancelled: Callable[[], bool]) -> Iterator[None]:
-    """Be one of the few nodes of this user that start at a time; wait until it is this one's turn, or *cancelled*."""
+    """Be one of the few nodes of this user that start at a time; wait until it is its turn, or *cancelled*."""
     directory = records.root() / "slots"
     directory.mkdir(mode=0o700, exist_ok=True)
     files = [directory / str(number) for number in range(STARTS_PER_CPU * len(os.sched_getaffinity(0)))]

@@ -1,118 +1,78 @@
-"""Starting nodes: side by side, forked from a saved machine if possible; either all are ready, or nothing is left."""
+"""Starting a cluster when there is memory for it: forked from a saved machine if possible, booted if not."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
-import os
-import subprocess
-import threading
-import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 
 from pytest_pidoc.errors import BootError, ChecksumMismatch, ImageInUse, PidocError, RestoreFailed
-from pytest_pidoc.guest.identity import Identity, LanPlace
 from pytest_pidoc.host import processes, records
-from pytest_pidoc.images.store import usage
 from pytest_pidoc.images.store.cache import Cache
-from pytest_pidoc.lan.lan import NETWORK, Lan, address
-from pytest_pidoc.lifecycle import artifacts, capacity, reaper, templates
-from pytest_pidoc.lifecycle.provision import Provision
-from pytest_pidoc.lifecycle.record import ClusterRecord, NodeRecord
+from pytest_pidoc.lifecycle import capacity, reaper, templates
+from pytest_pidoc.lifecycle.attempt import Attempt, Ownership, Started, launch_of
+from pytest_pidoc.lifecycle.provision import Provision, provision
 from pytest_pidoc.machines import machine
-from pytest_pidoc.node import Node
-from pytest_pidoc.qemu import command as qemu
-from pytest_pidoc.qemu import devicetree, speed
-from pytest_pidoc.qemu.launch import Launch
-from pytest_pidoc.qemu.overlay import empty_overlay
+from pytest_pidoc.qemu import speed
 from pytest_pidoc.settings import ClusterSpec, Settings
-from pytest_pidoc.values.deadline import Deadline
-from pytest_pidoc.values.faults import FaultLog
-from pytest_pidoc.values.files import DEVICE_TREE, OVERLAY, SERIAL_LOG
 from pytest_pidoc.values.progress import Progress
-from pytest_pidoc.vm.bringup import Bringup
 from pytest_pidoc.vm.vm import Vm
 
-__all__ = ["Ownership", "Started", "launch_of", "start"]
+__all__ = ["Starter", "start"]
 
 
-@dataclass(frozen=True)
-class Ownership:
-    """Whose a cluster is.
+class Starter:
+    """Starts one cluster, as soon as there is memory for it; a context manager that leaves nothing open.
 
-    Attributes
+    Parameters
     ----------
-    owner
-        The identity of the process with which the nodes end; ``None`` lets them outlive it.
-    run
-        The name of the test run whose processes share it; empty if nobody does.
-    claim
-        Called with the cluster's directory before any other process can know of it.
+    spec
+        What is asked for.
+    settings
+        Where the cache and the evidence are.
+    ownership
+        Whose the cluster is.
+    progress
+        Hears the steps.
     """
 
-    owner: str | None
-    run: str = ""
-    claim: Callable[[Path], object] = lambda directory: None
+    def __init__(self, spec: ClusterSpec, settings: Settings, ownership: Ownership, progress: Progress) -> None:
+        self._spec = spec
+        self._settings = settings
+        self._ownership = ownership
+        self._progress = progress
+        self._found: Provision | None = None
+        self._closing = contextlib.ExitStack()
 
+    def attempt(self) -> Started:
+        """Start the nodes now.
 
-@dataclass(frozen=True)
-class Member:
-    """A node of a cluster, and the machine behind it."""
+        Without memory for them it only reads the records of what runs, so it can be called again and again; what the
+        nodes take is found once.
 
-    node: Node
-    vm: Vm
+        Raises
+        ------
+        NoRoom
+            There is not enough memory now.
+        SettingsError, EngineUnavailable, ImageError, BootError
+            As for `Cluster.up`.
+        """
+        capacity.require(self._spec, overcommit=self._settings.overcommit)
+        if self._found is None:
+            reaper.sweep()
+            self._found = self._closing.enter_context(provision(self._spec, self._settings, self._progress))
+        started = start(self._spec, self._settings, self._found, ownership=self._ownership, progress=self._progress)
+        self._closing.pop_all()  # whoever ends the cluster closes what it takes
+        return started
 
+    def __enter__(self) -> Starter:
+        return self
 
-@dataclass(frozen=True)
-class Started:
-    """Nodes that run, and what watches over them.
-
-    Attributes
-    ----------
-    directory
-        The cluster's.
-    members
-        The nodes, in the order of their names.
-    reaper
-        The process that ends the nodes when their owner is gone; ``None`` if somebody else started them.
-    lan
-        What connects the nodes with each other; ``None`` if nothing does.
-    switch
-        The process that does; ``None`` if somebody else started it.
-    """
-
-    directory: Path
-    members: tuple[Member, ...]
-    reaper: subprocess.Popen[bytes] | None = None
-    lan: Lan | None = None
-    switch: subprocess.Popen[bytes] | None = None
-
-    @property
-    def nodes(self) -> tuple[Node, ...]:
-        """The nodes, in the order of their names."""
-        return tuple(member.node for member in self.members)
-
-    def leave(self) -> None:
-        """Let nobody wait for the owner's end any more."""
-        _dismiss(self.reaper)
-
-    def end(self) -> None:
-        """End all nodes at once and remove everything of theirs; it is no error when they are gone."""
-        with ThreadPoolExecutor(max_workers=max(1, len(self.members))) as pool:
-            stops = [pool.submit(member.vm.stop) for member in self.members]
-        for stop in stops:
-            with _guarded(self.directory.name):
-                stop.result()
-        with _guarded(self.directory.name):
-            reaper.reap(self.directory)
-        _dismiss(self.reaper)
-        _dismiss(self.switch)
+    def __exit__(self, *_: object) -> None:
+        self._closing.close()
 
 
 def start(
@@ -120,7 +80,7 @@ def start(
 ) -> Started:
     """Start what *spec* asks for: forked from a template, or booted if that fails twice.
 
-    In between the template is made anew, unless others' nodes run from it: then it is not the template that is broken.
+    In between the template is rebuilt, unless others' nodes run from it: then it is not the template that is broken.
 
     Parameters
     ----------
@@ -135,253 +95,94 @@ def start(
 
     Raises
     ------
+    NoRoom
+        The nodes do not fit into the host's memory beside those that run.
     BootError
         A node did not become ready, or the disk is full. Nothing is left but the logs, in the folder that the message
         names.
     """
     with _full_disk_named():
-        return _start_nodes(spec, settings, found, ownership=ownership, progress=progress)
+        return _Nodes(spec, settings, found, ownership, progress).start()
 
 
-def _start_nodes(
-    spec: ClusterSpec, settings: Settings, found: Provision, *, ownership: Ownership, progress: Progress
-) -> Started:
-    """Fork the nodes or boot them, as `start` says."""
-    if spec.start == "cold":
-        return _boot(spec, settings, found, ownership=ownership, progress=progress)
-    failure: PidocError | None = None
-    for rebuild in (False, True):
-        try:
-            try:
-                template = _template(spec, settings, found, progress, rebuild=rebuild)
-            except ImageInUse:
-                template = _template(spec, settings, found, progress, rebuild=False)
-            # No boot, so no probe: what makes forks slow is their number.
-            timeout = spec.boot_timeout or speed.LEAST + speed.FORK * spec.nodes
-            progress.step(f"starting {_describe(spec, found)}, {timeout:.0f} s at most")
-            with _Start(spec, settings, found, ownership=ownership, template=template) as attempt:
-                return attempt.run(timeout=timeout, progress=progress)
-        except (RestoreFailed, ChecksumMismatch) as error:
-            progress.step(f"the saved machine cannot be used: {error.what}")
-            failure = error
-    warnings.warn(f"Nodes are booted, which takes longer than a warm start: {failure}", RuntimeWarning, stacklevel=5)
-    return _boot(spec, settings, found, ownership=ownership, progress=progress)
-
-
-def launch_of(spec: ClusterSpec, found: Provision, directory: Path, number: int) -> Launch:
-    """Return the launch of a node of the cluster in *directory*; the first is number 1 and called ``pi-1``."""
-    model, name = machine(spec.model), f"pi-{number}"
-    return Launch(
-        name=name,
-        cluster=directory.name,
-        directory=directory / name,
-        machine=model,
-        image=found.image,
-        memory=spec.memory or model.memory,
-        cpus=spec.cpus,
-        announce_board=spec.announce_board and bool(model.board),  # a board says so itself
-        mips=spec.mips,
-        # Alone it needs none, and a board's second card on USB costs it two seconds.
-        lan=address(number) if spec.lan and spec.nodes > 1 and model.lan else "",
-        internet=spec.internet,
-        host_access=spec.host_access,
-    )
-
-
-def _boot(
-    spec: ClusterSpec,
-    settings: Settings,
-    found: Provision,
-    *,
-    ownership: Ownership,
-    progress: Progress,
-    record: bool = False,
-) -> Started:
-    """Boot nodes; with *record* so that they can be saved."""
-    timeout = spec.boot_timeout
-    if timeout is None:
-        probed, stock = speed.probe(found.engine), found.image.manifest.stock
-        timeout = speed.boot_timeout(machine(spec.model), spec.nodes, probed, stock=stock)
-    progress.step(f"booting {_describe(spec, found)}, {timeout:.0f} s at most")
-    with _Start(spec, settings, found, ownership=ownership, record=record) as attempt:
-        return attempt.run(timeout=timeout, progress=progress)
-
-
-def _template(spec: ClusterSpec, settings: Settings, found: Provision, progress: Progress, *, rebuild: bool) -> Path:
-    """Return the directory of the template for *spec*, made if it is not there."""
-
-    @contextlib.contextmanager
-    def boot() -> Iterator[Vm]:
-        progress.step(f"booting {spec.model} once, to save it: nodes are then forked from it")
-        one = replace(spec, nodes=1, cpus=None, boot_timeout=None, lan=False)
-        ownership = Ownership(processes.own())
-        started = _boot(one, settings, found, ownership=ownership, progress=progress, record=True)
-        try:
-            yield started.members[0].vm
-        finally:
-            started.end()
-
-    launch = launch_of(spec, found, Path(), 1)
-    return templates.template(
-        Cache(settings.cache_dir), launch, found.engine, boot, progress=progress, rebuild=rebuild
-    ).path
-
-
-class _Start:
-    """One attempt: at its end either all nodes are ready, or nothing is left but the logs."""
+class _Nodes:
+    """The nodes that are to be started, and the ways to do it."""
 
     def __init__(
-        self,
-        spec: ClusterSpec,
-        settings: Settings,
-        found: Provision,
-        *,
-        ownership: Ownership,
-        template: Path | None = None,
-        record: bool = False,
+        self, spec: ClusterSpec, settings: Settings, found: Provision, ownership: Ownership, progress: Progress
     ) -> None:
         self._spec = spec
         self._settings = settings
         self._found = found
         self._ownership = ownership
-        self._template = template
-        self._recorded = record
-        self._faults = FaultLog()
-        self._cancelled = threading.Event()
-        self._memory = 0
-        self._created = time.time()
-        self._reaper: subprocess.Popen[bytes] | None = None
-        self._switch: subprocess.Popen[bytes] | None = None
-        self._lan: Lan | None = None
-        self._futures: list[Future[Member]] = []
-        self._held: list[int] = []
-        self._holding = contextlib.ExitStack()
+        self._progress = progress
 
-    def __enter__(self) -> _Start:
-        self._directory = records.new_directory()
+    def start(self) -> Started:
+        if self._spec.start == "cold":
+            return self.boot()
         try:
-            self._ownership.claim(self._directory)
-            with capacity.booked(self._spec, overcommit=self._settings.overcommit) as self._memory:
-                self._record(())
-            images = [self._found.image.path, *([self._template] if self._template else [])]
-            for image in images:  # from now on nobody removes them
-                self._hold(usage.hold(self._settings.cache_dir, image))
-            if self._ownership.owner is not None:
-                self._reaper = reaper.start(self._directory, holding=self._held)
-        except BaseException:
-            self._holding.close()
-            records.remove(self._directory)
-            raise
-        return self
-
-    def _hold(self, descriptor: int | None) -> None:
-        if descriptor is not None:
-            self._held.append(descriptor)
-            self._holding.callback(os.close, descriptor)
-
-    def run(self, *, timeout: float, progress: Progress) -> Started:
-        began = time.monotonic()
-        launches = [self._launch(number) for number in range(1, self._spec.nodes + 1)]
-        for launch in launches:
-            launch.directory.mkdir(mode=0o700)
-        if any(launch.lan for launch in launches):
-            self._lan, self._switch = Lan.start(self._directory, [launch.name for launch in launches])
-        hosts = {launch.name: launch.lan for launch in launches}
-        pool = ThreadPoolExecutor(max_workers=self._spec.nodes, thread_name_prefix="pidoc-start")
-        self._futures = [pool.submit(self._start_node, launch, hosts, began, timeout) for launch in launches]
-        pool.shutdown(wait=False)
-        for future in as_completed(self._futures):  # the first that failed raises here
-            node = future.result().node
-            progress.step(f"{node.name} is ready on {node.host}:{node.port} after {node.timings.ready:.1f} s")
-        members = tuple(future.result() for future in self._futures)
-        self._record(members)
-        return Started(self._directory, members, self._reaper, self._lan, self._switch)
-
-    def _launch(self, number: int) -> Launch:
-        launch = launch_of(self._spec, self._found, self._directory, number)
-        return replace(launch, template=self._template, record=self._recorded)
-
-    def _start_node(self, launch: Launch, hosts: Mapping[str, str], began: float, timeout: float) -> Member:
-        with capacity.slot(self._cancelled.is_set):
-            return self._start_one(launch, hosts, began, Deadline(timeout))  # which the wait before it did not use up
-
-    def _start_one(self, launch: Launch, hosts: Mapping[str, str], began: float, deadline: Deadline) -> Member:
-        if launch.template is not None:  # what the machine said before it was saved; QEMU appends to it
-            (launch.directory / SERIAL_LOG).write_bytes((launch.template / SERIAL_LOG).read_bytes())
-            (launch.directory / OVERLAY).write_bytes(empty_overlay(launch.template / OVERLAY))
-        if (tree := devicetree.tree(launch, self._found.engine)) is not None:
-            (launch.directory / DEVICE_TREE).write_bytes(tree)
-        if self._cancelled.is_set():
-            raise BootError(f"The start of {launch.name} was cancelled.")
-        mac_address, lan_mac_address = qemu.mac_address(launch), qemu.lan_mac_address(launch)
-        place = LanPlace(lan_mac_address, f"{launch.lan}/{NETWORK.prefixlen}", hosts) if launch.lan else None
-        identity = Identity.new(launch.name, mac_address, place)
-        identity.write(launch.directory)
-        endpoint = self._found.engine.start(launch)
-        vm = Vm(launch, self._found.engine, endpoint)
-        bringup = Bringup(vm, identity=identity)
+            return self.fork(self.template())
+        except (RestoreFailed, ChecksumMismatch) as error:
+            self._progress.step(f"the saved machine cannot be used: {error.what}")
         try:
-            bringup.come_up(began=began, deadline=deadline, cancelled=self._cancelled.is_set)
-        except BaseException:
-            vm.stop()
-            raise
-        return Member(Node(vm, bringup, faults=self._faults, lan=self._lan), vm)
+            return self.fork(self.rebuilt_template())
+        except (RestoreFailed, ChecksumMismatch) as error:
+            failure: PidocError = error
+        self._progress.step(f"the saved machine cannot be used: {failure.what}")
+        warnings.warn(f"Warm start failed, falling back to a slower cold boot: {failure}", RuntimeWarning, stacklevel=5)
+        return self.boot()
 
-    def _record(self, members: tuple[Member, ...]) -> None:
-        ClusterRecord(
-            self._directory,
-            owner=self._ownership.owner,
-            run=self._ownership.run,
-            memory=self._memory,
-            created=self._created,
-            spec=self._spec,
-            provision=self._found.to_record(),
-            switch=None if self._lan is None else self._lan.handle,
-            template=self._template,
-            nodes=tuple(
-                NodeRecord(member.vm.name, member.vm.endpoint, member.vm.host_keys, member.node.timings)
-                for member in members
-            ),
-        ).write()
+    def fork(self, template: Path) -> Started:
+        """Fork the nodes from a template."""
+        # No boot, so no probe: what makes forks slow is their number.
+        timeout = self._spec.boot_timeout or speed.LEAST + speed.FORK * self._spec.nodes
+        self._progress.step(f"starting {self}, {timeout:.0f} s at most")
+        with self._attempt(template=template) as attempt:
+            return attempt.run(timeout=timeout, progress=self._progress)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._holding.close()  # the reaper holds the images, and QEMU its disks
-        if error is None:
-            return
-        self._cancelled.set()
-        self._keep_logs(error)
-        with _guarded(self._directory.name):
-            reaper.end_nodes(self._directory)  # unblocks whoever waits for an answer of a node
-            wait(self._futures)
-            for future in self._futures:
-                if future.exception() is None:
-                    future.result().vm.stop()
-            reaper.reap(self._directory)
-        _dismiss(self._reaper)
-        _dismiss(self._switch)
+    def boot(self, *, record: bool = False) -> Started:
+        """Boot the nodes; with *record* so that they can be saved."""
+        timeout = self._spec.boot_timeout
+        if timeout is None:
+            probed, stock = speed.probe(self._found.engine), self._found.image.manifest.stock
+            timeout = speed.boot_timeout(machine(self._spec.model), self._spec.nodes, probed, stock=stock)
+        self._progress.step(f"booting {self}, {timeout:.0f} s at most")
+        with self._attempt(record=record) as attempt:
+            return attempt.run(timeout=timeout, progress=self._progress)
 
-    def _keep_logs(self, error: BaseException) -> None:
-        """Copy the logs to where they outlive the cluster, and let the error name that place."""
-        if not self._directory.exists():
-            return  # somebody took the cluster down while it started
-        logs = (self._settings.artifacts or records.failed_directory()) / self._directory.name
-        report = {"failed": "start", "error": str(error), "spec": dataclasses.asdict(self._spec)}
-        with contextlib.suppress(OSError):  # the error itself matters more
-            artifacts.keep([self._directory], logs, report)
-            if isinstance(error, PidocError) and error.look:
-                error.look = error.look.replace(str(self._directory), str(logs))
+    def template(self, *, rebuild: bool = False) -> Path:
+        """Return the directory of the template that the nodes are forked from, made if it is not there."""
+        launch = launch_of(self._spec, self._found, Path(), 1)
+        cache, engine = Cache(self._settings.cache_dir), self._found.engine
+        made = templates.template(cache, launch, engine, self._one, progress=self._progress, rebuild=rebuild)
+        return made.path
 
+    def rebuilt_template(self) -> Path:
+        """Return the directory of a new template, or of the one that others' nodes run from."""
+        try:
+            return self.template(rebuild=True)
+        except ImageInUse:
+            return self.template()
 
-def _describe(spec: ClusterSpec, found: Provision) -> str:
-    return f"{spec.nodes} x {spec.model} on the engine {found.engine.name}"
+    @contextlib.contextmanager
+    def _one(self) -> Iterator[Vm]:
+        """Boot the one machine that is to be saved."""
+        self._progress.step(f"booting {self._spec.model} once, to save it: nodes are then forked from it")
+        spec = replace(self._spec, nodes=1, cpus=None, boot_timeout=None, lan=False)
+        one = _Nodes(spec, self._settings, self._found, Ownership(processes.own()), self._progress)
+        started = one.boot(record=True)
+        try:
+            yield started.members[0].vm
+        finally:
+            started.end()
 
+    def _attempt(self, *, template: Path | None = None, record: bool = False) -> Attempt:
+        return Attempt(
+            self._spec, self._settings, self._found, ownership=self._ownership, template=template, record=record
+        )
 
-def _dismiss(process: subprocess.Popen[bytes] | None) -> None:
-    if process is not None:
-        process.kill()
-        process.wait()
+    def __str__(self) -> str:
+        return f"{self._spec.nodes} x {self._spec.model} on the engine {self._found.engine.name}"
 
 
 @contextlib.contextmanager
@@ -394,14 +195,5 @@ def _full_disk_named() -> Iterator[None]:
             raise
         raise BootError(
             f"The nodes' files cannot be written: {error.strerror} ({error.filename or records.root()}).",
-            tip="make room, or another place with TMPDIR",
+            tip="free some disk space there, or set TMPDIR to another directory",
         ) from error
-
-
-@contextlib.contextmanager
-def _guarded(name: str) -> Iterator[None]:
-    """Let a step of taking down fail without keeping the next one from being done; say so as a warning."""
-    try:
-        yield
-    except PidocError as error:
-        warnings.warn(f"Cluster {name} could not be taken down completely: {error}", ResourceWarning, stacklevel=3)

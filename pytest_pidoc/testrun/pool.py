@@ -11,73 +11,31 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import secrets
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_pidoc.cluster import Cluster, start_cluster
+from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.errors import PidocError
 from pytest_pidoc.host import processes, records
 from pytest_pidoc.host.locks import locked
 from pytest_pidoc.lifecycle import capacity, reaper
-from pytest_pidoc.lifecycle.record import ClusterRecord, keep
-from pytest_pidoc.lifecycle.start import Ownership
+from pytest_pidoc.lifecycle.attempt import Ownership
+from pytest_pidoc.lifecycle.start import Starter
 from pytest_pidoc.node import UP
 from pytest_pidoc.settings import ClusterSpec, Settings
 from pytest_pidoc.testrun import failures, leases
 from pytest_pidoc.testrun.leases import Lease
+from pytest_pidoc.testrun.run import Run, reached_by, reap
 from pytest_pidoc.values.deadline import Deadline
 from pytest_pidoc.values.progress import Progress
 
-__all__ = ["ClusterPool", "Run", "end_torn"]
+__all__ = ["ClusterPool"]
 
 PATIENCE = 3600.0  # seconds to wait until other tests give a cluster back
 HOLDING_PATIENCE = 120.0  # the same for a test that has nodes already, for which others may be waiting
 LOOK_INTERVAL = 0.1
-
-
-@dataclass(frozen=True)
-class Run:
-    """A test run, of one process or of several.
-
-    Attributes
-    ----------
-    name
-        Tells it from all other runs.
-    owner
-        The identity of the process with which its clusters end.
-    """
-
-    name: str
-    owner: str
-
-    @classmethod
-    def new(cls) -> Run:
-        """Return a run of this process's own."""
-        return cls(secrets.token_hex(8), processes.own())
-
-    @property
-    def is_own(self) -> bool:
-        """Whether its clusters end with this process."""
-        return self.owner == processes.own()
-
-    def clusters(self) -> Iterator[ClusterRecord]:
-        """Yield the records of its clusters, the oldest first."""
-        for directory in records.cluster_directories():
-            with contextlib.suppress(PidocError):  # it is just being made, or taken down
-                record = ClusterRecord.read(directory)
-                if record.run == self.name:
-                    yield record
-
-    def keep(self) -> list[str]:
-        """Let its clusters outlive it; return the commands that reach their nodes and end them."""
-        kept = []
-        for record in list(self.clusters()):
-            keep(record.directory)
-            kept += _reached_by(record.directory.name, [node.name for node in record.nodes])
-        return kept
 
 
 @dataclass
@@ -86,6 +44,33 @@ class _View:
 
     cluster: Cluster
     seen: tuple[str, int]
+
+
+class _Claim:
+    """The lease on a cluster that is being started, taken before any other process knows of the cluster."""
+
+    def __init__(self, user: str) -> None:
+        self._user = user
+        self._lease: Lease | None = None
+
+    def __call__(self, directory: Path) -> None:
+        self.close()  # that of an attempt that failed
+        self._lease = Lease.take(directory, self._user, shared=False)
+        if self._lease is not None:
+            self._lease.sign()
+
+    def hand_over(self) -> Lease:
+        """Return the lease to whoever closes it from now on."""
+        if self._lease is None:
+            raise PidocError("Another process took the cluster that has just been started.")
+        lease, self._lease = self._lease, None
+        return lease
+
+    def close(self) -> None:
+        """Close the lease, unless it was handed over."""
+        if self._lease is not None:
+            self._lease.close()
+            self._lease = None
 
 
 class ClusterPool:
@@ -133,23 +118,22 @@ class ClusterPool:
         NoRoom
             None is free, there is no room for another, and nothing has changed that in time.
         """
+        claim = _Claim(user)
+        ownership = Ownership(self._run.owner, self._run.name, claim)
+        with contextlib.closing(claim), Starter(spec, self._settings, ownership, progress) as starter:
 
-        def attempt() -> Cluster:
-            if not shared:
-                return self._free(spec, user, shared=False) or self._start(spec, user, progress, shared=False)
-            with self._first_come(spec, progress):
-                return self._free(spec, user, shared=True) or self._start(spec, user, progress, shared=True)
+            def attempt() -> Cluster:
+                if not shared:
+                    return self._free(spec, user, shared=False) or self._start(starter, claim, shared=False)
+                with self._first_come(spec, progress):
+                    return self._free(spec, user, shared=True) or self._start(starter, claim, shared=True)
 
-        return self._with_room(attempt, progress)
+            return self._awaited(attempt, progress)
 
     def start(self, spec: ClusterSpec, progress: Progress) -> Cluster:
-        """Start a cluster that is nobody else's; see `get` for what it raises."""
-
-        def attempt() -> Cluster:
-            own = Ownership(processes.own())
-            return start_cluster(spec, self._settings, progress=progress, ownership=own)
-
-        cluster = self._with_room(attempt, progress)
+        """Start a cluster that nobody else uses; see `get` for what it raises."""
+        with Starter(spec, self._settings, Ownership(processes.own()), progress) as starter:
+            cluster = self._awaited(lambda: Cluster(starter.attempt()), progress)
         self._private.append(cluster)
         return cluster
 
@@ -178,7 +162,7 @@ class ClusterPool:
             self._leases.pop(cluster.name).close()
         self._left.append(cluster)
         cluster.keep()
-        self.kept += _reached_by(cluster.name, [node.name for node in cluster])
+        self.kept += reached_by(cluster.name, [node.name for node in cluster])
 
     def keep_all(self) -> None:
         """Let all clusters of the run outlive it, if it is this process's."""
@@ -237,32 +221,17 @@ class ClusterPool:
             return None
         return cluster
 
-    def _start(self, spec: ClusterSpec, user: str, progress: Progress, *, shared: bool) -> Cluster:
+    def _start(self, starter: Starter, claim: _Claim, *, shared: bool) -> Cluster:
         """Start another cluster of the run, with a lease on it from the beginning."""
-        taken: list[Lease] = []
-
-        def claim(directory: Path) -> None:
-            while taken:  # of an attempt that failed
-                taken.pop().close()
-            if lease := Lease.take(directory, user, shared=False):
-                lease.sign()
-                taken.append(lease)
-
-        try:
-            ownership = Ownership(self._run.owner, self._run.name, claim)
-            cluster = start_cluster(spec, self._settings, progress=progress, ownership=ownership)
-        except BaseException:
-            for lease in taken:
-                lease.close()
-            raise
-        (lease,) = taken
+        cluster = Cluster(starter.attempt())
+        lease = claim.hand_over()
         if shared:
             lease.share()
         self._leases[cluster.name], self._views[cluster.name] = lease, _View(cluster, _state(lease))
         return cluster
 
-    def _with_room(self, attempt: Callable[[], Cluster], progress: Progress) -> Cluster:
-        """Try until there is room, which clusters make that nobody uses."""
+    def _awaited(self, attempt: Callable[[], Cluster], progress: Progress) -> Cluster:
+        """Try until there is memory, which ending a cluster that nobody uses gives back."""
         holding = bool(self._leases or self._private)
         patience = Deadline(HOLDING_PATIENCE if holding else PATIENCE, interval=LOOK_INTERVAL)
         return capacity.awaited(attempt, patience=patience, progress=progress, make_room=self._make_room)
@@ -283,7 +252,7 @@ class ClusterPool:
             if view is not None:
                 view.cluster.down()
             else:
-                _reap(directory)
+                reap(directory)
         return True
 
     @contextlib.contextmanager
@@ -296,23 +265,6 @@ class ClusterPool:
         purpose = f"starting {spec.nodes} x {spec.model}"
         with locked(folder / f"{name}.lock", purpose=purpose, timeout=PATIENCE, progress=progress):
             yield
-
-
-def end_torn(run: Run) -> None:
-    """End those clusters of a run whose user has ended without giving them back, unless others still use them."""
-    for record in list(run.clusters()):
-        lease = Lease.to_end(record.directory)
-        if lease is not None:
-            with lease:
-                if lease.is_torn:
-                    _reap(record.directory)
-
-
-def _reap(directory: Path) -> None:
-    try:
-        reaper.reap(directory)
-    except PidocError as error:  # a later sweep tries again
-        warnings.warn(f"{directory.name} could not be taken down: {error}", ResourceWarning, stacklevel=2)
 
 
 def _put_right(cluster: Cluster) -> list[Exception]:
@@ -330,7 +282,3 @@ def _put_right(cluster: Cluster) -> list[Exception]:
 def _state(lease: Lease) -> tuple[str, int]:
     """Return what changes when somebody else has used the cluster alone, or has moved a node of it."""
     return lease.last, (lease.directory / records.RECORD).stat().st_mtime_ns
-
-
-def _reached_by(cluster: str, nodes: list[str]) -> list[str]:
-    return [*(f"pidoc ssh {cluster}/{node}" for node in nodes), f"pidoc down {cluster}"]

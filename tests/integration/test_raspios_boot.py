@@ -9,7 +9,6 @@ import hashlib
 import lzma
 import zipfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from file_server import FileServer, cut, file_server
 from pi_images import Style, make
 
 from pytest_pidoc import Settings
-from pytest_pidoc.cluster import Cluster, start_cluster
+from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.images.store.image import Image
 from pytest_pidoc.lifecycle.provision import build_image
 from pytest_pidoc.values.progress import Progress
@@ -208,11 +207,8 @@ def test_own_parts_on_an_image(image: Image, settings: Settings, tmp_path: Path)
     before = kernel.stat()
     with file_server() as server:
         url, sha256 = server.add("/initrd", image.file("initrd").read_bytes())
-        asked = replace(
-            settings.spec({"engine": "local", "start": "cold", "kernel": kernel, "append": "pidoc.mine=1"}),
-            initrd=f"{url}#sha256={sha256}",
-        )
-        with start_cluster(asked, settings) as (pi,):
+        asked = {"engine": "local", "start": "cold", "kernel": kernel, "initrd": f"{url}#sha256={sha256}"}
+        with Cluster.up(settings=settings, append="pidoc.mine=1", **asked) as (pi,):
             assert "pidoc.mine=1" in pi.run("cat /proc/cmdline").stdout.split()
             assert pi.run("uname -m").stdout.strip() == "aarch64"
 

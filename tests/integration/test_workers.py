@@ -212,6 +212,6 @@ def test_what_does_not_fit_waits_its_turn(run, pytester: pytest.Pytester) -> Non
     )
 
     result.assert_outcomes(passed=6, errors=1)
-    result.stdout.fnmatch_lines(["*3 x pi3-virt may use 1836 MiB, and this machine has 900 MiB for nodes.*"])
+    result.stdout.fnmatch_lines(["*3 x pi3-virt can use 1836 MiB, but this host has 900 MiB for nodes.*"])
     taken = sorted(notes(pytester), key=lambda note: note[1])
     assert all(one[2] <= other[1] for one, other in pairwise(taken)), "one at a time"

@@ -63,7 +63,7 @@ def test_what_fits_is_booked() -> None:
 def test_what_never_fits_is_refused() -> None:
     """Whatever runs; unless the user insists."""
     large = spec(1, memory=capacity.memory() // MIB * MIB)
-    with pytest.raises(SettingsError, match=r"may use \d+ MiB, and this machine has \d+ MiB") as caught:
+    with pytest.raises(SettingsError, match=r"can use \d+ MiB, but this host has \d+ MiB") as caught:
         capacity.booked(large, overcommit=False).__enter__()
     assert "--pidoc-overcommit" in caught.value.tip
 

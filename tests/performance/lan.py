@@ -21,8 +21,9 @@ from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.engines.local import LocalEngine
 from pytest_pidoc.errors import EngineUnavailable, SettingsError
 from pytest_pidoc.host import processes
-from pytest_pidoc.lifecycle import start as startup
+from pytest_pidoc.lifecycle.attempt import Ownership
 from pytest_pidoc.lifecycle.provision import Provision, provision
+from pytest_pidoc.lifecycle.start import start
 from pytest_pidoc.machines import machine
 from pytest_pidoc.node import Node
 from pytest_pidoc.qemu.launch import Launch
@@ -230,9 +231,9 @@ def _transfers(settings: Settings, runs: int, progress: Progress) -> tuple[tuple
 
 def _up(settings: Settings, found: Provision) -> Cluster:
     spec = settings.spec()
-    ownership = startup.Ownership(processes.own())
-    started = startup.start(spec, settings, found, ownership=ownership, progress=Progress())
-    return Cluster(started, spec, found)
+    ownership = Ownership(processes.own())
+    started = start(spec, settings, found, ownership=ownership, progress=Progress())
+    return Cluster(started)
 
 
 class _Direct(LocalEngine):

@@ -12,8 +12,8 @@ from support import make_image, make_launch
 from pytest_pidoc.engines.local import LocalEngine
 from pytest_pidoc.errors import ImageError
 from pytest_pidoc.images.store.cache import image_file
+from pytest_pidoc.lifecycle.attempt import launch_of
 from pytest_pidoc.lifecycle.provision import Provision
-from pytest_pidoc.lifecycle.start import launch_of
 from pytest_pidoc.machines import MIB, MODELS
 from pytest_pidoc.qemu import devicetree
 from pytest_pidoc.settings import Settings

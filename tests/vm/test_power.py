@@ -14,7 +14,7 @@ from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.engines.engine import Endpoint
 from pytest_pidoc.errors import FaultError, KernelPanic, NodeDied, WaitTimeout
 from pytest_pidoc.guest.identity import Identity
-from pytest_pidoc.lifecycle.start import Member, Started
+from pytest_pidoc.lifecycle.attempt import Member, Started
 from pytest_pidoc.node import Node
 from pytest_pidoc.qemu.command import mac_address
 from pytest_pidoc.values.files import QMP_SOCKET, SERIAL_LOG
@@ -255,7 +255,7 @@ def test_kernel_that_has_started_again_has_not_given_up(node: Node) -> None:
 
 def test_cluster_waits_for_the_engine_to_notice_a_death(node: Node, engine: Engine, server: SshServer) -> None:
     """A node whose connection breaks is looked after for a second, as by ``Node.run``; with ``warn=True``, too."""
-    cluster = Cluster(Started(node.directory.parent, (Member(node, vm_of(node)),)), None, None)  # type: ignore[arg-type]
+    cluster = Cluster(Started(node.directory.parent, None, None, (Member(node, vm_of(node)),)))  # type: ignore[arg-type]
     answers = iter([None, None, None])
     engine.death = lambda endpoint: next(answers, "QEMU was killed by signal 9")  # type: ignore[method-assign]
 
@@ -266,7 +266,7 @@ def test_cluster_waits_for_the_engine_to_notice_a_death(node: Node, engine: Engi
 
 def test_cluster_names_the_kernel_that_gives_up(node: Node) -> None:
     """A command on all nodes ends with the panic of one."""
-    cluster = Cluster(Started(node.directory.parent, (Member(node, vm_of(node)),)), None, None)  # type: ignore[arg-type]
+    cluster = Cluster(Started(node.directory.parent, None, None, (Member(node, vm_of(node)),)))  # type: ignore[arg-type]
     log = node.directory / SERIAL_LOG
 
     with pytest.raises(KernelPanic, match="The kernel of pi-1 gave up"):
