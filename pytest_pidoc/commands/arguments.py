@@ -13,7 +13,17 @@ from pytest_pidoc.values.checks import shown
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
-__all__ = ["GUEST", "NODES", "add_command", "add_json", "add_parser", "names", "subcommands", "whole_number"]
+__all__ = [
+    "GUEST",
+    "NODES",
+    "Subparsers",
+    "add_command",
+    "add_json",
+    "add_parser",
+    "names",
+    "subcommands",
+    "whole_number",
+]
 
 #: The settings that say which guest nodes boot, and those that say how nodes run.
 GUEST = tuple(option.name for option in OPTIONS if option.applies == "guest")

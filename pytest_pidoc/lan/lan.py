@@ -18,7 +18,7 @@ from pytest_pidoc.host import documents, processes
 from pytest_pidoc.host import sockets as unix
 from pytest_pidoc.values.files import LAN_SOCKET
 
-__all__ = ["NETWORK", "Condition", "Lan", "address"]
+__all__ = ["NETWORK", "SWITCH_LOG", "Condition", "Lan", "address"]
 
 #: The same in every cluster, because clusters are not connected. QEMU's user network and Docker use others.
 NETWORK = IPv4Network("192.168.77.0/24")

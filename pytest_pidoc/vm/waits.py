@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from pytest_pidoc.vm.vm import Vm
 
-__all__ = ["until_succeeds", "wait_for_port", "wait_for_unit"]
+__all__ = ["require_port", "until_succeeds", "wait_for_port", "wait_for_unit"]
 
 INTERVAL = 0.5  # seconds between two checks
 GRACE = 5.0  # seconds to wait for the end of a command that has its own limit in the guest

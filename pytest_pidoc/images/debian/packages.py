@@ -7,7 +7,17 @@ from dataclasses import dataclass
 
 from pytest_pidoc.images.debian import second_stage
 
-__all__ = ["ARCHITECTURES", "MODULES_WITHOUT", "TOOLS", "VARIANTS", "Architecture", "Variant"]
+__all__ = [
+    "ARCHITECTURES",
+    "BUILDER",
+    "BUILDER_ARCHITECTURE",
+    "MODULES_WITHOUT",
+    "TOOLS",
+    "VARIANTS",
+    "VIRT",
+    "Architecture",
+    "Variant",
+]
 
 #: Programs that a build runs, and the Debian packages that have them.
 TOOLS = {
