@@ -246,8 +246,8 @@ def test_faults_are_in_order_or_refused(settings: Settings) -> None:
         with pytest.raises(FaultError, match=r"pi-1 is in the groups 1 and 2"):
             cluster.partition([cluster[0]], [cluster[0], cluster[1]])
         await_answer(cluster[0], "pi-2")
-        processes.kill(cluster[0].lan.handle)  # type: ignore[union-attr]
-        assert processes.wait(cluster[0].lan.handle, timeout=5)  # type: ignore[union-attr]
+        processes.kill(cluster[0]._lan.handle)  # type: ignore[union-attr]
+        assert processes.wait(cluster[0]._lan.handle, timeout=5)  # type: ignore[union-attr]
         with pytest.raises(FaultError, match=r"The network switch of .* has ended"):
             cluster.partition([cluster[0]])
         assert is_cut_off(cluster[0], "pi-2")

@@ -150,7 +150,7 @@ def test_a_killed_switch_does_not_spoil_the_next_test(run) -> None:  # type: ign
 
         @pytest.mark.pidoc(nodes=2)
         def test_kills(pi_cluster):
-            os.kill(int(pi_cluster[0].lan.handle.partition(":")[0]), signal.SIGKILL)
+            os.kill(int(pi_cluster[0]._lan.handle.partition(":")[0]), signal.SIGKILL)
             pi_cluster[0].run("ping -c 1 -W 1 pi-2")
 
         @pytest.mark.pidoc(nodes=2)
