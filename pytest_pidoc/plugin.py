@@ -180,7 +180,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     from pytest_pidoc.testrun import failures
 
     base = item.config.stash[_pool].artifacts
-    # Also of a test that passes: a start may have failed in it. A report reaches the one who sums up, whatever happens
+    # Also of a test that passes: a start can have failed in it. A report reaches the one who sums up, whatever happens
     # to the process that made it.
     report.pidoc_evidence = (str(base), processes.own())  # type: ignore[attr-defined] # pytest hands on what it has
     clusters = item.stash.get(_clusters, [])
@@ -267,7 +267,7 @@ def boot_pi(
 
 
 class _AskedNodes(NamedTuple):
-    """What a marker asks for: nodes, and whether they are to be the test's own, or may be others' at the same time."""
+    """What a marker asks for: nodes, and whether they are the test's own, or shared with others at the same time."""
 
     spec: ClusterSpec
     fresh: bool = False

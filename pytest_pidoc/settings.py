@@ -30,7 +30,7 @@ MOST_NODES = 250
 MIB = 1024**2
 LEAST_MEMORY, MOST_MEMORY = 64 * MIB, 1024**2 * MIB
 
-#: Millions of instructions that may be a second of the guest's: QEMU lets one take a power of two of nanoseconds.
+#: Millions of instructions that can be a second of the guest's: QEMU lets one take a power of two of nanoseconds.
 MIPS = tuple(1000 / 2**shift for shift in range(7))
 _MIPS_WANTED = f"a supported number of million instructions per second: {', '.join(f'{each:g}' for each in MIPS)}"
 

@@ -101,11 +101,11 @@ class Started:
         return tuple(member.node for member in self.members)
 
     def leave(self) -> None:
-        """Let nobody wait for the owner's end any more."""
+        """Stop the reaper: the nodes no longer end with their owner."""
         _dismiss(self.reaper)
 
     def end(self) -> None:
-        """End all nodes at once and remove everything of theirs; it is no error when they are gone."""
+        """End all nodes side by side and remove all their files; nothing happens if they have ended already."""
         with ThreadPoolExecutor(max_workers=max(1, len(self.members))) as pool:
             stops = [pool.submit(member.vm.stop) for member in self.members]
         for stop in stops:
@@ -190,7 +190,7 @@ class Attempt:
             self._holding.callback(os.close, descriptor)
 
     def run(self, *, timeout: float, progress: Progress) -> Started:
-        """Start the nodes side by side and wait until each is ready, which may take *timeout* seconds.
+        """Start the nodes side by side and wait until each is ready, for *timeout* seconds at most.
 
         Raises
         ------
@@ -223,7 +223,7 @@ class Attempt:
             return self._start_one(launch, hosts, began, Deadline(timeout))  # which the wait before it did not use up
 
     def _start_one(self, launch: Launch, hosts: Mapping[str, str], began: float, deadline: Deadline) -> Member:
-        if launch.template is not None:  # what the machine said before it was saved; QEMU appends to it
+        if launch.template is not None:  # what the guest printed before it was saved; QEMU appends to it
             (launch.directory / SERIAL_LOG).write_bytes((launch.template / SERIAL_LOG).read_bytes())
             (launch.directory / OVERLAY).write_bytes(empty_overlay(launch.template / OVERLAY))
         if (tree := devicetree.tree(launch, self._found.engine)) is not None:

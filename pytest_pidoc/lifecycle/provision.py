@@ -111,7 +111,7 @@ def provision(spec: ClusterSpec, settings: Settings, progress: Progress) -> Prov
 
 
 def build_image(spec: ClusterSpec, settings: Settings, progress: Progress, *, rebuild: bool = False) -> Image:
-    """Return the image that *spec* asks for, built on this machine if it is not in the cache.
+    """Return the image that *spec* asks for, built on the host if it is not in the cache.
 
     Raises
     ------
@@ -129,7 +129,7 @@ def _refuse_parts(spec: ClusterSpec) -> None:
         if getattr(spec, name):
             raise SettingsError(
                 f"{name} cannot be given with the published image {spec.image}.",
-                tip="an image that is built on this machine",
+                tip="use an image that is built on this host, such as debian:bookworm",
             )
 
 

@@ -45,7 +45,7 @@ def end_nodes(directory: Path) -> None:
         for identity in found:
             processes.wait(identity, timeout=10)
     for node in _folders(directory):
-        with contextlib.suppress(OSError):  # a group of which something is left stays, as that does
+        with contextlib.suppress(OSError):  # a group that still has processes stays
             cgroups.remove(node)
     if _may_have_containers(directory):
         from pytest_pidoc.containers.reaper import remove_containers
@@ -114,7 +114,7 @@ def _is_orphan(directory: Path) -> bool:
 
 
 def _may_have_containers(directory: Path) -> bool:
-    """Tell whether the cluster may have containers; nothing is started before the record is written."""
+    """Tell whether the cluster could have containers; nothing is started before the record is written."""
     if not (directory / records.RECORD).exists():
         return False
     try:

@@ -80,7 +80,7 @@ class ClusterRecord:
     run
         The name of the test run whose processes share it; empty if nobody does.
     memory
-        Bytes of the host's memory that it may use.
+        Bytes of the host's memory that it can use.
     created
         When its start began, in seconds since the epoch.
     spec

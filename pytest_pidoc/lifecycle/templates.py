@@ -31,7 +31,7 @@ from pytest_pidoc.vm.vm import Vm
 
 __all__ = ["Template", "base", "collect", "key", "template"]
 
-#: Raised when templates that were made before can no longer be used.
+#: Bump when templates that were made before can no longer be used.
 FORMAT = 4
 
 PARTS = (RAM, STATE, OVERLAY, SERIAL_LOG)
@@ -40,7 +40,7 @@ BASE = "image"  # what stands for a version in the one source of a template: the
 
 REST = 3.0  # seconds from the last command, so that what ends a session is not left to every fork
 
-QUIET_TIMEOUT = 120  # seconds that a guest has to come to rest
+QUIET_TIMEOUT = 120  # seconds until a guest must be idle
 
 # Comes to its end when no job of systemd's is left and the processor was idle for 98 % of five seconds:
 # udev's workers end when they had nothing to do for three.
@@ -103,7 +103,7 @@ def template(
     progress: Progress,
     rebuild: bool = False,
 ) -> Template:
-    """Return the template for *launch*, made first if there is none.
+    """Return the template for *launch*; if it does not exist, make it.
 
     Parameters
     ----------
@@ -116,12 +116,12 @@ def template(
     progress
         Hears the steps.
     rebuild
-        Make it anew.
+        Make a new one in its place.
 
     Raises
     ------
     BootError
-        The machine could not be booted, or does not come to rest.
+        The machine could not be booted, or its guest does not become idle.
     ImageError
         The cache cannot be used.
     """
@@ -130,7 +130,7 @@ def template(
 
     def make(directory: Path, log: BuildLog) -> Manifest:
         with boot() as vm:
-            progress.step("waiting until the machine is quiet, to save it")
+            progress.step("waiting until the guest is idle, to save it")
             agent.start(vm.shell, name=vm.name, port=vm.launch.machine.agent)
             # With somebody connected the agent sleeps in its read; with nobody it would have to look again and again.
             with sockets.connect(vm.directory / AGENT_SOCKET):
@@ -162,7 +162,7 @@ def _await_quiet(vm: Vm) -> None:
     """Wait until nothing happens in the guest any more."""
     if vm.shell(_AWAIT_QUIET, timeout=3 * QUIET_TIMEOUT).status:
         busy = vm.shell("top -b -n 1 | head -n 15").text
-        raise BootError(f"The guest has not come to rest within {QUIET_TIMEOUT} s.", evidence=busy)
+        raise BootError(f"The guest was not idle within {QUIET_TIMEOUT} s, so it cannot be saved.", evidence=busy)
 
 
 def collect(node: Path, directory: Path, log: BuildLog) -> None:

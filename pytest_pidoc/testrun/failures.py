@@ -53,7 +53,7 @@ def of_test(test: str, when: str, clusters: Sequence[Cluster], base: Path) -> li
         if down := [f"{node['name']}: {node['state']}" for node in facts["nodes"] if node["state"] != UP]:
             sections.append((f"nodes of {cluster.name} that are not up", "\n".join(down)))
         if cluster.switch_is_gone:
-            sections.append((f"LAN of {cluster.name}", "The switch is gone: no node reaches another."))
+            sections.append((f"LAN of {cluster.name}", "The switch has ended: no node reaches another."))
         if faults := cluster.faults.all():
             sections.append((f"faults of {cluster.name}", "\n".join(map(str, faults))))
         for node in cluster:
@@ -70,7 +70,7 @@ def of_crash(error: object, clusters: Iterable[Path], base: Path) -> None:
     error
         How that process ended.
     clusters
-        Directories of all that it may have had.
+        Directories of all that it could have had.
     base
         Where evidence is kept.
     """
@@ -92,7 +92,7 @@ def describe(cluster: Cluster) -> dict[str, Any]:
     return {
         "name": cluster.name,
         "spec": dataclasses.asdict(cluster.spec),
-        "switch": "gone" if cluster.switch_is_gone else "as it should be",
+        "switch": "ended" if cluster.switch_is_gone else "running",
         "faults": [
             {"what": fault.what, "began": fault.began, "ended": fault.ended, "text": str(fault)}
             for fault in cluster.faults.all()

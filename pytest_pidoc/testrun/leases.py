@@ -2,7 +2,7 @@
 
 A lease is a lock on a file of the cluster's directory, which the kernel takes back when its holder ends in whatever
 way. Beside it each holder leaves a note while it uses the cluster. A note whose writer is gone tells that the cluster
-was not given back in order: nobody knows what state its nodes are in.
+was not given back cleanly: nobody knows what state its nodes are in.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Lease:
     def __init__(self, directory: Path, descriptor: int, *, shared: bool) -> None:
         self.directory = directory
         self.shared = shared
-        """Whether others may have one at the same time."""
+        """Whether others can have one at the same time."""
         self._descriptor = descriptor
         self._note = directory / f"{NOTES}{secrets.token_hex(4)}"
 
@@ -45,7 +45,7 @@ class Lease:
         user
             For whom it is: a test's name.
         shared
-            Whether others may have one at the same time.
+            Whether others can have one at the same time.
         """
         lease = cls._lock(directory, shared=shared)
         if lease is None:
@@ -64,7 +64,7 @@ class Lease:
 
     @classmethod
     def to_end(cls, directory: Path) -> Lease | None:
-        """Take a lease to end the cluster, which may be given up; ``None`` if somebody uses it or it is gone."""
+        """Take a lease to end the cluster, given up or not; ``None`` if somebody uses it or it is gone."""
         return cls._lock(directory, shared=False)
 
     @classmethod

@@ -1,8 +1,8 @@
 """The clusters of a test run: started when first needed, used again by later tests, shared between its processes.
 
-A test gets a cluster by a lease: alone, or together with others that want to share. Where none is free another one is
-started, if this machine has room for it; if not, one that nobody uses makes room, or the test waits. So there are never
-more clusters of a kind than tests that used them at the same time.
+A test gets a cluster by a lease: alone, or together with others that want to share. If none is free, another one is
+started. If the host has too little memory for it, a cluster that nobody uses is ended, or the test waits. So there are
+never more clusters of a kind than tests that used them at the same time.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class _Claim:
     def hand_over(self) -> Lease:
         """Return the lease to whoever closes it from now on."""
         if self._lease is None:
-            raise PidocError("Another process took the cluster that has just been started.")
+            raise PidocError("Another process leased the cluster that has just been started.", tip="run the test again")
         lease, self._lease = self._lease, None
         return lease
 
@@ -79,7 +79,7 @@ class ClusterPool:
     Parameters
     ----------
     settings
-        Where the cache and the evidence are, and what may be started.
+        Where the cache and the evidence are, and what can be started.
     artifacts
         Where evidence is kept.
     run
@@ -96,7 +96,7 @@ class ClusterPool:
         self._views: dict[str, _View] = {}
         self._leases: dict[str, Lease] = {}
         self._private: list[Cluster] = []
-        # A process that goes on must not be told of by Python as forgotten.
+        # Keeps a reference to each Popen, or Python warns of a process that still runs.
         self._left: list[Cluster] = []
 
     def get(self, spec: ClusterSpec, progress: Progress, *, user: str, shared: bool = False) -> Cluster:
@@ -111,12 +111,12 @@ class ClusterPool:
         user
             For whom it is: a test's name.
         shared
-            Whether others that want that too may use it at the same time.
+            Whether others that want that too can use it at the same time.
 
         Raises
         ------
         NoRoom
-            None is free, there is no room for another, and nothing has changed that in time.
+            None is free, there is no memory for another, and that did not change in time.
         """
         claim = _Claim(user)
         ownership = Ownership(self._run.owner, self._run.name, claim)
@@ -138,14 +138,18 @@ class ClusterPool:
         return cluster
 
     def give_back(self, cluster: Cluster) -> None:
-        """Let others have a cluster, put right; one of one's own is ended, and one that cannot be put right."""
+        """Undo a cluster's faults and let others have it; end a private one, and one whose faults cannot be undone."""
         if cluster in self._private:
             self._private.remove(cluster)
             cluster.down()
             return
-        if errors := _put_right(cluster):
+        if errors := _undo_faults(cluster):
             leases.give_up(cluster.directory)
-            warnings.warn(f"{cluster.name} is given up: {errors[0]}", RuntimeWarning, stacklevel=2)
+            warnings.warn(
+                f"{cluster.name} is not used again, since a fault cannot be undone: {errors[0]}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         view, lease = self._views[cluster.name], self._leases.pop(cluster.name)
         view.seen = _state(lease)
         lease.close()
@@ -208,7 +212,7 @@ class ClusterPool:
         return None
 
     def _view(self, lease: Lease) -> Cluster | None:
-        """Return the cluster, unless a part of it is of no use; what this process saw of it before may still hold."""
+        """Return the cluster, unless a part of it has failed; attach again only if others have changed it."""
         name, seen = lease.directory.name, _state(lease)
         view = self._views.get(name)
         if view is None or view.seen != seen:
@@ -267,7 +271,7 @@ class ClusterPool:
             yield
 
 
-def _put_right(cluster: Cluster) -> list[Exception]:
+def _undo_faults(cluster: Cluster) -> list[Exception]:
     """Undo what the test that has ended did; return what went wrong with that."""
     errors = cluster.faults.undo_all()
     cluster.faults.clear()

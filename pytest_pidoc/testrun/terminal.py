@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PytestProgress"]
 
-QUIET = 5.0  # seconds that a start may take before it is worth a line, without -v
+QUIET = 5.0  # seconds that a start can take before it is worth a line, without -v
 
 
 class PytestProgress(Progress):

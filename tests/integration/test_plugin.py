@@ -159,7 +159,7 @@ def test_a_killed_switch_does_not_spoil_the_next_test(run) -> None:  # type: ign
         """)
 
     result.assert_outcomes(passed=1, failed=1)
-    result.stdout.fnmatch_lines(["*LAN of c-*", "The switch is gone: no node reaches another."])
+    result.stdout.fnmatch_lines(["*LAN of c-*", "The switch has ended: no node reaches another."])
 
 
 def test_a_death_is_named_that_another_node_suffers_from(run) -> None:  # type: ignore[no-untyped-def]

@@ -36,7 +36,7 @@ KILLS: dict[str, tuple[tuple[str, ...], str]] = {
     "group": (("local", "docker"), ""),
     "worker": (("local", "docker"), "crashed while running"),
     "qemu": (("local", "docker"), "QEMU was killed by signal 9"),
-    "switch": (("local", "docker"), "The switch is gone"),
+    "switch": (("local", "docker"), "The switch has ended"),
     "container": (("docker",), "its container was removed"),
     "daemon": (("docker",), "died|daemon"),
 }
