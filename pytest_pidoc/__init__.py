@@ -1,6 +1,6 @@
 """Run tests on emulated Raspberry Pis.
 
-The pytest plugin is `pytest_pidoc.plugin`. Without pytest::
+pytest loads the plugin `pytest_pidoc.plugin` by itself. To use nodes without pytest::
 
     from pytest_pidoc import Cluster
 
@@ -82,7 +82,7 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> object:
-    """Import what is heavy when it is first asked for: the plugin is loaded in every pytest run."""
+    """Import the heavy modules on first use, since every pytest run loads the plugin."""
     if name in _LAZY:
         from importlib import import_module
 

@@ -1,4 +1,4 @@
-"""A cluster: some nodes that were started together, and are ended together."""
+"""A cluster: nodes that start together and end together."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _with_arguments(function: _Function) -> _Function:
 
 
 class Cluster(Sequence[Node]):
-    """A sequence of running nodes; `up` starts one, `attach` finds one that runs, `down` ends it.
+    """A sequence of running nodes; `up` starts a cluster, `attach` finds a running one, `down` ends it.
 
     ::
 
@@ -92,7 +92,7 @@ class Cluster(Sequence[Node]):
 
     def __init__(self, started: Started, *, owned: bool = False) -> None:
         self.spec: ClusterSpec = started.spec
-        """What was asked for."""
+        """The settings that the cluster was started with."""
         self._started = started
         self._owned = owned
         self._down = False
@@ -150,12 +150,12 @@ class Cluster(Sequence[Node]):
 
     @classmethod
     def attach(cls, name: str | Path) -> Cluster:
-        """Return a view of a running cluster, by its name or directory; whoever started it still owns it.
+        """Return a running cluster by its name or directory; it still belongs to the process that started it.
 
         Raises
         ------
         PidocError
-            There is no such cluster.
+            No such cluster is running, or its record is damaged.
         """
         directory = name if isinstance(name, Path) else records.root() / name
         record = ClusterRecord.read(directory)
@@ -175,22 +175,22 @@ class Cluster(Sequence[Node]):
 
     @property
     def name(self) -> str:
-        """The cluster's name, unique on this machine: ``c-1f2e3d4c``."""
+        """The cluster's name, unique on the host: ``c-1f2e3d4c``."""
         return self.directory.name
 
     @property
     def engine(self) -> Engine:
-        """What runs the nodes."""
+        """The engine that runs the nodes."""
         return self._started.found.engine
 
     @property
     def faults(self) -> FaultLog:
-        """What goes wrong on purpose; `down` undoes nothing, since nothing is left then."""
+        """The faults that were injected into the cluster; `down` ends the nodes without undoing them."""
         return self[0].faults
 
     @property
     def timings(self) -> Timings:
-        """How the cluster started: of each time, the slowest node's."""
+        """How long the start took: each time is that of the slowest node."""
         each = [node.timings for node in self]
         return Timings(
             launched=max(timing.launched for timing in each),
@@ -201,14 +201,14 @@ class Cluster(Sequence[Node]):
         )
 
     def run(self, command: str, **kwargs: Any) -> GroupResult:
-        """Run a shell command on all nodes at once; arguments as for ``fabric.Group.run``.
+        """Run a shell command on all nodes in parallel; arguments and result are those of ``fabric.Group.run``.
 
         Raises
         ------
         NodeDied, KernelPanic
-            A node ended before its command did, or its kernel gave up.
+            A node ended before its command did, or its kernel panicked.
         fabric.exceptions.GroupException
-            The command failed on a node; ``result`` has what each node said.
+            The command failed on a node; ``result`` has the result of each node.
         """
         from fabric import ThreadingGroup
         from fabric.exceptions import GroupException
@@ -230,14 +230,14 @@ class Cluster(Sequence[Node]):
         return results
 
     def partition(self, *groups: Sequence[Node | str]) -> Fault:
-        """Cut the LAN into groups of nodes that reach each other, and nobody else.
+        """Split the LAN into groups: a node reaches only the nodes of its own group.
 
         ::
 
             with cluster.partition([cluster[0]], [cluster[1], cluster[2]]):
                 ...
 
-        Nodes that are in no group are one more group. SSH goes on working: it does not go over the LAN.
+        The nodes that are in no group form one more group. SSH still works, because it does not use the LAN.
 
         Parameters
         ----------
@@ -247,12 +247,12 @@ class Cluster(Sequence[Node]):
         Returns
         -------
         Fault
-            Whose end, or ``undo()``, heals it.
+            Its ``undo()``, or the end of its ``with`` block, connects the groups again.
 
         Raises
         ------
         FaultError
-            A node is in two groups or is none of this cluster's, there is no LAN, or its switch is gone.
+            A node is in two groups or does not belong to this cluster, the cluster has no LAN, or its switch has ended.
         """
         return lan_faults.partition(self._lan(), self.faults, [_names(group) for group in groups])
 
@@ -265,30 +265,30 @@ class Cluster(Sequence[Node]):
         rate: float | None = None,
         between: tuple[Node | str | Sequence[Node | str], Node | str | Sequence[Node | str]] | None = None,
     ) -> Fault:
-        """Make the LAN worse, between all nodes or between some.
+        """Delay, lose or limit the traffic in the LAN, between all nodes or between some.
 
         Parameters
         ----------
         delay
-            Seconds that a round trip takes longer: half of it on the way there, half on the way back.
+            Seconds added to a round trip: half on the way there, half on the way back.
         jitter
-            Seconds that a round trip may take longer or shorter than that, at most. Packets may overtake each other.
+            Seconds by which that delay of a round trip varies up and down. Packets can overtake each other.
         loss
-            The share of packets that are lost on their way there, and on their way back, from 0 to 1.
+            The share of packets that are lost in each direction, from 0 to 1.
         rate
             Bits per second in each direction; ``None`` for no limit.
         between
-            Two nodes, or two groups of nodes; by default every two.
+            Two nodes, or two groups of nodes; by default every pair of nodes.
 
         Returns
         -------
         Fault
-            Whose end, or ``undo()``, makes it good. Several at a time add up.
+            Its ``undo()``, or the end of its ``with`` block, ends the condition. Several conditions add up.
 
         Raises
         ------
         FaultError
-            An argument is not usable, there is no LAN, or its switch is gone.
+            An argument is invalid, the cluster has no LAN, or its switch has ended.
         """
         sides = [_names(side) for side in between] if isinstance(between, (tuple, list)) else between
         return lan_faults.degrade(
@@ -298,20 +298,20 @@ class Cluster(Sequence[Node]):
     def _lan(self) -> Lan:
         if self._started.lan is None:
             raise FaultError(
-                f"The nodes of {self.name} are in no LAN.",
-                tip="two nodes or more, lan=True, and a model that can have one",
+                f"The cluster {self.name} has no LAN.",
+                tip="start at least two nodes with lan=True, of a model that supports it",
             )
         self._started.lan.raise_if_dead()
         return self._started.lan
 
     @property
     def switch_is_gone(self) -> bool:
-        """Whether the process is gone that connects the nodes, while they are not down."""
+        """Whether the LAN's switch has ended while the cluster is up."""
         lan = self._started.lan
         return lan is not None and not self._down and not lan.alive
 
     def ssh_config(self) -> str:
-        """Return a configuration for ``ssh -F``: then ``ssh pi-1`` opens a session on the first node."""
+        """Return the text of an OpenSSH configuration: ``ssh -F FILE pi-1`` opens a session on the first node."""
         return "\n".join(
             f"Host {node.name}\n"
             f"  HostName {node.host}\n"
@@ -325,7 +325,7 @@ class Cluster(Sequence[Node]):
         )
 
     def inventory(self) -> str:
-        """Return an Ansible inventory in YAML: the nodes are the group ``pidoc``."""
+        """Return an Ansible inventory in YAML; its group ``pidoc`` contains all nodes."""
         hosts: Mapping[str, Mapping[str, object]] = {
             node.name: {
                 "ansible_host": node.host,
@@ -347,7 +347,7 @@ class Cluster(Sequence[Node]):
         return "\n".join(lines) + "\n"
 
     def down(self) -> None:
-        """End all nodes at once and remove everything of theirs; it is no error when they are gone."""
+        """End all nodes immediately and remove their files; calling it again does nothing."""
         if self._down:
             return
         self._down = True
@@ -355,7 +355,7 @@ class Cluster(Sequence[Node]):
         self._started.found.close()
 
     def keep(self) -> None:
-        """Let the nodes outlive this process: they run until ``pidoc down``. Connections are closed.
+        """Let the nodes outlive this process, until ``pidoc down``, and close the connections to them.
 
         Raises
         ------
@@ -368,7 +368,7 @@ class Cluster(Sequence[Node]):
         self.close()
 
     def close(self) -> None:
-        """Close the connections; the nodes go on running."""
+        """Close the connections; the nodes keep running."""
         for node in self:
             node.close()
         self._started.found.close()
@@ -398,13 +398,15 @@ class Cluster(Sequence[Node]):
 
     def __del__(self) -> None:
         if getattr(self, "_owned", False) and not self._down:
-            warnings.warn(f"{self!r} was never taken down", ResourceWarning, source=self, stacklevel=1)
+            warnings.warn(
+                f"{self!r} was not ended; call down() or use a with block", ResourceWarning, source=self, stacklevel=1
+            )
 
     def __repr__(self) -> str:
         return f"<Cluster {self.name} {len(self)} x {self.spec.model} {'down' if self._down else 'up'}>"
 
 
 def _names(group: Node | str | Sequence[Node | str]) -> list[str]:
-    """Return the names of one node or of several; what is neither a node nor a name is left to who checks names."""
+    """Return the names of one node or of several; anything else is returned unchanged, for the check of names."""
     nodes = group if isinstance(group, (Sequence, Set)) and not isinstance(group, str) else (group,)
     return [node.name if isinstance(node, Node) else node for node in nodes]

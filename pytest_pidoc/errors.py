@@ -1,29 +1,29 @@
-"""Every error that pytest-pidoc raises of its own.
+"""The errors that pytest-pidoc raises.
 
 ::
 
     PidocError
-    ├── SettingsError          a marker, option or file says something impossible
-    ├── NoRoom                 this machine's memory is taken by other nodes
-    ├── EngineUnavailable      neither QEMU nor Docker can be used here
+    ├── SettingsError          a setting or an argument has an invalid value
+    ├── NoRoom                 the nodes do not fit into the host's free memory
+    ├── EngineUnavailable      this host cannot run nodes: neither with QEMU nor with Docker
     ├── ImageError             an image cannot be built, read or trusted
-    │   ├── ChecksumMismatch   a file is not what its manifest says
-    │   ├── DownloadError      a source did not arrive whole
-    │   └── ImageInUse         it cannot be removed or replaced: nodes run from it
-    ├── BootError              a node did not become ready
-    │   ├── BootTimeout        ... in the time it was given
-    │   ├── RestoreFailed      ... because its saved machine does not go on
-    │   ├── NodeDied           ... because its QEMU or container ended, or was ended
-    │   └── KernelPanic        ... because its kernel gave up
-    ├── ConsoleError           the serial console did not do what was expected
-    ├── MonitorError           QEMU refused a command, or is gone
-    ├── FaultError             a fault cannot be made or undone
-    ├── WaitError              what was waited for cannot come
-    │   └── WaitTimeout        ... or has not come in its time
-    └── BenchmarkError         something cannot be measured, or held against a baseline
-        └── BenchmarkSlower    ... or costs more than the baseline allows
+    │   ├── ChecksumMismatch   a file does not match its checksum
+    │   ├── DownloadError      a download failed
+    │   └── ImageInUse         an image cannot be removed or replaced: nodes run from it
+    ├── BootError              a node did not become ready, or has ended
+    │   ├── BootTimeout        ... it was not ready within its time limit
+    │   ├── RestoreFailed      ... its saved machine did not resume
+    │   ├── NodeDied           ... its QEMU or container has ended, or the test switched it off
+    │   └── KernelPanic        ... its kernel panicked
+    ├── ConsoleError           the serial console did not show what was expected
+    ├── MonitorError           QEMU refused a monitor command, or has ended
+    ├── FaultError             a fault cannot be injected or undone
+    ├── WaitError              a wait cannot succeed any more
+    │   └── WaitTimeout        ... it did not succeed within its time limit
+    └── BenchmarkError         a command cannot be measured or compared with a baseline
+        └── BenchmarkSlower    ... it costs more than the baseline and the limit allow
 
-What a user runs on a node and fails is not here: that stays ``invoke.UnexpectedExit``.
+If a command on a node fails, that is none of these: Fabric raises ``invoke.UnexpectedExit``.
 """
 
 from __future__ import annotations
@@ -53,20 +53,20 @@ __all__ = [
 
 
 class PidocError(Exception):
-    """The base of every error of pytest-pidoc.
+    """The base class of all errors of pytest-pidoc.
 
-    ``str(error)`` says what failed, the evidence, where to look and what to try, in that order.
+    ``str(error)`` shows what failed, the evidence, where to look and what to try, in that order.
 
     Parameters
     ----------
     what
-        One sentence: what failed, with names and numbers.
+        What failed, with names and numbers: one sentence.
     evidence
-        The last lines of a log, shown indented.
+        The last lines of a log or of a command's output; shown indented.
     look
-        Where more can be read: a path or a command.
+        Where to read more: a path or a command; shown after ``More:``.
     tip
-        What to do next.
+        What to do next, as an imperative; shown after ``Try:``.
     """
 
     def __init__(self, what: str, *, evidence: str = "", look: str = "", tip: str = "") -> None:
@@ -88,18 +88,18 @@ class PidocError(Exception):
 
 
 class SettingsError(PidocError):
-    """A marker, an option, an environment variable or an ini value is not usable."""
+    """A marker, an option, an environment variable, an ini value or an argument is invalid."""
 
 
 class NoRoom(PidocError):
-    """Nodes do not fit into this machine's memory beside those that run.
+    """The nodes do not fit into the host's memory while other nodes run.
 
     Parameters
     ----------
     what, evidence, look, tip
         As for `PidocError`.
     others
-        Whether other processes' nodes are among those that run, and may end soon.
+        Whether some of the running nodes belong to other processes, so that waiting can help.
     """
 
     def __init__(self, what: str, *, evidence: str = "", look: str = "", tip: str = "", others: bool = False) -> None:
@@ -108,7 +108,7 @@ class NoRoom(PidocError):
 
 
 class EngineUnavailable(PidocError):
-    """The engine asked for cannot be used on this machine."""
+    """The requested engine cannot be used on this host."""
 
 
 class ImageError(PidocError):
@@ -116,35 +116,38 @@ class ImageError(PidocError):
 
 
 class ChecksumMismatch(ImageError):
-    """A file is not what its manifest says it is."""
+    """A file does not match the checksum in its manifest or URL."""
 
 
 class DownloadError(ImageError):
-    """A source did not arrive whole."""
+    """A download failed or is incomplete."""
 
 
 class ImageInUse(ImageError):
-    """An image cannot be removed or replaced, since nodes run from it."""
+    """An image cannot be removed or replaced while nodes run from it."""
 
 
 class BootError(PidocError):
-    """A node did not become ready."""
+    """A node did not become ready, or it has ended."""
 
 
 class BootTimeout(BootError):
-    """A node was not ready in the time it was given."""
+    """A node was not ready within its time limit."""
 
 
 class RestoreFailed(BootError):
-    """A saved machine does not go on; a start falls back to saving a new one, then to a cold boot."""
+    """A saved machine did not resume; a start then saves it again, and falls back to a cold boot."""
 
 
 class NodeDied(BootError):
-    """A node's QEMU process or container ended by itself, or the node is off because it was asked to be."""
+    """A node is not running: its QEMU process or container has ended, or the test itself switched it off.
+
+    The message of a node that the test switched off says so: ``pi-1 is off since shutdown() at 12:03:04.``
+    """
 
 
 class KernelPanic(BootError):
-    """A node's kernel gave up: a panic, or no root device."""
+    """A node's kernel panicked, or found no root device."""
 
 
 class ConsoleError(PidocError):
@@ -152,23 +155,23 @@ class ConsoleError(PidocError):
 
 
 class MonitorError(PidocError):
-    """QEMU refused a monitor command, or is gone."""
+    """QEMU refused a monitor command, or has ended."""
 
 
 class FaultError(PidocError):
-    """A fault cannot be made, or not be undone: a wrong argument, a node that is off, a LAN without its switch."""
+    """A fault cannot be injected or undone: an invalid argument, a node that is off, or a LAN without its switch."""
 
 
 class WaitError(PidocError):
-    """What was waited for cannot come any more: the unit has failed."""
+    """A wait cannot succeed any more: the unit has failed."""
 
 
 class WaitTimeout(WaitError):
-    """What was waited for has not come in its time."""
+    """A wait did not succeed within its time limit."""
 
 
 class BenchmarkError(PidocError):
-    """A command cannot be measured, or there is no baseline that it can be held against."""
+    """A command cannot be measured, or not be compared with a baseline."""
 
 
 class BenchmarkSlower(BenchmarkError):

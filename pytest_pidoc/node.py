@@ -1,4 +1,4 @@
-"""A node: one emulated Pi, as a test holds it."""
+"""A node: one emulated Pi, as a test uses it."""
 
 from __future__ import annotations
 
@@ -40,94 +40,94 @@ UP = "up"  # the state of a node that runs
 
 
 class Node:
-    """One emulated Pi, as long as its cluster is up."""
+    """One emulated Pi; it exists as long as its cluster is up."""
 
     def __init__(self, vm: Vm, bringup: Bringup, *, faults: FaultLog | None = None, lan: Lan | None = None) -> None:
         self._vm = vm
         self._bringup = bringup
         self._lan = lan
         self.faults = faults or FaultLog()
-        """What goes wrong on purpose, in the whole cluster."""
+        """The faults that were injected into the cluster."""
         self._power = Power(vm, bringup, self.faults)
 
     @property
     def name(self) -> str:
-        """The node's name in its cluster, which is its host name too: ``pi-1``."""
+        """The node's name in its cluster, also its host name: ``pi-1``."""
         return self._vm.launch.name
 
     @property
     def model(self) -> str:
-        """The model: ``pi3-virt``."""
+        """The model's name: ``pi3-virt``."""
         return self._vm.launch.machine.name
 
     @property
     def machine(self) -> Machine:
-        """The model's row in the table."""
+        """The model's properties: its row in the table of models."""
         return self._vm.launch.machine
 
     @property
     def image(self) -> Image:
-        """What it was started from."""
+        """The image that the node was started from."""
         return self._vm.launch.image
 
     @property
     def qemu_version(self) -> QemuVersion:
-        """The version of the QEMU that runs it."""
+        """The version of the QEMU that runs the node."""
         return self._vm.engine.qemu_version(self.machine.binary)
 
     @property
     def host(self) -> str:
-        """The address of this machine on which the node's SSH server is reached."""
+        """The host's address at which the node's SSH server is reached: ``127.0.0.1``."""
         return self._vm.endpoint.host
 
     @property
     def port(self) -> int:
-        """The port of this machine on which the node's SSH server is reached."""
+        """The host's port at which the node's SSH server is reached."""
         return self._vm.endpoint.port
 
     @property
     def lan_address(self) -> str | None:
-        """The node's address in the LAN of its cluster, ``192.168.77.1``; ``None`` if it is in none, or alone."""
+        """The node's address in the LAN of its cluster, ``192.168.77.1``; ``None`` if the cluster has no LAN."""
         return self._vm.launch.lan or None
 
     @property
     def network(self) -> Network:
-        """The node's card to the LAN, which can be taken out: ``with pi.network.down(): ...``."""
+        """The node's network card in the LAN; a test can unplug it: ``with pi.network.down(): ...``."""
         return Network(self._vm, self.faults, self._lan)
 
     @property
     def user(self) -> str:
-        """Who logs in."""
+        """The user that logs in over SSH: ``pi``."""
         return self._vm.launch.image.manifest.user
 
     @property
     def private_key(self) -> Path:
-        """The SSH key that opens the node, a file with mode 0600."""
+        """The file with the private SSH key for the node; its mode is 0600."""
         return self._vm.launch.image.file("private_key")
 
     @property
     def known_hosts(self) -> Path:
-        """A file with the node's pinned host key, for OpenSSH and Fabric alike."""
+        """The file with the node's pinned host key, for OpenSSH and Fabric."""
         return self._vm.known_hosts
 
     @property
     def directory(self) -> Path:
-        """The node's directory: logs, sockets, overlay. It is gone when the cluster is."""
+        """The node's directory: logs, sockets, overlay. It is removed with the cluster."""
         return self._vm.endpoint.directory
 
     @property
     def serial_log(self) -> SerialLog:
-        """What the serial port has printed since power-on."""
+        """The output of the serial port since power-on."""
         return self._vm.serial_log
 
     @property
     def timings(self) -> Timings:
-        """How the node started.
+        """How long the node's last start took, and whether it was warm or cold.
 
         Raises
         ------
         BootError
-            It is not ready yet.
+            The node is not ready yet.
         """
         if self._bringup.timings is None:
             raise BootError(f"{self.name} is not ready yet.")
@@ -135,17 +135,17 @@ class Node:
 
     @property
     def state(self) -> str:
-        """``up``, or how the node ended: that it is off and since when, how QEMU ended, or the kernel's panic."""
+        """``up``; otherwise since when the node is off, how its QEMU ended, or the message of its kernel's panic."""
         return self._vm.death() or self._vm.panicked() or UP
 
     @property
     def connection(self) -> fabric.Connection:
-        """The node's ``fabric.Connection``: open from the start, its host key pinned."""
+        """The node's ``fabric.Connection``: already open, with the host key pinned."""
         return self._vm.connection
 
     @property
     def console(self) -> Console:
-        """The serial console, for pexpect; opened on first use."""
+        """The serial console, a pexpect spawn; opened on first use."""
         return self._vm.console
 
     @property
@@ -155,22 +155,22 @@ class Node:
 
     @property
     def clock(self) -> Clock:
-        """The clock, which can be made to jump: ``pi.clock.jump(3600)``."""
+        """The clock; a test can make it jump: ``pi.clock.jump(3600)``."""
         return Clock(self._vm, self.faults)
 
     @property
     def disk(self) -> Disk:
-        """The disk, which can be made full: ``pi.disk.fill()``."""
+        """The disk; a test can fill it: ``pi.disk.fill()``."""
         return Disk(self._vm, self.faults)
 
     @property
     def cpu(self) -> Cpu:
-        """The processor, which can be made slow: ``pi.cpu.limit(0.25)``."""
+        """The processor; a test can slow it down: ``pi.cpu.limit(0.25)``."""
         return Cpu(self._vm, self.faults)
 
     @property
     def ssh_command(self) -> str:
-        """The shell command that opens a session on the node."""
+        """The shell command that opens an SSH session on the node."""
         return shlex.join(self._vm.login.arguments())
 
     def run(self, command: str, **kwargs: Any) -> Result:
@@ -182,14 +182,14 @@ class Node:
         Raises
         ------
         NodeDied, KernelPanic
-            The node ended before the command did, or its kernel gave up.
+            The node ended before the command did, or its kernel panicked.
         invoke.UnexpectedExit
             The command failed, unless ``warn=True``.
         """
         return self._vm.run(command, **kwargs)
 
     def sudo(self, command: str, **kwargs: Any) -> Result:
-        """Run a command as root, or as ``user=``; everything else is as for `run`."""
+        """Run a command as root, or as ``user=``; otherwise like `run`."""
         return self._vm.sudo(command, **kwargs)
 
     def put(self, local: Any, remote: str | None = None, **kwargs: Any) -> Any:
@@ -203,84 +203,76 @@ class Node:
             return self._vm.connection.get(remote, _text(local), **kwargs)
 
     def wait_for_port(self, port: int, *, host: str = "127.0.0.1", timeout: float = 60.0) -> None:
-        """Wait until something listens on a TCP port: until the node itself can connect to it.
+        """Wait until the node can connect to a TCP port.
 
         Parameters
         ----------
         port
-            Its number.
+            The port number.
         host
-            A name or an address as the node sees it: itself, or another machine.
+            A name or an address as the node sees it; by default the node itself.
         timeout
             Seconds to wait.
 
         Raises
         ------
         WaitTimeout
-            Nobody has listened; the error shows what else listens.
-        NodeDied
-            The node has ended.
-        SettingsError
-            An argument is not usable.
+            The node could not connect in time; the error shows what listens on the node.
+        NodeDied, SettingsError
+            The node has ended, or an argument is invalid.
         """
         waits.wait_for_port(self._vm, port, host=host, timeout=timeout)
 
     def wait_for_unit(self, name: str, *, timeout: float = 60.0) -> None:
-        """Wait until a unit of systemd is active; ``.service`` may be left out.
+        """Wait until a systemd unit is active.
 
         Parameters
         ----------
         name
-            The unit's name.
+            The unit's name; the suffix ``.service`` is optional.
         timeout
             Seconds to wait.
 
         Raises
         ------
         WaitError
-            The unit has failed, which is told at once, with its state and its last lines in the journal.
+            The unit has failed. The wait ends immediately; the error shows the unit's state and its last journal lines.
         WaitTimeout
-            It was not active in time; the error shows the same.
-        NodeDied
-            The node has ended.
-        SettingsError
-            An argument is not usable.
+            The unit was not active in time; the error shows the same.
+        NodeDied, SettingsError
+            The node has ended, or an argument is invalid.
         """
         waits.wait_for_unit(self._vm, name, timeout=timeout)
 
     def wait_until_succeeds(self, command: str, *, timeout: float = 60.0) -> Result:
-        """Run a shell command twice a second until it succeeds, and return Fabric's ``Result`` of that run.
-
-        A command that does not end is ended in the guest when the time is over.
+        """Run a shell command every half second until its exit status is 0; return Fabric's ``Result`` of that run.
 
         Parameters
         ----------
         command
-            What to run.
+            The shell command. If it still runs when the time is up, it is killed in the guest.
         timeout
             Seconds to wait.
 
         Raises
         ------
         WaitTimeout
-            It has not succeeded; the error shows its last status and output.
-        NodeDied
-            The node has ended.
-        SettingsError
-            The time is not usable.
+            The command did not succeed in time; the error shows its last status and output.
+        NodeDied, SettingsError
+            The node has ended, or an argument is invalid.
         """
         return waits.until_succeeds(self._vm, command, timeout=timeout)
 
     @property
     def forwards(self) -> tuple[Forward, ...]:
-        """The open port forwards, the oldest first."""
+        """The open port forwards, oldest first."""
         return tuple(each for each in self._vm.dependents if isinstance(each, Forward) and each.active)
 
     def forward(self, port: int, *, protocol: str = "tcp") -> Forward:
-        """Give a port of this machine, on 127.0.0.1 only, that leads to a port of the node.
+        """Forward a free port of the host's 127.0.0.1 to a port of the node.
 
-        What listens in the node must do so on its network card, not on its 127.0.0.1 only. The forward ends with its
-        block, by its ``close``, at the end of the test, or when the node goes down.
+        The program in the node must listen on the node's network card (0.0.0.0), not only on its 127.0.0.1. The forward
+        ends with its ``with`` block, by its ``close()``, with the test, or when the node goes down.
 
         ::
 
@@ -292,33 +284,33 @@ class Node:
         port
             The node's port.
         protocol
-            ``tcp``, or ``udp`` on the engine ``local``.
+            ``tcp``; on the engine ``local`` also ``udp``.
 
         Raises
         ------
         SettingsError
-            There is no such port or protocol.
+            The port or the protocol is invalid.
         NodeDied
             The node is off.
         MonitorError
-            QEMU refused it.
+            QEMU refused to forward the port.
         """
         return forwards.open_forward(self._vm, port, protocol)
 
     def screenshot(self, path: str | Path) -> Path:
-        """Write what the emulated display shows now to the file *path*, a PNG, and return that path.
+        """Save a screenshot of the emulated display as a PNG file, and return its path.
 
-        The machine stands still meanwhile: QEMU 7.2 and 10.0 die if the guest changes the screen's size in the middle.
+        The node is paused meanwhile: QEMU 7.2 and 10.0 crash if the guest changes the screen's size at that moment.
 
         Raises
         ------
         MonitorError
-            The machine has no display, or QEMU is gone.
+            The model has no display, or QEMU has ended.
         """
         if not self.machine.has_display:
             raise MonitorError(
-                f"There is no picture of {self.name}: the model {self.model} has no display.",
-                tip=f"one that has: {', '.join(row.name for row in MODELS.values() if row.has_display)}",
+                f"Cannot take a screenshot of {self.name}: model {self.model} has no display.",
+                tip=f"use a model with a display: {', '.join(row.name for row in MODELS.values() if row.has_display)}",
             )
         taken = self.directory / SCREENSHOT
         try:
@@ -326,122 +318,105 @@ class Node:
                 self.monitor.execute("screendump", filename=SCREENSHOT, format="png")
             return Path(shutil.move(taken, path))
         except MonitorError as error:
-            self._vm.raise_if_dead("while a picture of it was taken", cause=error)
+            self._vm.raise_if_dead("during a screenshot", cause=error)
             raise
         finally:
             taken.unlink(missing_ok=True)
 
     def reboot(self, *, timeout: float | None = None) -> None:
-        """Restart the guest in order, and return when it is ready again: a command has run, and its clock is right.
+        """Reboot the guest cleanly; return when a command has run over SSH and the clock is right.
 
-        The serial log goes on, and so does `console`. `connection` and `monitor` are other objects afterwards.
+        `serial_log` and `console` stay the same; `connection` and `monitor` are new objects afterwards.
 
         Parameters
         ----------
         timeout
-            Seconds that it may take; by default what a boot may take on this host.
+            Seconds to wait; by default the time limit of a boot on this host.
 
         Raises
         ------
         FaultError
-            It is off, paused, or refuses.
+            The node is off or paused, or refuses to reboot.
+        WaitTimeout
+            The guest does not answer.
         BootTimeout, NodeDied, KernelPanic
-            It did not come back; with the last serial lines.
+            The node did not become ready again; the error shows the last serial lines.
         """
         self._power.reboot(timeout)
 
     def shutdown(self, *, timeout: float = SHUTDOWN_TIMEOUT) -> Fault:
-        """Shut the guest down in order, and return when QEMU has ended. `power_on` starts the node again.
+        """Shut the guest down cleanly, and return when QEMU has ended. `power_on` starts the node again.
 
-        Whatever needs the node meanwhile raises `NodeDied`: "pi-1 is off since shutdown() at 12:03:04."
-
-        Parameters
-        ----------
-        timeout
-            Seconds that it may take.
-
-        Returns
-        -------
-        Fault
-            Its ``undo``, at the latest at the end of the test, is `power_on`.
+        Until then, every call that needs the node raises `NodeDied`: "pi-1 is off since shutdown() at 12:03:04." The
+        returned fault's ``undo()``, which runs at the latest when the test ends, does the same as `power_on`. *timeout*
+        is in seconds.
 
         Raises
         ------
         FaultError
-            It is off already, paused, or refuses.
+            The node is already off, or is paused, or refuses to shut down.
         WaitTimeout
-            It has not ended in time; with the last serial lines. It goes on.
+            The guest has not shut down in time and still runs; the error shows the last serial lines.
         """
         return self._power.shut_down(timeout)
 
     def power_cut(self) -> Fault:
-        """Pull the plug: QEMU is killed at once, in the middle of whatever it does. What was synced is on the disk.
+        """Kill QEMU immediately, as if the plug was pulled. The disk keeps what the guest has synced.
 
-        Returns
-        -------
-        Fault
-            Its ``undo``, at the latest at the end of the test, is `power_on`.
+        The returned fault's ``undo()``, which runs at the latest when the test ends, does the same as `power_on`.
 
         Raises
         ------
         FaultError
-            It is off already, or has died.
+            The node is already off, or has died.
         """
         return self._power.cut()
 
     def power_on(self, *, timeout: float | None = None) -> None:
-        """Boot a node that is off, or has died, from its disk as it is; it is no error if it runs.
+        """Boot a node that is off or has died from its own disk; a running node keeps running.
 
-        It has its name, port, MAC address, host key and machine id again, and the right time. Its memory is empty:
-        this is a cold boot.
+        This is a cold boot, with empty memory. The node keeps its name, port, MAC address, host key and machine id, and
+        its clock is right.
 
         Parameters
         ----------
         timeout
-            Seconds that it may take; by default what a boot may take on this host.
+            Seconds to wait; by default the time limit of a boot on this host.
 
         Raises
         ------
         BootError
-            It did not become ready, with the last serial lines, and is off.
+            The node did not become ready, and is off again; the error shows the last serial lines.
         """
         self._power.on(timeout)
 
     def pause(self) -> Fault:
-        """Let the whole machine stand still, as one that hangs: it answers nothing, and its clock stops.
+        """Pause the node, as if it hung: it does not answer, and its clock stops.
 
-        Returns
-        -------
-        Fault
-            Its ``undo``, at the latest at the end of the test, is `resume`.
+        The returned fault's ``undo()``, which runs at the latest when the test ends, does the same as `resume`.
 
         Raises
         ------
         FaultError
-            It is off, has died, or is paused already.
+            The node is off, has died, or is already paused.
         """
         return self._power.pause()
 
     def resume(self) -> None:
-        """Let a paused machine go on; it is no error if it was not paused.
+        """Resume a paused node; does nothing if it is not paused.
 
         Raises
         ------
         FaultError
-            It is off, or has died.
+            The node is off, or has died.
         """
         self._power.resume()
 
     def reset(self, *, timeout: float = 300.0) -> None:
-        """Put the node back to how it was when it was ready first: a new fork, or a boot, of what it was made from.
+        """Put the node back into its first state: fork it again from its saved machine, or boot its image again.
 
-        Disk and memory are as they were. Name, addresses, port, machine id and host key stay; the boot id and the
-        random seed are new. `connection` is another object afterwards.
-
-        Parameters
-        ----------
-        timeout
-            Seconds that it may take.
+        Its disk and memory are as they were after its first start. Name, addresses, port, machine id and host key stay;
+        the boot id and the random seed are new. `connection` is a new object afterwards. *timeout* is in seconds.
 
         Raises
         ------
@@ -458,7 +433,7 @@ class Node:
         self._bringup.come_up(began=began, deadline=deadline_of(timeout), cancelled=lambda: False)
 
     def close(self) -> None:
-        """Close the connections and forwards to the node; it goes on running."""
+        """Close the connections and forwards to the node; the node keeps running."""
         self._vm.close()
 
     def __repr__(self) -> str:
@@ -467,5 +442,5 @@ class Node:
 
 
 def _text(path: Any) -> Any:
-    """Return a path as a string, which is what Fabric takes; leave file objects alone."""
+    """Return a path as a string, as Fabric requires; return anything else unchanged."""
     return str(path) if isinstance(path, Path) else path

@@ -154,7 +154,7 @@ def test_picture_of_a_board_that_died(board: Node, engine: LocalEngine, tmp_path
     os.kill(int(vm_of(board).endpoint.handle.partition(":")[0]), signal.SIGKILL)
     assert eventually(lambda: engine.death(vm_of(board).endpoint))
 
-    with pytest.raises(NodeDied, match="pi-1 died while a picture of it was taken: QEMU was killed by signal 9"):
+    with pytest.raises(NodeDied, match="pi-1 died during a screenshot: QEMU was killed by signal 9"):
         board.screenshot(tmp_path / "picture.png")
 
 
@@ -163,7 +163,7 @@ def test_picture_of_a_machine_without_a_display(start: Any, engine: LocalEngine,
     """The error names models that have one."""
     node = node_of(launch, engine, start(launch))
 
-    with pytest.raises(MonitorError, match="no picture of pi-1: the model pi3-virt has no display") as caught:
+    with pytest.raises(MonitorError, match="Cannot take a screenshot of pi-1: model pi3-virt has no display") as caught:
         node.screenshot("picture.png")
 
     assert "pi3, pi4" in caught.value.tip

@@ -253,5 +253,5 @@ def test_faults_are_in_order_or_refused(settings: Settings) -> None:
         assert is_cut_off(cluster[0], "pi-2")
     with Cluster.up(nodes=1, engine="local", settings=settings, lan=False) as alone:
         assert alone[0].lan_address is None
-        with pytest.raises(FaultError, match="are in no LAN"):
+        with pytest.raises(FaultError, match=f"The cluster {alone.name} has no LAN"):
             alone.partition([alone[0]])
