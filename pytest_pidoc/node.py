@@ -194,7 +194,7 @@ class Node:
 
     def put(self, local: Any, remote: str | None = None, **kwargs: Any) -> Any:
         """Copy a file to the node; arguments and result are those of ``fabric.Connection.put``."""
-        with self._vm.naming_death(f"while it was sent {local}"):
+        with self._vm.naming_death(f"while it received {local}"):
             return self._vm.connection.put(_text(local), remote, **kwargs)
 
     def get(self, remote: str, local: Any = None, **kwargs: Any) -> Any:

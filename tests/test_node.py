@@ -217,9 +217,9 @@ def test_unknown_host_key_is_refused(short_path: Path, image: Image, engine: Sta
 
 
 def test_key_that_the_node_does_not_know(starting: Node, server: SshServer) -> None:
-    """A login that is refused is an error that says that no command can be run."""
+    """A login that is refused is an error that says that a first command failed."""
     server.client_key = paramiko.ECDSAKey.generate()
-    with pytest.raises(BootError, match=r"pi-1 has answered on port \d+, but no command can be run"):
+    with pytest.raises(BootError, match=r"pi-1 answers on port \d+, but a first command failed"):
         wait(starting)
 
 
@@ -332,7 +332,7 @@ def test_emergency_mode_while_starting(starting: Node) -> None:
     with tcp_server(lambda connection: connection.recv(1) and None) as (_, port):
         vm_of(starting).endpoint = dataclasses.replace(vm_of(starting).endpoint, port=port)
         with pytest.raises(
-            BootError, match='pi-1 will start no SSH server: systemd says "You are in emergency mode"'
+            BootError, match='pi-1 will not start its SSH server: systemd says "You are in emergency mode"'
         ) as caught:
             wait(starting, timeout=3600)
 
@@ -362,9 +362,7 @@ def test_boot_that_takes_too_long(starting: Node) -> None:
     """The error has the time, the last serial lines and a longer timeout to try."""
     with tcp_server(lambda connection: connection.recv(1) and None) as (_, port):
         vm_of(starting).endpoint = dataclasses.replace(vm_of(starting).endpoint, port=port)
-        with pytest.raises(
-            BootTimeout, match="pi-1 was not ready after 1 s: its SSH server has not answered"
-        ) as caught:
+        with pytest.raises(BootTimeout, match="pi-1 was not ready after 1 s: its SSH server did not answer") as caught:
             wait(starting, timeout=0.6)
 
     assert "pi-1 login:" in caught.value.evidence
@@ -381,7 +379,7 @@ def test_login_that_takes_too_long(starting: Node) -> None:
 
     with tcp_server(banner_only) as (_, port):
         vm_of(starting).endpoint = dataclasses.replace(vm_of(starting).endpoint, port=port)
-        with pytest.raises(BootTimeout, match="it has answered, but no command has run"):
+        with pytest.raises(BootTimeout, match="it answers, but no command has run"):
             wait(starting, timeout=0.6)
 
 

@@ -1,1 +1,1 @@
-"""One running machine: how it boots, shuts down and restarts, and the faults that a test can inject into it."""
+"""One node's QEMU: how it boots, shuts down and restarts, and the faults that a test can inject into it."""

@@ -1,4 +1,4 @@
-"""How a node comes up: it becomes who it is to be, and is waited for until a command has run."""
+"""The start of a node: gives it its identity, and waits until a command has run."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ __all__ = ["Bringup", "Timings"]
 
 @dataclass(frozen=True)
 class Timings:
-    """How a node started: seconds from the start of ``up``, and in which way.
+    """How a node started, and how long each step took. All times are seconds since the start of ``up``.
 
     Attributes
     ----------
     launched
-        QEMU runs.
+        When QEMU ran.
     banner
-        The SSH server has sent its banner.
+        When the SSH server had sent its banner.
     ready
-        A command has run over SSH.
+        When a command had run over SSH.
     restored
-        The saved machine goes on and the node is itself; ``None`` after a cold start.
+        When the saved machine had resumed and the node had its own identity; ``None`` after a cold start.
     start
-        ``warm``: the node was forked from a saved machine; ``cold``: it was booted.
+        ``warm`` if the node was forked from a saved machine, ``cold`` if it was booted.
     """
 
     launched: float
@@ -48,12 +48,12 @@ class Timings:
 
 
 class Bringup:
-    """A node from the start of its QEMU to its first command, each time that it starts.
+    """Brings a node from the start of its QEMU to its first command, each time that it starts.
 
     Attributes
     ----------
     timings
-        How it started the last time; ``None`` while it has never been ready.
+        The times of the last start; ``None`` until the node is ready for the first time.
     """
 
     def __init__(self, vm: Vm, *, identity: Identity | None = None, timings: Timings | None = None) -> None:
@@ -63,20 +63,20 @@ class Bringup:
         self._former_keys: tuple[str, ...] = ()
 
     def boot_timeout(self) -> float:
-        """Return the seconds that a boot of this node may take on this host as it is now."""
+        """Return the time limit in seconds of a boot of this node on this host, at the host's current speed."""
         stock = self._vm.launch.image.manifest.stock
         return speed.boot_timeout(self._vm.launch.machine, 1, speed.probe(self._vm.engine), stock=stock)
 
     def expect(self, *, booted: bool) -> None:
-        """Be ready for another start of the node's QEMU; with *booted* from its disk as it is."""
+        """Prepare for another start of the node's QEMU; with *booted*, the node boots from its own disk."""
         self._known_identity = self._identity.reborn()
-        # What it had before its identity had reached the disk, it may have again.
+        # If its identity had not reached the disk, the node has the image's host keys again.
         self._former_keys = self._vm.launch.image.manifest.host_keys if booted else ()
 
     def come_up(self, *, began: float, deadline: Deadline, cancelled: Callable[[], bool]) -> None:
-        """Give the node that has just been started its identity, and wait until it is ready.
+        """Give a node that was just started its identity, and wait until it is ready.
 
-        A forked node is itself before anybody can connect to it, a booted one by the first connection. The
+        A forked node gets its identity before anybody can connect to it, a booted node over the first connection. The
         parameters and errors are those of `await_ready`.
         """
         launch = self._vm.launch
@@ -108,7 +108,7 @@ class Bringup:
         restored: float | None = None,
         settle: Callable[[], None] = lambda: None,
     ) -> None:
-        """Wait until the SSH server has answered and a command has run.
+        """Wait until the SSH server answers and a command has run.
 
         Parameters
         ----------
@@ -117,16 +117,20 @@ class Bringup:
         deadline
             When to give up.
         cancelled
-            Whether somebody else has given up already.
+            Returns whether the start was cancelled.
         launched, restored
-            Seconds from then until QEMU ran (by default: now), and until a saved machine went on.
+            Seconds from *began* until QEMU ran (by default: now), and until a saved machine had resumed.
         settle
-            Called when a command has run; the node counts as ready when it returns.
+            Called when a command has run; the node is ready when it returns.
 
         Raises
         ------
-        BootTimeout, NodeDied, KernelPanic, BootError
-            With the last serial lines; the last one if systemd gives up, as in its emergency mode.
+        BootTimeout
+            The node was not ready by the deadline.
+        NodeDied, KernelPanic
+            The node has ended, or its kernel panicked.
+        BootError
+            The start was cancelled, systemd gave up (emergency mode), or logging in failed.
         """
         vm = self._vm
         launched = time.monotonic() - began if launched is None else launched
@@ -139,7 +143,7 @@ class Bringup:
                 answers=lambda: guest_answers(vm.directory),
             )
             if banner is None:
-                raise self._timeout("its SSH server has not answered", deadline)
+                raise self._timeout("its SSH server did not answer", deadline)
             answered = time.monotonic() - began
             opened = self._open(banner, deadline)
         settle()
@@ -147,19 +151,19 @@ class Bringup:
         self.timings = Timings(launched, answered, ready, restored, "cold" if restored is None else "warm")
 
     def become_itself(self) -> None:
-        """Bring the agent to a node that has booted, and let it be who it is to be, at the right time."""
+        """Copy the agent to a node that has booted, and give the node its identity and the right time."""
         agent.start(self._vm.shell, name=self._vm.name, port=self._vm.launch.machine.agent)
         self.take_identity()
 
     def take_identity(self) -> None:
-        """Let the guest be who it is to be, and know it by its own host keys from the next connection on."""
+        """Give the guest its identity; from the next connection on, accept only its own host keys."""
         vm, identity = self._vm, self._identity
         agent.identify(vm.directory, identity, forked=vm.launch.forked, readdress=vm.launch.machine.readdresses)
         vm.know_by(identity.public_host_keys)
 
     @property
     def _identity(self) -> Identity:
-        """Who the node is; a process that has not started it reads what the one that has wrote down."""
+        """The node's identity; a process that did not start the node reads it from the node's directory."""
         if self._known_identity is None:
             self._known_identity = Identity.read(self._vm.directory)
         return self._known_identity
@@ -174,20 +178,24 @@ class Bringup:
             )
         except ConsoleError as error:
             vm.raise_if_dead(cause=error)
-            raise self._timeout("its console has shown no prompt", deadline) from error
+            raise self._timeout("its serial console showed no prompt", deadline) from error
 
     def _check(self, cancelled: Callable[[], bool]) -> None:
-        """Raise when waiting for the node to start has become pointless."""
+        """Raise an error if the node cannot become ready any more."""
         if cancelled():
             raise BootError(f"The start of {self._vm.name} was cancelled.")
         vm = self._vm
         vm.raise_if_dead()
         vm.raise_if_panicked()
         if words := vm.serial_log.systemd_gave_up(start=vm.boot_log):
-            raise BootError(f'{vm.name} will start no SSH server: systemd says "{words}".', **vm.evidence())
+            raise BootError(
+                f'{vm.name} will not start its SSH server: systemd says "{words}".',
+                **vm.evidence(),
+                tip="read the lines above: they name the unit or the file system that failed",
+            )
 
     def _open(self, banner: socket.socket, deadline: Deadline) -> bool:
-        """Log in on a socket that has shown the banner, and run a first command; tell whether it went through."""
+        """Log in on a socket that has shown the banner, and run a first command; tell whether that worked."""
         vm = self._vm
         try:
             ssh.log_in(vm.connection, banner, timeout=deadline.remaining)
@@ -197,13 +205,13 @@ class Bringup:
                 self._former_keys = ()
                 return False
             raise BootError(
-                f"{vm.name} has answered on port {vm.endpoint.port}, but no command can be run: {error}",
+                f"{vm.name} answers on port {vm.endpoint.port}, but a first command failed: {error}",
                 **vm.evidence(),
             ) from error
         except ConnectionError as error:
             vm.raise_if_dead(cause=error)
             if deadline.expired:
-                raise self._timeout(f"it has answered, but no command has run ({error})", deadline) from error
+                raise self._timeout(f"it answers, but no command has run ({error})", deadline) from error
             return False
         return True
 
@@ -213,5 +221,5 @@ class Bringup:
         return BootTimeout(
             f"{self._vm.name} was not ready after {deadline.elapsed:.0f} s: {what}.",
             **self._vm.evidence(),
-            tip=f"--pidoc-boot-timeout={deadline.timeout * 2:.0f} if this host is busy",
+            tip=f"set --pidoc-boot-timeout={deadline.timeout * 2:.0f} if the host is busy",
         )

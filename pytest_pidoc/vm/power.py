@@ -1,4 +1,4 @@
-"""A node's power: it restarts, is shut down, loses its power in the middle of everything, hangs, and comes back."""
+"""A node's power: reboot, shutdown, power cut, pause, and the way back from each."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ if TYPE_CHECKING:
 
 __all__ = ["SHUTDOWN_TIMEOUT", "Power"]
 
-CLOCK_MARGIN = 1.0  # seconds that a clock may be wrong: those that go on without power know no less
-SHUTDOWN_TIMEOUT = 120.0  # seconds: a service alone may take systemd's 90
+CLOCK_MARGIN = 1.0  # seconds that a clock can be wrong: a battery-backed clock counts whole seconds
+SHUTDOWN_TIMEOUT = 120.0  # seconds: systemd gives a single service 90
 
-# The last words of a kernel. Not every board can end its own power: a real one then waits for its plug to be pulled.
+# A kernel's last line. Not every board can switch itself off: a real one then waits until its plug is pulled.
 _LAST_WORDS = re.compile(rb"reboot: (Power down|System halted)")
-INTERVAL = 0.1  # seconds between two looks
-LAN_LOOKS = 100  # at the address of the card to the LAN, 0.2 s apart
-LAST_GASP = 2.0  # seconds from those words until QEMU has ended, if it does
+INTERVAL = 0.1  # seconds between two checks
+LAN_LOOKS = 100  # checks for the address of the LAN's card, 0.2 s apart
+LAST_GASP = 2.0  # seconds from that line until QEMU has ended, if it does
 
 
 class Power:
-    """What turns a machine off and on again, and lets it stand still."""
+    """Switches a node off and on, and pauses it."""
 
     def __init__(self, vm: Vm, bringup: Bringup, faults: FaultLog) -> None:
         self._vm = vm
         self._bringup = bringup
         self._faults = faults
-        self._clean = False  # whether all that the guest had written was on its disk when it ended
+        self._clean = False  # whether everything that the guest had written was on its disk when it ended
         self._outage: Fault | None = None
         self._hang: Fault | None = None
-        self._paused = ""  # the handle of the machine that stands still
+        self._paused = ""  # the handle of the QEMU that is paused
 
     def reboot(self, timeout: float | None) -> None:
-        """Let the guest restart in order, and return when it is ready again; see ``Node.reboot``."""
+        """Reboot the guest cleanly, and return when it is ready again; see ``Node.reboot``."""
         vm = self._vm
         self._require_moving("it cannot be rebooted")
         began, deadline = time.monotonic(), self._deadline(timeout)
@@ -50,24 +50,25 @@ class Power:
             with vm.qmp() as monitor:
                 seen = len(monitor.events)
                 self._ask_systemd("reboot", deadline)
-                # Until then the server that still answers is the old one.
+                # Before QEMU reports the reset, the server that answers is the old one.
                 while all(event["event"] != "RESET" for event in monitor.events[seen:]):
                     if deadline.expired:
                         raise BootTimeout(
-                            f"{vm.name} has not restarted within {deadline.timeout:.0f} s: it still shuts down.",
+                            f"{vm.name} has not rebooted within {deadline.timeout:.0f} s: it is still shutting down.",
                             **vm.evidence(),
+                            tip=f"set timeout={deadline.timeout * 2:.0f} if it only needs more time",
                         )
                     deadline.pause()
                     monitor.execute("query-status")  # events come with an answer
         except MonitorError as error:
-            vm.await_death("while it restarted", cause=error)
+            vm.await_death("while it rebooted", cause=error)
             raise
         vm.disconnect()
-        vm.boot_log = log  # a panic of a former life does not count
+        vm.boot_log = log  # a panic before this boot does not count
         self._bringup.await_ready(began=began, deadline=deadline, cancelled=lambda: False, settle=self._come_back)
 
     def shut_down(self, timeout: float) -> Fault:
-        """Let the guest end in order, and return when QEMU has; see ``Node.shutdown``."""
+        """Shut the guest down cleanly, and return when QEMU has ended; see ``Node.shutdown``."""
         vm, deadline = self._vm, deadline_of(timeout, INTERVAL)
         self._require_moving("it cannot be shut down")
         start = vm.serial_log.size()
@@ -78,32 +79,36 @@ class Power:
             if gasp is None and _LAST_WORDS.search(vm.serial_log.read(start=start)):
                 gasp = Deadline(LAST_GASP)
             if deadline.expired:
-                raise WaitTimeout(f"{vm.name} has not shut down within {timeout:.0f} s.", **vm.evidence())
+                raise WaitTimeout(
+                    f"{vm.name} has not shut down within {timeout:g} s.",
+                    **vm.evidence(),
+                    tip=f"set timeout={timeout * 2:g} if it only needs more time, or use power_cut()",
+                )
             deadline.pause()
         fault = self._switch_off("shutdown")
         self._clean = True
         return fault
 
     def cut(self) -> Fault:
-        """End QEMU at once; see ``Node.power_cut``."""
+        """Kill QEMU immediately; see ``Node.power_cut``."""
         self._vm.require_on("its power cannot be cut")
         return self._switch_off("power cut", by="power_cut")
 
     def on(self, timeout: float | None) -> None:
-        """Boot a node that is off from its disk as it is; see ``Node.power_on``."""
+        """Boot a node that is off from its own disk; see ``Node.power_on``."""
         if self._vm.death() is not None:
             self._boot(timeout)
         self.was_started()
 
     def was_started(self) -> None:
-        """Take note that the node runs again, whoever started it."""
+        """Record that the node runs again, whoever started it."""
         self._vm.release_port()
         self._vm.off = None
         if self._outage is not None:
             self._outage.undo()
 
     def pause(self) -> Fault:
-        """Let the machine stand still; see ``Node.pause``."""
+        """Pause the node; see ``Node.pause``."""
         vm = self._vm
         self._require_moving("it cannot be paused")
         try:
@@ -117,7 +122,7 @@ class Power:
         return self._hang
 
     def resume(self) -> None:
-        """Let the machine go on; see ``Node.resume``."""
+        """Resume the node; see ``Node.resume``."""
         self._vm.require_on("it cannot be resumed")
         if self._hang is not None:
             self._hang.undo()
@@ -125,10 +130,10 @@ class Power:
     def _require_moving(self, consequence: str) -> None:
         self._vm.require_on(consequence)
         if self._hang is not None and self._hang.active and self._paused == self._vm.endpoint.handle:
-            raise FaultError(f"{self._vm.name} is paused, so {consequence}.", tip="resume()")
+            raise FaultError(f"{self._vm.name} is paused, so {consequence}.", tip="call resume() first")
 
     def _go_on(self) -> None:
-        """Undo `pause`; there is nothing to do if that machine has ended meanwhile."""
+        """Undo `pause`; does nothing if that QEMU has ended meanwhile."""
         vm = self._vm
         if vm.death() is not None or self._paused != vm.endpoint.handle:
             return
@@ -153,10 +158,10 @@ class Power:
         return self._outage
 
     def _boot(self, timeout: float | None) -> None:
-        """Start the node from its disk; it is off if that fails."""
+        """Boot the node from its own disk; if that fails, the node is off."""
         vm = self._vm
         began, deadline = time.monotonic(), self._deadline(timeout)
-        vm.end()  # of one that died by itself, a container may be left
+        vm.end()  # a node that died by itself might have left its container
         settle = self._come_back if self._clean else self._bringup.become_itself
         vm.off, self._clean = None, False
         try:
@@ -169,36 +174,38 @@ class Power:
             raise
 
     def _come_back(self) -> None:
-        """Let the guest be as before: with the time, and in the LAN."""
+        """Set the guest's clock, and wait until the guest is in the LAN again."""
         self._set_clock()
-        if address := self._vm.launch.lan:  # a card on USB may come later than the SSH server
+        if address := self._vm.launch.lan:  # a card on USB can come later than the SSH server
             look = f"ip -4 address show eth1 2>/dev/null | grep -qF {address}/"
             self._vm.shell(f"for _ in $(seq {LAN_LOOKS}); do {look} && break; sleep 0.2; done")
 
     def _set_clock(self) -> None:
-        """Set the guest's clock if it is wrong: boards have none that goes on without power."""
+        """Set the guest's clock if it is wrong: boards have no battery-backed clock."""
         before = time.time()
         said = self._vm.shell("date +%s.%N")
         if said.status == 0 and before - CLOCK_MARGIN < float(said.text) < time.time() + CLOCK_MARGIN:
-            return  # to set it would make it late by as long as the command takes
+            return  # setting it would make it late by the time that the command takes
         done = self._vm.shell(f"sudo -n date -s @{time.time():.3f}")
         if done.status:
-            raise BootError(f"The clock of {self._vm.name} cannot be set.", evidence=done.text)
+            raise BootError(f"Setting the clock of {self._vm.name} failed.", evidence=done.text)
 
     def _ask_systemd(self, verb: str, deadline: Deadline) -> None:
-        """Ask for a restart or the end; the answer may get lost in it."""
+        """Ask systemd to reboot or to power off; the connection can break before its answer arrives."""
         vm = self._vm
         command = f"sudo -n systemctl {verb}"
         try:
             result = vm.ask(command, timeout=max(1, int(deadline.remaining)))
         except Unanswered as error:
             if error.timed_out:
-                raise WaitTimeout(f"{vm.name} has not answered to {command!r}.", **vm.evidence()) from error
+                raise WaitTimeout(
+                    f"{vm.name} did not answer {command!r} within {deadline.timeout:g} s.", **vm.evidence()
+                ) from error
             return
         except NodeDied:
             return
-        if 0 < result.exited < 128 and not vm.death():  # above that, a signal ended it with all the rest
-            raise FaultError(f"{vm.name} refuses {command!r}.", evidence=result.stdout + result.stderr)
+        if 0 < result.exited < 128 and not vm.death():  # from 128 on, the shutdown itself ended the command by a signal
+            raise FaultError(f"{vm.name} refused {command!r}.", evidence=result.stdout + result.stderr)
 
     def _deadline(self, timeout: float | None) -> Deadline:
         if timeout is None:

@@ -1,4 +1,4 @@
-"""A running machine: its QEMU, and the connections to it and to the Linux inside, as long as they last."""
+"""A node's QEMU, and the connections to it and to the guest."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ DEATH_GRACE = 1.0  # seconds from a broken connection until the engine must know
 
 
 class Unanswered(Exception):
-    """The guest does not answer on its connection, or has closed it, though its machine lives on.
+    """The guest does not answer or the connection to it broke, although its QEMU is running.
 
     Attributes
     ----------
     timed_out
-        Whether the command's time was up; else the connection broke.
+        Whether the command's time was up; otherwise the connection broke.
     """
 
     def __init__(self, what: str, *, timed_out: bool = False) -> None:
@@ -51,31 +51,31 @@ class Unanswered(Exception):
 
 
 class Closable(Protocol):
-    """Something that leads to a machine and ends with the connections to it."""
+    """Something that uses the connections to a node and ends with them."""
 
     def close(self) -> None:
-        """End it."""
+        """Close it."""
 
 
 class Vm:
-    """One machine from its start until it is stopped; the QEMU behind it may be another after a restart.
+    """One node's QEMU from its start until it is stopped; after a power cycle, it is a new process.
 
     Attributes
     ----------
     launch
-        What its QEMU was started with the last time.
+        The parameters of the last start.
     engine
-        What runs it.
+        The engine that runs it.
     endpoint
-        Where it is, as plain data.
+        Its address, directory and process or container, as plain data.
     host_keys
-        The public SSH host keys that it is known by, as ``known_hosts`` has them behind the host.
+        The public SSH host keys that are accepted, in the format of ``known_hosts`` without the host.
     boot_log
-        Where in the serial log the last boot began, in bytes.
+        The offset in bytes in the serial log at which the last boot began.
     off
-        ``off since shutdown() at 12:03:04``, if it is off because it was asked to be.
+        ``off since shutdown() at 12:03:04`` if the test switched the node off, otherwise ``None``.
     dependents
-        What leads to it and is closed with the connections: port forwards.
+        What is closed with the connections: port forwards.
     """
 
     def __init__(self, launch: Launch, engine: Engine, endpoint: Endpoint, *, host_keys: Sequence[str] = ()) -> None:
@@ -103,12 +103,12 @@ class Vm:
 
     @property
     def serial_log(self) -> SerialLog:
-        """What the serial port has printed since power-on."""
+        """The output of the serial port since power-on."""
         return SerialLog(self.directory / SERIAL_LOG)
 
     @property
     def login(self) -> Login:
-        """All that it takes to log in to it over SSH."""
+        """Everything that is needed to log in over SSH."""
         image = self.launch.image
         return Login(
             self.endpoint.host,
@@ -120,26 +120,26 @@ class Vm:
 
     @property
     def known_hosts(self) -> Path:
-        """A file with its pinned host key, for OpenSSH and Fabric alike."""
+        """The file with the pinned host key, for OpenSSH and Fabric."""
         path = self.directory / KNOWN_HOSTS
         place = f"[{self.endpoint.host}]:{self.endpoint.port}"
         content = "".join(f"{place} {key}\n" for key in self.host_keys).encode("ascii")
-        with contextlib.suppress(OSError, ValueError):  # there is none, or something else is in its place
+        with contextlib.suppress(OSError, ValueError):  # the file does not exist, or is not a regular file
             if documents.content(path) == content:
                 return path
         draft = path.with_name(f".{KNOWN_HOSTS}.{os.getpid()}.{threading.get_ident()}")
         draft.write_bytes(content)
-        return draft.replace(path)  # whole, whoever reads it meanwhile
+        return draft.replace(path)  # so that nobody reads half a file
 
     def know_by(self, host_keys: Sequence[str]) -> None:
-        """Accept these public host keys, and no others, from the next connection on."""
+        """From the next connection on, accept only these public host keys."""
         self.host_keys = tuple(host_keys)
         if self._connection is not None:
             ssh.pin(self._connection, self.known_hosts)
 
     @property
     def connection(self) -> fabric.Connection:
-        """Its ``fabric.Connection``, made on first use; its host key is pinned."""
+        """The ``fabric.Connection``, created on first use; its host key is pinned."""
         if self._connection is None:
             if self.off:
                 self.raise_if_dead()
@@ -166,7 +166,7 @@ class Vm:
 
     @contextlib.contextmanager
     def qmp(self) -> Iterator[Monitor]:
-        """Give `monitor` if it is open, or a connection that is closed at the end: QEMU serves one at a time."""
+        """Yield `monitor` if it is open, otherwise a connection for this block: QEMU serves one at a time."""
         if self._monitor is not None:
             yield self._monitor
             return
@@ -174,21 +174,21 @@ class Vm:
             yield monitor
 
     def run(self, command: str, **kwargs: Any) -> Result:
-        """Run a shell command; arguments, result and exceptions as for ``fabric.Connection.run``.
+        """Run a shell command; arguments, result and exceptions are those of ``fabric.Connection.run``.
 
         Raises
         ------
         NodeDied, KernelPanic
-            The machine ended before the command did, or its kernel gave up.
+            The node ended before the command did, or its kernel panicked.
         """
         return self._named(command, lambda: self.connection.run(command, **kwargs))
 
     def sudo(self, command: str, **kwargs: Any) -> Result:
-        """Run a command as root, or as ``user=``; everything else is as for `run`."""
+        """Run a command as root, or as ``user=``; otherwise like `run`."""
         return self._named(command, lambda: self.connection.sudo(command, **kwargs))
 
     def ask(self, command: str, *, timeout: float | None = None) -> Result:
-        """Run a shell command that may fail; the one way in which this package asks a guest for something.
+        """Run a shell command whose failure is not an error; this package runs its own commands this way.
 
         Parameters
         ----------
@@ -200,9 +200,9 @@ class Vm:
         Raises
         ------
         Unanswered
-            It has not ended in time, or the connection broke, and the machine lives on.
+            The command did not finish in time, or the connection broke, and the node still runs.
         NodeDied, KernelPanic
-            The machine ended before the command did, or its kernel gave up.
+            The node ended before the command did, or its kernel panicked.
         """
         from invoke.exceptions import CommandTimedOut
 
@@ -219,12 +219,12 @@ class Vm:
         return result
 
     def shell(self, command: str, *, timeout: float = 300.0) -> Output:
-        """Run a shell command over SSH, or on the console of a machine that has no network card yet.
+        """Run a shell command over SSH, or on the console if the node has no network card yet.
 
         Raises
         ------
         ConsoleError
-            It has not ended in *timeout* seconds on the console.
+            The command did not finish on the console within *timeout* seconds.
         """
         if self.launch.by_console:
             return self.console.run(command, timeout=timeout)
@@ -233,7 +233,7 @@ class Vm:
 
     @contextlib.contextmanager
     def naming_death(self, when: str) -> Iterator[None]:
-        """Turn the many ways in which a connection breaks into one error, if it broke because the machine died."""
+        """Raise `NodeDied` or `KernelPanic` instead of the error of a connection that broke for that reason."""
         self.raise_if_panicked()
         try:
             yield
@@ -244,46 +244,50 @@ class Vm:
             raise
 
     def death(self) -> str | None:
-        """Return how the machine ended, in a few words, or ``None`` while it runs."""
+        """Return in a few words how the node ended, or ``None`` while it runs."""
         return self.off or self.engine.death(self.endpoint)
 
     def raise_if_dead(self, when: str = "", *, cause: BaseException | None = None) -> None:
-        """Raise `NodeDied` if the machine has ended; *when* completes the sentence "pi-1 died ..."."""
+        """Raise `NodeDied` if the node has ended; *when* completes the sentence "pi-1 died ..."."""
         if self.off:
-            raise NodeDied(f"{self.name} is {self.off}.", tip="power_on() starts it") from cause
+            raise NodeDied(f"{self.name} is {self.off}.", tip="call power_on() to start it") from cause
         if reason := self.death():
             what = " ".join(filter(None, (self.name, "died", when)))
             raise NodeDied(f"{what}: {reason}.", **self.evidence()) from cause
 
     def require_on(self, consequence: str) -> None:
-        """Raise `FaultError` if the machine is off or has died; *consequence* completes "pi-1 is off, so ..."."""
+        """Raise `FaultError` if the node is off or has died; *consequence* completes "pi-1 is off, so ..."."""
         if self.off:
-            raise FaultError(f"{self.name} is {self.off}, so {consequence}.", tip="power_on() starts it")
+            raise FaultError(f"{self.name} is {self.off}, so {consequence}.", tip="call power_on() to start it")
         if reason := self.death():
-            raise FaultError(f"{self.name} has died ({reason}), so {consequence}.", **self.evidence(), tip="power_on()")
+            raise FaultError(
+                f"{self.name} has died ({reason}), so {consequence}.",
+                **self.evidence(),
+                tip="call power_on() to start it again",
+            )
 
     def panicked(self) -> str | None:
-        """Return the line in which the guest's kernel gave up, if it has not started again."""
+        """Return the message of the kernel's panic since the last boot, or ``None``."""
         return self.serial_log.panic(start=self.boot_log)
 
     def raise_if_panicked(self) -> None:
-        """Raise `KernelPanic` if the guest's kernel has given up, and not started again."""
+        """Raise `KernelPanic` if the guest's kernel has panicked since the last boot."""
         if panic := self.panicked():
             raise KernelPanic(f"The kernel of {self.name} gave up: {panic}", **self.evidence())
 
     def await_death(self, when: str = "", *, cause: BaseException | None = None) -> None:
-        """Raise `NodeDied` as soon as the engine knows that the machine has ended, if it does soon."""
+        """Raise `NodeDied` if the engine finds within a second that the node has ended."""
         deadline = Deadline(DEATH_GRACE)
         while not deadline.expired:
             self.raise_if_dead(when, cause=cause)
             deadline.pause()
 
     def evidence(self) -> dict[str, str]:
-        """Return the last serial lines and their place, as errors take them."""
+        """Return the last serial lines and the log's path, as arguments for an error."""
         return {"evidence": self.serial_log.tail(), "look": str(self.serial_log.path)}
 
     def relaunch(self, *, booted: bool) -> None:
-        """Start QEMU again at the same port for a machine that has ended; with *booted* to boot from its disk."""
+        """Start the QEMU of a node that has ended again, on the same port; with *booted*, boot from its own disk."""
         self.release_port()
         self.boot_log = self.serial_log.size()
         self.launch = replace(self.launch, port=self.endpoint.port, booted=booted)
@@ -291,19 +295,19 @@ class Vm:
         records.move_node(self.directory.parent, self.name, asdict(self.endpoint))
 
     def switch_off(self, why: str) -> None:
-        """End QEMU at once; the machine is off from then on, which *why* explains, and its port is held for it."""
-        self.off = why  # first, so that whoever waits for an answer hears the reason
+        """Kill QEMU immediately. From then on the node is off, for the reason *why*, and its port is reserved."""
+        self.off = why  # first, so that calls that wait for an answer raise an error with the reason
         self.end()
         self._held = _hold(self.endpoint.host, self.endpoint.port)
 
     def release_port(self) -> None:
-        """Give up the port that is held while the machine is off."""
+        """Release the port that is reserved while the node is off."""
         if self._held is not None:
             self._held.close()
             self._held = None
 
     def disconnect(self) -> None:
-        """Close what does not outlast a restart of the guest, or keeps QEMU from hearing others."""
+        """Close the SSH connection, which a reboot breaks, and the monitor, since QEMU serves only one at a time."""
         for opened in (self._connection, self._monitor):
             if opened is not None:
                 with contextlib.suppress(OSError):
@@ -311,7 +315,7 @@ class Vm:
         self._connection = self._monitor = None
 
     def close(self) -> None:
-        """Close the connections, and what leads to the machine; it goes on running."""
+        """Close the connections and forwards; the node keeps running."""
         for each in tuple(self.dependents):
             with contextlib.suppress(MonitorError):
                 each.close()
@@ -322,24 +326,24 @@ class Vm:
             self._console = None
 
     def leave(self) -> None:
-        """Log out wherever somebody is logged in, and close the connections."""
+        """Log out of the console if a shell runs there, and close the connections."""
         if self.launch.by_console:
             self.console.log_out()
         self.close()
 
     def stop(self) -> None:
-        """Close the connections and end the machine at once."""
+        """Close the connections and end QEMU immediately."""
         self.close()
         self.release_port()
         self.engine.stop(self.endpoint)
 
     def end(self) -> None:
-        """End the machine at once, and only then close the connections."""
+        """End QEMU immediately, and close the connections afterwards."""
         self.engine.stop(self.endpoint)
         self.close()
 
     def _named(self, command: str, run: Callable[[], Result]) -> Result:
-        """Run a command by Fabric; name the death of the machine if that is what ended it."""
+        """Run a command with Fabric; raise `NodeDied` if it ended because the node died."""
         when = f"while it ran {shown(command)}"
         with self.naming_death(when):
             result = run()
@@ -349,12 +353,12 @@ class Vm:
 
 
 def _hold(host: str, port: int) -> socket.socket | None:
-    """Take a port without listening on it, so that nobody else gets it and connections are refused."""
+    """Bind a port without listening on it: no other process gets it, and connections to it are refused."""
     held = socket.socket()
     held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         held.bind((host, port))
-    except OSError:  # somebody was faster
+    except OSError:  # another process was faster
         held.close()
         return None
     return held

@@ -82,7 +82,9 @@ def test_a_node_without_power_says_since_when(node: Node, engine: Engine) -> Non
     node.power_cut()
 
     for use in (lambda: node.run("true"), lambda: node.connection, lambda: node.console, lambda: node.monitor):
-        with pytest.raises(NodeDied, match=r"^pi-1 is off since power_cut\(\) at \d\d:\d\d:\d\d\.\nTry: power_on\(\)"):
+        with pytest.raises(
+            NodeDied, match=r"^pi-1 is off since power_cut\(\) at \d\d:\d\d:\d\d\.\nTry: call power_on\(\)"
+        ):
             use()
     assert engine.stopped
     assert "down" in repr(node)
@@ -146,7 +148,7 @@ def test_what_takes_a_node_that_moves(node: Node, method: str) -> None:
     """A paused one could not answer."""
     with qemu(node):
         node.pause()
-        with pytest.raises(FaultError, match=r"pi-1 is paused, so it cannot be .*\nTry: resume\(\)"):
+        with pytest.raises(FaultError, match=r"pi-1 is paused, so it cannot be .*\nTry: call resume\(\)"):
             getattr(node, method)()
 
 
@@ -206,6 +208,7 @@ def test_shutdown_that_takes_too_long_says_so(node: Node, server: SshServer) -> 
         node.shutdown(timeout=1)
 
     assert "login:" in caught.value.evidence
+    assert "timeout=2" in caught.value.tip
     assert node.run("echo on").stdout == "on\n"
 
 
@@ -227,7 +230,7 @@ def test_refusal_to_shut_down_is_told(node: Node, server: SshServer) -> None:
     systemctl.chmod(0o755)
     _let_sudo_be(server)
 
-    with pytest.raises(FaultError, match=r"pi-1 refuses 'sudo -n systemctl poweroff'.\n    Interactive"):
+    with pytest.raises(FaultError, match=r"pi-1 refused 'sudo -n systemctl poweroff'.\n    Interactive"):
         node.shutdown(timeout=5)
 
 
