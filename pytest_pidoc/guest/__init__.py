@@ -1,1 +1,1 @@
-"""What talks to the Linux inside a node."""
+"""Communication with the Linux inside a node: SSH, the serial console and the agent."""

@@ -1,4 +1,4 @@
-"""The agent in the guest, which gives a node its identity: how it gets there, and how it is told."""
+"""The agent in the guest, which gives a node its identity: starts it, and sends the identity to it."""
 
 from __future__ import annotations
 
@@ -43,58 +43,61 @@ systemctl daemon-reload && systemctl stop ssh.service && systemctl start ssh.ser
 
 
 def start(shell: Shell, *, name: str, port: str) -> None:
-    """Bring the agent to the node *name* and start it at its *port*, where it waits for its identity.
+    """Copy the agent to the node *name* and start it; it waits at the serial *port* for the identity.
 
     Raises
     ------
     BootError
-        It has ended instead.
+        The agent did not start.
     """
     program = base64.b64encode(gzip.compress(PROGRAM.read_bytes())).decode()
-    # Out of the service that runs the console, which ends with all its processes when somebody logs out.
+    # Leave the service of the console: when a user logs out, systemd ends it with all its processes.
     leave = "for each in '' systemd/; do f=/sys/fs/cgroup/${each}cgroup.procs; [ ! -e $f ] || echo $$ >$f; done"
-    # It says when it listens, so that nothing is left to chance, and its file may go.
+    # The agent prints a line when it listens; after that its file is not needed any more.
     wait = f"{leave}; setsid --fork python3 .pidoc-agent {port} </dev/null 2>&1 | sed /^listening/q; rm .pidoc-agent"
     said = shell(f"echo {program} | base64 -d | gzip -d >.pidoc-agent; sudo -n sh -c {shlex.quote(wait)}").text
     if said.strip() != "listening":
         raise BootError(
-            f"{name} cannot be given its identity: the agent in it has ended.",
+            f"The agent that gives {name} its identity did not start.",
             evidence=said,
-            tip="an image with python3",
+            tip="install python3 in the image",
         )
 
 
 def hold_ssh(shell: Shell, *, name: str) -> None:
-    """Let the SSH server of a machine that is to be saved wait for `identify`; the connection stays.
+    """Make the SSH server wait for `identify`, before the machine is saved; open connections stay open.
 
     Raises
     ------
     BootError
-        It does not.
+        The server could not be restarted that way.
     """
     held = shell(f"sudo -n sh -ec {shlex.quote(_HOLD_SSH)}")
     if held.status:
-        raise BootError(f"The SSH server of {name} cannot be made to wait for its key.", evidence=held.text)
+        raise BootError(
+            f"The SSH server of {name} could not be prepared for saving the machine (status {held.status}).",
+            evidence=held.text,
+        )
 
 
 def identify(directory: Path, identity: Identity, *, forked: bool, readdress: bool) -> None:
-    """Tell the agent of the node in *directory* who that is, and wait until it is that.
+    """Send the identity to the agent of the node in *directory*, and wait until the agent has set it.
 
     Parameters
     ----------
     directory
         The node's directory.
     identity
-        Who it is.
+        The node's identity.
     forked
-        Whether its SSH server waits for that: see `hold_ssh`.
+        Whether the node's SSH server waits for its key: see `hold_ssh`.
     readdress
-        Whether its network card may have lost its address, or not have had one yet: see `Machine.readdresses`.
+        Whether the agent must set the address of the network card: see `Machine.readdresses`.
 
     Raises
     ------
     RestoreFailed
-        The agent does not answer, or could not do all of it.
+        The agent did not answer, or could not set the whole identity.
     """
     name = identity.host_name
     try:

@@ -1,4 +1,4 @@
-"""When a node can be talked to: the wait for the banner of its SSH server."""
+"""The wait for the banner of a node's SSH server: from then on a connection to the node works."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pytest_pidoc.values.deadline import Deadline
 
 __all__ = ["await_banner"]
 
-PATIENCE = 1.0  # seconds after which a silent connection is looked into
-CHECK_INTERVAL = 0.25  # seconds between two looks at the node's health
+PATIENCE = 1.0  # seconds after which a silent connection is checked
+CHECK_INTERVAL = 0.25  # seconds between two checks that the node still runs
 
 
 def await_banner(
@@ -22,13 +22,13 @@ def await_banner(
     check: Callable[[], None],
     answers: Callable[[], bool],
 ) -> socket.socket | None:
-    """Connect and wait for the text ``SSH-``, which is left unread for the SSH client to be given the socket.
+    """Connect and wait for the text ``SSH-``, which stays unread for the SSH client that gets the socket.
 
-    QEMU and Docker accept a connection long before the guest does, so that it opens proves nothing. A guest
-    that has accepted it forks an SSH server for it, half a second of emulated work: such a connection is kept
-    however long it takes, since giving up and connecting again drowns the guest. A connection that the guest
-    has not seen yet costs nothing and is made again every `PATIENCE` seconds, since QEMU repeats an unanswered
-    SYN ever more slowly.
+    QEMU and Docker accept a connection long before the guest does, so an open connection proves nothing. A guest
+    that has accepted it forks an SSH server for it, half a second of emulated work: such a connection is kept,
+    however long it takes, because new connections would overload the guest. A connection that the guest has not
+    seen yet costs nothing. It is opened again every `PATIENCE` seconds, because QEMU repeats an unanswered SYN
+    more and more slowly.
 
     Parameters
     ----------
@@ -37,9 +37,9 @@ def await_banner(
     deadline
         When to give up.
     check
-        Raises when waiting has become pointless: the node died, or its kernel panicked.
+        Raises an error if the node cannot answer any more: it died, or its kernel panicked.
     answers
-        Tells whether the guest has accepted the connection.
+        Returns whether the guest has accepted the connection.
 
     Returns
     -------
@@ -68,7 +68,7 @@ def await_banner(
                 deadline.pause()
                 continue
             if state is _Banner.BEGUN:
-                deadline.pause()  # polling would return at once, again and again
+                deadline.pause()  # poll() would return immediately, again and again
             if deadline.elapsed >= patient:
                 patient = deadline.elapsed + PATIENCE
                 if not answers():
@@ -95,7 +95,7 @@ def _connect(address: tuple[str, int]) -> socket.socket | None:
 
 
 def _peek(connection: socket.socket, timeout: float) -> _Banner:
-    """Look, for at most *timeout* seconds, whether the banner has come or the connection was closed."""
+    """Wait at most *timeout* seconds until the banner arrives or the connection is closed."""
     poll = select.poll()
     poll.register(connection, select.POLLIN | select.POLLRDHUP)
     events = poll.poll(timeout * 1000)

@@ -29,7 +29,7 @@ else:  # only its stubs know that it is generic
 
 __all__ = ["Console"]
 
-NUDGE = 3.0  # seconds of silence after which Enter is pressed again: a login program might just have started
+NUDGE = 3.0  # seconds of silence after which Enter is pressed again: a login program might have just started
 SEEN = 4000  # characters that are kept for the error when something does not come
 KEPT = 1 << 20  # bytes of output that are kept until they are read; older ones are only in the serial log
 LINE = 512  # characters of a line: a terminal takes 4095, the FIFO of a serial port 8 or 16 at a time
@@ -120,7 +120,7 @@ class Console(_Spawn):
         deadline
             When to give up.
         check
-            Called every few seconds; raises when waiting has become pointless.
+            Called every few seconds; raises an error if the node cannot answer any more.
 
         Raises
         ------
@@ -184,18 +184,18 @@ class Console(_Spawn):
         self.sendline("exit")
 
     def send(self, s: str | bytes) -> int:
-        """Write to the console and return the number of bytes written; ``sendline`` ends here too."""
+        """Write to the console and return the number of bytes written; ``sendline`` calls this."""
         try:
             return int(super().send(s))
         except OSError as error:
             raise ConsoleError(f"The console of {self.node_name} was closed: {error}.") from error
 
     def expect_list(self, *args: Any, **kwargs: Any) -> Any:
-        """Wait for one of some compiled patterns; ``expect`` ends here too."""
+        """Wait for one of several compiled patterns; ``expect`` calls this."""
         return self._bounded(super().expect_list, *args, **kwargs)
 
     def expect_exact(self, *args: Any, **kwargs: Any) -> Any:
-        """Wait for one of some plain texts."""
+        """Wait for one of several plain texts."""
         return self._bounded(super().expect_exact, *args, **kwargs)
 
     def _bounded(self, wait: Any, patterns: Any, timeout: float | None = -1, *args: Any, **kwargs: Any) -> Any:

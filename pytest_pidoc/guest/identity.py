@@ -1,4 +1,4 @@
-"""Who a node is: all that must differ between two machines which were forked from one, or boot one image."""
+"""A node's identity: everything that must differ between two nodes that share a saved machine or an image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pytest_pidoc.host import documents
 
 __all__ = ["FILE", "HOST_KEY", "SEED_SIZE", "Identity", "LanPlace"]
 
-FILE = "identity.json"  # of a node's directory
+FILE = "identity.json"  # in a node's directory
 
 HOST_KEY = "ssh_host_ed25519_key"
 #: Address, netmask and gateway of a guest in QEMU's user network.
@@ -33,7 +33,7 @@ class LanPlace:
     Attributes
     ----------
     mac_address
-        Of the second network card: ``52:54:00:xx:xx:xx``.
+        The address of the second network card: ``52:54:00:xx:xx:xx``.
     address
         ``192.168.77.1/24``.
     hosts
@@ -45,7 +45,7 @@ class LanPlace:
     hosts: Mapping[str, str]
 
     def settings(self) -> tuple[tuple[Any, ...], ...]:
-        """Return what the guest's agent is told of it."""
+        """Return the part of `Identity.request` about the LAN."""
         interface = IPv4Interface(self.address)
         hosts = "".join(f"{address}\t{name}\n" for name, address in self.hosts.items())
         return (
@@ -61,7 +61,7 @@ class LanPlace:
 
 @dataclass(frozen=True)
 class Identity:
-    """What makes a node itself.
+    """The names, ids and keys of one node.
 
     Attributes
     ----------
@@ -72,13 +72,13 @@ class Identity:
     boot_id
         A UUID, as in ``/proc/sys/kernel/random/boot_id``.
     mac_address
-        Of the first network card: ``52:54:00:xx:xx:xx``.
+        The address of the first network card: ``52:54:00:xx:xx:xx``.
     random_seed
-        64 bytes from this host's generator, in hex.
+        64 bytes from the host's random number generator, in hex.
     host_keys
-        The SSH server's keys by file name, each with its private and its public part in OpenSSH's forms.
+        The SSH server's keys by file name, each with its private and its public part in OpenSSH's formats.
     lan
-        Its place in the cluster's LAN, if it is in one.
+        Its place in the cluster's LAN; ``None`` if the cluster has no LAN.
     """
 
     host_name: str
@@ -91,7 +91,7 @@ class Identity:
 
     @classmethod
     def new(cls, host_name: str, mac_address: str, lan: LanPlace | None = None) -> Identity:
-        """Make an identity that nobody else has."""
+        """Make an identity that no other node has."""
         return cls(
             host_name=host_name,
             machine_id=uuid.uuid4().hex,
@@ -104,12 +104,12 @@ class Identity:
 
     @classmethod
     def read(cls, directory: Path) -> Identity:
-        """Return the identity of the node in *directory*, which some process has written there.
+        """Read the identity of the node in *directory*, which the process that started it has written.
 
         Raises
         ------
         PidocError
-            None has, or one of another version.
+            The file is missing or damaged, or another version of pytest-pidoc wrote it.
         """
         path = directory / FILE
         try:
@@ -118,10 +118,13 @@ class Identity:
             keys = {name: (private, public) for name, (private, public) in told.pop("host_keys").items()}
             return cls(**told, host_keys=keys, lan=None if place is None else LanPlace(**place))
         except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
-            raise PidocError(f"Who {directory.name} is cannot be read from {path}: {error}.", tip="pidoc ps") from error
+            raise PidocError(
+                f"Cannot read the identity of {directory.name} from {path}: {error}.",
+                tip="run pidoc ps to see whether its cluster still runs",
+            ) from error
 
     def write(self, directory: Path) -> None:
-        """Write it down for other processes of this user, and no other's: it has the private host keys."""
+        """Write the file, which only this user can read: it contains the private host keys."""
         path = directory / FILE
         draft = path.with_suffix(f".{os.getpid()}")
         draft.touch(mode=0o600)
@@ -129,19 +132,19 @@ class Identity:
         draft.replace(path)
 
     def reborn(self) -> Identity:
-        """Return the same after another boot: with another boot id and other random numbers."""
+        """Return the identity for another boot: with a new boot id and a new random seed."""
         return replace(self, boot_id=str(uuid.uuid4()), random_seed=os.urandom(SEED_SIZE).hex())
 
     @property
     def public_host_keys(self) -> tuple[str, ...]:
-        """The public keys, as `known_hosts` has them behind the host."""
+        """The public keys, in the format of ``known_hosts`` without the host."""
         return tuple(public.strip() for _, public in self.host_keys.values())
 
     def request(self, *, ssh_held: bool, readdress: bool = False) -> bytes:
-        """Return the lines that tell the guest's agent, with the time of now: names, and values in hex.
+        """Return the lines that are sent to the guest's agent, with the current time: names, and values in hex.
 
-        With *ssh_held* its SSH server waits for the key, and starts while the agent does the rest. With *readdress*
-        its network card may have no address.
+        With *ssh_held*, the SSH server waits for its key, and starts while the agent does the rest. With *readdress*,
+        the agent also sets the address of the network card.
         """
         settings: list[tuple[Any, ...]] = [
             ("clock", repr(time.time()).encode()),
@@ -161,7 +164,7 @@ class Identity:
 
 
 def _make_key() -> tuple[str, str]:
-    """Make an Ed25519 key: in 0.2 ms here, in half a second in the guest."""
+    """Make an Ed25519 key: 0.2 ms on the host, half a second in the guest."""
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 __all__ = ["SerialLog"]
 
-# What a kernel, or the image's own initrd, prints when it gives up for good.
+# What a kernel, or the image's own initrd, prints when it cannot continue.
 _PANIC = re.compile(
     rb"Kernel panic - not syncing[^\r\n]*"
     rb"|VFS: Unable to mount root fs[^\r\n]*"
@@ -30,12 +30,12 @@ _CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b
 
 @dataclass(frozen=True)
 class SerialLog:
-    """A node's serial log, a file that QEMU writes from the first byte on."""
+    """A node's serial log: a file with everything that the serial port has printed."""
 
     path: Path
 
     def read(self, *, start: int = 0) -> bytes:
-        """Return the bytes from offset *start* on; none if there is no log yet."""
+        """Return the bytes from offset *start* on; ``b""`` if the log does not exist yet."""
         try:
             with self.path.open("rb") as stream:
                 stream.seek(start)

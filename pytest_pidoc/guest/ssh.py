@@ -59,7 +59,7 @@ class Login:
     def connection(self, check: Callable[[], None] = lambda: None) -> fabric.Connection:
         """Return a Fabric connection that is not open yet; it accepts the pinned host keys and no other.
 
-        *check* is called while a command runs, and raises when waiting for it has become pointless.
+        *check* is called while a command runs; it raises an error if the command cannot finish any more.
         """
         import fabric
         import paramiko
@@ -91,17 +91,17 @@ class Login:
 
 
 def unexpanded(path: Path) -> str:
-    """Return a path in which OpenSSH expands nothing, such as ``%h``."""
+    """Return a path with its ``%`` escaped, so that OpenSSH does not expand ``%h`` and the like."""
     return str(path).replace("%", "%%")
 
 
 def quoted(path: Path) -> str:
-    """Return a path as one word of OpenSSH's configuration, whatever is in it."""
+    """Return a path as one word of OpenSSH's configuration, whatever characters it contains."""
     return '"{}"'.format(unexpanded(path).replace("\\", "\\\\").replace('"', '\\"'))
 
 
 def pin(connection: fabric.Connection, known_hosts: Path) -> None:
-    """Let a connection accept the host keys of that file only, from its next opening on."""
+    """Let a connection accept only the host keys in that file, from the next time that it is opened."""
     connection.client.get_host_keys().clear()
     connection.client.load_host_keys(str(known_hosts))
 

@@ -28,7 +28,7 @@ class SignalledRemote(Remote):  # type: ignore[misc] # Fabric has no types
     """Fabric's runner of commands, which also reports that a signal ended a command.
 
     The status is 128 and the signal's number, and the last line of stderr says what it was: ``Illegal instruction``.
-    *check* raises when waiting for a command has become pointless.
+    *check* raises an error if the command cannot finish any more.
     """
 
     def __init__(self, *arguments: Any, check: Callable[[], None] = lambda: None, **keywords: Any) -> None:

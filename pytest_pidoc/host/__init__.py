@@ -1,1 +1,1 @@
-"""What belongs to this host: its processes, sockets, locks and small files."""
+"""The host's processes, sockets, locks and small files."""

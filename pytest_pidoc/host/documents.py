@@ -1,4 +1,4 @@
-"""Small files that this package has written and that might have been damaged since: read completely, or refused."""
+"""Reads small files that this package has written, and refuses damaged ones."""
 
 from __future__ import annotations
 

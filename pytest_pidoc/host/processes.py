@@ -1,4 +1,4 @@
-"""Names for processes that stay true: a process id alone may be recycled, with its start time it is not."""
+"""Identities of processes that stay unique: the kernel reuses a process id, but not with the same start time."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ __all__ = [
     "wait",
 ]
 
-#: Every process that belongs to a cluster carries its name in this environment variable, so that it can be
-#: found from the moment it is executed, even if its starter was killed before it could write anything down.
+#: Every process of a cluster has the cluster's name in this environment variable, so it can be found as soon as it
+#: is executed, even if the process that started it was killed before it could write a record.
 CLUSTER_VARIABLE = "PIDOC_CLUSTER"
 
-EXECUTING = 2.0  # seconds that the execution of a program may take; milliseconds even on a busy machine
+EXECUTING = 2.0  # seconds to wait until a program is executed; milliseconds even on a busy host
 
 
 def identify(pid: int) -> str | None:
-    """Return ``pid:start:boot`` of a live process, or ``None`` if there is none (a zombie counts as gone).
+    """Return ``pid:start:boot`` of a live process, or ``None`` if it has ended (a zombie has ended).
 
     *start* is in clock ticks since boot (proc(5), field 22 of ``/proc/PID/stat``), *boot* the kernel's boot id.
     """
@@ -52,7 +52,7 @@ def identify(pid: int) -> str | None:
 
 
 def is_identity(value: object) -> bool:
-    """Tell whether that is something that `identify` may have returned: ``pid:start:boot``."""
+    """Tell whether that has the form of what `identify` returns: ``pid:start:boot``."""
     return isinstance(value, str) and re.fullmatch(r"[1-9]\d{0,8}:\d{1,20}:\S{1,99}", value, re.ASCII) is not None
 
 
@@ -67,7 +67,7 @@ def is_alive(identity: str) -> bool:
 
 
 def wait(identity: str, timeout: float | None) -> bool:
-    """Wait until the process has ended, at most *timeout* seconds; tell whether it has. It need not be a child."""
+    """Wait until the process has ended, at most *timeout* seconds; tell whether it has. Any process will do."""
     with _open(identity) as descriptor:
         if descriptor is None:
             return True
@@ -77,7 +77,7 @@ def wait(identity: str, timeout: float | None) -> bool:
 
 
 def kill(identity: str) -> None:
-    """Send SIGKILL to the process, and only to it; it is no error when it has ended."""
+    """Send SIGKILL to the process, and only to it; does nothing if it has ended."""
     with _open(identity) as descriptor:
         if descriptor is not None:
             with contextlib.suppress(ProcessLookupError):
@@ -85,7 +85,7 @@ def kill(identity: str) -> None:
 
 
 def of_cluster(cluster: str) -> Iterator[str]:
-    """Yield the identity of every process of this user that carries the cluster's name in its environment."""
+    """Yield the identity of every process of this user that has the cluster's name in its environment."""
     wanted = f"{CLUSTER_VARIABLE}={cluster}".encode()
     for entry in os.scandir("/proc"):
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
@@ -99,7 +99,7 @@ def of_cluster(cluster: str) -> Iterator[str]:
 
 
 def children() -> Iterator[str]:
-    """Yield ``pid name`` of every child of this process; one that has ended and was not waited for is still one."""
+    """Yield ``pid name`` of every child of this process, including zombies."""
     for entry in os.scandir("/proc"):
         if not entry.name.isdigit():
             continue
@@ -120,7 +120,7 @@ def pid(identity: str) -> int:
 def _environment(process: Path) -> bytes:
     """Return the environment of a process in /proc; wait for it if the process is just being executed.
 
-    ``execve`` sets it last, together with the arguments: some time after it has let the parent go on.
+    ``execve`` sets it last, together with the arguments, some time after the parent has continued.
     """
     deadline = Deadline(EXECUTING, interval=0.001)
     has_arguments = False
@@ -135,30 +135,30 @@ def _environment(process: Path) -> bytes:
 
 @contextlib.contextmanager
 def _open(identity: str) -> Iterator[int | None]:
-    """Open a descriptor of the process, or give ``None`` if it has ended."""
+    """Open a descriptor of the process; yield ``None`` if it has ended."""
     try:
         descriptor = os.pidfd_open(pid(identity))
     except ProcessLookupError:
         yield None
         return
     try:
-        # The descriptor pins whatever has the id now; the start time tells whether that is who was meant.
+        # The descriptor holds whatever process has the id now; the start time tells whether it is the right one.
         yield descriptor if is_alive(identity) else None
     finally:
         os.close(descriptor)
 
 
 def start_module(module: str, arguments: Sequence[str], *, holding: Sequence[int] = ()) -> subprocess.Popen[bytes]:
-    """Start a module of this package as a process in a session of its own, which outlives this one.
+    """Start a module of this package as a process in its own session, which outlives this process.
 
     Parameters
     ----------
     module
-        What ``python -m`` runs.
+        The module that ``python -m`` runs.
     arguments
         Its command line.
     holding
-        Descriptors that it keeps open as long as it lives.
+        File descriptors that it inherits.
     """
     return subprocess.Popen(
         [sys.executable, "-m", module, *arguments],

@@ -1,4 +1,4 @@
-"""Where running clusters are written down: one directory per cluster, which any process of the user can find.
+"""The records of running clusters: one directory per cluster, which all processes of the user can find.
 
 ::
 
@@ -6,7 +6,7 @@
         c-1f2e3d4c/           a cluster
             cluster.json      who owns it, what it is, where its nodes are
             pi-1/             a node: overlay, logs, sockets
-        failed/               logs of starts that failed outside of a test
+        failed/               logs of starts that failed outside a test
 """
 
 from __future__ import annotations
@@ -40,26 +40,32 @@ RECORD = "cluster.json"
 
 
 def root() -> Path:
-    """Return this user's directory of clusters; it is made if it is not there.
+    """Return this user's directory of clusters; create it if it does not exist.
 
     Raises
     ------
     SettingsError
-        Somebody else owns it, so nothing in it can be trusted.
+        It cannot be created, or another user can write to it, so its content cannot be trusted.
     """
     path = Path(tempfile.gettempdir(), f"pidoc-{os.getuid()}")
     try:
         path.mkdir(mode=0o700, exist_ok=True)
         found = path.lstat()
     except OSError as error:
-        raise SettingsError(f"{path} cannot be used: {error.strerror}.", tip="another TMPDIR") from error
+        raise SettingsError(
+            f"Cannot use the directory {path} for running clusters: {error.strerror}.",
+            tip="set TMPDIR to a directory that you can write to",
+        ) from error
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise SettingsError(f"{path} is not a directory of this user's alone.", tip="remove it, or another TMPDIR")
+        raise SettingsError(
+            f"{path} must be a directory that belongs to you and has mode 0700.",
+            tip="remove it, or set TMPDIR to another directory",
+        )
     return path
 
 
 def new_directory() -> Path:
-    """Make an empty directory for a cluster; its name is the cluster's."""
+    """Create an empty directory for a cluster; the directory's name is the cluster's name."""
     while True:
         path = root() / f"c-{secrets.token_hex(4)}"
         try:
@@ -76,36 +82,48 @@ def cluster_directories() -> Iterator[Path]:
 
 
 def failed_directory() -> Path:
-    """Return where logs of failed starts are kept when nobody said where."""
+    """Return the directory for logs of failed starts outside a test."""
     return root() / "failed"
 
 
 def write(directory: Path, record: dict[str, Any]) -> None:
-    """Write ``cluster.json``: whole or not at all."""
+    """Write ``cluster.json`` atomically."""
     draft = directory / f".{RECORD}.{os.getpid()}"
     draft.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     draft.replace(directory / RECORD)
 
 
 def read(directory: Path) -> dict[str, Any]:
-    """Read ``cluster.json``, as far as it takes to end the cluster: who owns it, and what runs it.
+    """Read ``cluster.json`` and check what is needed to end the cluster: its owner and its engine.
 
     Raises
     ------
     PidocError
-        There is no such cluster, or its record does not say that.
+        The cluster does not exist, or its record is damaged.
     """
     try:
         record: Any = documents.read(directory / RECORD)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise PidocError(
+            f"The cluster {directory.name} does not exist.", tip="run pidoc ps to list the clusters"
+        ) from error
     except (OSError, ValueError) as error:
-        raise PidocError(f"There is no cluster {directory.name}: {error}.", tip="pidoc ps") from error
+        raise PidocError(
+            f"Cannot read the record of the cluster {directory.name}: {error}.",
+            look=str(directory / RECORD),
+            tip=f"run pidoc down {directory.name}",
+        ) from error
     if not _is_record(record):
-        raise PidocError(f"The record of the cluster {directory.name} is damaged.", look=str(directory / RECORD))
+        raise PidocError(
+            f"The record of the cluster {directory.name} is damaged: its owner or engine is missing or invalid.",
+            look=str(directory / RECORD),
+            tip=f"run pidoc down {directory.name}",
+        )
     return dict(record)
 
 
 def move_node(directory: Path, name: str, endpoint: dict[str, Any]) -> None:
-    """Write down where a node of a cluster is now."""
+    """Record the new endpoint of a node of a cluster."""
     record = read(directory)
     for entry in record["nodes"]:
         if entry["name"] == name:
@@ -114,7 +132,7 @@ def move_node(directory: Path, name: str, endpoint: dict[str, Any]) -> None:
 
 
 def remove(directory: Path) -> None:
-    """Remove a cluster's directory; it may be gone."""
+    """Remove a cluster's directory, if it still exists."""
     shutil.rmtree(directory, ignore_errors=True)
 
 

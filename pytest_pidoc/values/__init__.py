@@ -1,1 +1,1 @@
-"""Plain values: names, numbers and times, which know of nothing else in the package."""
+"""Plain values such as names, numbers and times. These modules import nothing else of the package but the errors."""

@@ -23,7 +23,7 @@ class Deadline:
     interval
         Seconds between two checks.
     clock, sleep
-        The clock; tests bring their own.
+        The clock, in seconds; tests pass their own.
     """
 
     timeout: float
@@ -61,7 +61,7 @@ def deadline_of(timeout: object, interval: float = 0.02) -> Deadline:
     Raises
     ------
     SettingsError
-        *timeout* is not a number of seconds that can be waited.
+        *timeout* is not a number of seconds above 0 and at most a day.
     """
     if not is_seconds(timeout):
         raise SettingsError(

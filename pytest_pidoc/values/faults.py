@@ -63,7 +63,7 @@ class Fault:
 
 
 class FaultLog:
-    """The faults of a cluster, in the order in which they were made."""
+    """The faults of a cluster, in the order in which they were injected."""
 
     def __init__(self) -> None:
         self._faults: list[Fault] = []
@@ -82,7 +82,7 @@ class FaultLog:
         for fault in reversed(self.all()):
             try:
                 fault.undo()
-            except Exception as error:  # noqa: BLE001 # the others are to be undone nevertheless
+            except Exception as error:  # noqa: BLE001 # the other faults must be undone nevertheless
                 errors.append(error)
         return errors
 

@@ -1,4 +1,4 @@
-"""The names of the files of a node's directory, and of a template's."""
+"""The names of the files in a node's directory, and in a template's."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ __all__ = [
     "STATE",
 ]
 
-# The files of a node's directory. QEMU runs in that directory and takes the bare names: a path to a unix
-# socket must not pass 107 bytes, which pytest's temporary directories do easily.
+# The files in a node's directory. QEMU runs in that directory and gets the bare names: the path of a unix socket
+# must not exceed 107 bytes, but paths in pytest's temporary directories often do.
 OVERLAY = "overlay.qcow2"
 SERIAL_LOG = "serial.log"
 QEMU_LOG = "qemu.log"
@@ -28,12 +28,12 @@ QEMU_COMMAND = "qemu.command"  # QEMU's command line, for a shell in that direct
 QMP_SOCKET = "qmp.sock"
 CONSOLE_SOCKET = "console.sock"
 AGENT_SOCKET = "agent.sock"
-QTEST_SOCKET = "qtest.sock"  # of a board that is restored
+QTEST_SOCKET = "qtest.sock"  # of a restored board
 LAN_SOCKET = "lan.sock"
-DEVICE_TREE = "board.dtb"  # of a machine that takes one
+DEVICE_TREE = "board.dtb"  # of a machine that uses one
 SCREENSHOT = "screenshot.png"  # until it is moved to where it is wanted
 
-# The files of a template, beside its overlay.
+# The files in a template, beside its overlay.
 RAM = "ram"
 STATE = "state"
-BOOT_ELF = "boot.elf"  # not of every machine
+BOOT_ELF = "boot.elf"  # not for every machine

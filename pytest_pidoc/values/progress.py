@@ -1,4 +1,4 @@
-"""Progress: what is being done now, told by code that knows no terminal."""
+"""Progress: reports of the current step of a long job, for a terminal or for anything else."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ __all__ = ["Progress", "TerminalProgress"]
 
 
 class Progress:
-    """Hears of each step of a long job; this one keeps silent. The base of those that speak."""
+    """Receives each step of a long job, and ignores it; a base class for those that show it."""
 
     def step(self, text: str) -> None:
-        """Hear that a new step starts; *text* says which, like ``downloading packages``."""
+        """Receive a new step; *text* describes it, such as ``downloading packages``."""
 
 
 class TerminalProgress(Progress):
@@ -24,7 +24,7 @@ class TerminalProgress(Progress):
     stream
         Where to print, e.g. ``sys.stderr``.
     clock
-        The clock, in seconds; tests bring their own.
+        The clock, in seconds; tests pass their own.
     """
 
     def __init__(self, stream: TextIO, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -33,7 +33,7 @@ class TerminalProgress(Progress):
         self._start: float | None = None
 
     def step(self, text: str) -> None:
-        """Print *text* behind the time: ``[ 12.3 s] downloading packages``."""
+        """Print *text* after the time: ``[  12.3 s] downloading packages``."""
         now = self._clock()
         if self._start is None:
             self._start = now

@@ -95,5 +95,5 @@ def test_identity_that_cannot_be_read(tmp_path: Path, text: str | None) -> None:
     if text is not None:
         (tmp_path / FILE).write_text(text)
 
-    with pytest.raises(PidocError, match="cannot be read from"):
+    with pytest.raises(PidocError, match=rf"Cannot read the identity of .* from {tmp_path}"):
         Identity.read(tmp_path)
