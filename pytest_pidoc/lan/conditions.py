@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 
 from pytest_pidoc.errors import FaultError
 from pytest_pidoc.lan.lan import Condition, Lan
@@ -62,7 +62,7 @@ def degrade(
                 f"between must be two nodes or two groups of nodes, not {shown(between)}.",
                 tip="set between=(pi_1, pi_2)",
             )
-        one, other = (_names([side] if isinstance(side, str) else side, names, "between") for side in between)
+        one, other = (_names(side, names, "between") for side in between)
         if both := [name for name in one if name in other]:
             raise FaultError(
                 f"{both[0]} is on both sides of between, but a node must be on only one.",
@@ -99,10 +99,10 @@ def _hold(lan: Lan, pairs: Iterable[tuple[str, str]], condition: Condition) -> C
     return lambda: lan.clear(identity)
 
 
-def _names(group: Sequence[str], known: Sequence[str], where: str) -> list[str]:
-    """Return the names of the nodes of a group; each must be a node of the cluster and be named once."""
+def _names(group: str | Sequence[str], known: Sequence[str], where: str) -> list[str]:
+    """Return the names of one node or of a group; each must be a node of the cluster and be named once."""
     names: list[str] = []
-    for name in group:
+    for name in group if isinstance(group, (Sequence, Set)) and not isinstance(group, str) else [group]:
         if not isinstance(name, str) or name not in known:
             raise FaultError(
                 f"{where}: {shown(name)} is not a node of this cluster.", tip=f"use one of {', '.join(known)}"
