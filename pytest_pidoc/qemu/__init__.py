@@ -1,1 +1,1 @@
-"""QEMU the program: its command line, its protocols, and a machine that it saves and goes on with."""
+"""The program QEMU: its command line, its protocols, and machines that it saves and restores."""

@@ -182,7 +182,7 @@ def _root(disk: str, partition: int) -> str:
 
 
 def boot_files(launch: Launch) -> tuple[ImageFile, ImageFile | None]:
-    """Return the kernel and the initrd of the image that the machine boots; an image may have no initrd."""
+    """Return the kernel and the initrd of the image that the machine boots; some images have no initrd."""
     files, machine = launch.image.manifest.files, launch.machine
     return files.get(machine.kernel) or files["kernel"], files.get(machine.initrd) or files.get("initrd")
 

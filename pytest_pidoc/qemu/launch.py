@@ -1,4 +1,4 @@
-"""All that it takes to start one node, as plain data."""
+"""Everything that is needed to start one node, as plain data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Launch"]
 
 @dataclass(frozen=True)
 class Launch:
-    """All that an engine needs to start one node.
+    """Everything that an engine needs to start one node.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""A node's overlay: the disk that takes its writes, over one that nobody changes."""
+"""A node's overlay: a disk that takes the node's writes, on top of the image's disk, which is never changed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ def empty_overlay(disk: Path) -> bytes:
     with disk.open("rb") as stream:
         header = stream.read(32)
     if len(header) < 32 or header[:4] != b"QFI\xfb":
-        raise ImageError(f"{disk} is not a qcow2 disk.")
+        raise ImageError(
+            f"{disk} is not a qcow2 disk.",
+            tip="run pidoc doctor --verify, which names the command that repairs an image",
+        )
     (size,) = struct.unpack_from(">Q", header, 24)
     # An entry of the L1 table stands for an L2 table of 8192 clusters.
     entries = -(-size // (cluster * cluster // 8))

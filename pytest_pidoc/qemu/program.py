@@ -12,7 +12,7 @@ __all__ = ["Qemu", "QemuVersion"]
 
 
 class QemuVersion(NamedTuple):
-    """The version of a QEMU: its numbers, and all that it says, which tells builds of one version apart."""
+    """The version of a QEMU: its numbers, and its full text, which differs between builds of one version."""
 
     numbers: tuple[int, ...]
     text: str
@@ -24,7 +24,7 @@ class QemuVersion(NamedTuple):
         Raises
         ------
         EngineUnavailable
-            There is no version in it.
+            The text contains no version.
         """
         found = re.search(r"version (\d+)\.(\d+)\.(\d+).*", text)
         if found is None:
@@ -36,7 +36,7 @@ class QemuVersion(NamedTuple):
 
 
 class Qemu(Protocol):
-    """What runs QEMU: on the host, or in a container."""
+    """Runs QEMU on the host or in a container."""
 
     def qemu_version(self, binary: str) -> QemuVersion:
         """Return the version of the QEMU program *binary*.
@@ -48,10 +48,10 @@ class Qemu(Protocol):
         """
 
     def run_qemu(self, binary: str, arguments: list[str], *, timeout: float, directory: Path | None = None) -> None:
-        """Run a QEMU to its end, as the probe of this host's speed does; it writes files to *directory*, if given.
+        """Run a QEMU to its end, for example to measure the host's speed; it writes files to *directory*, if given.
 
         Raises
         ------
         EngineUnavailable
-            It cannot be run, fails, or has not ended after *timeout* seconds.
+            It cannot be started, fails, or does not end within *timeout* seconds.
         """

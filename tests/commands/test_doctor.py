@@ -99,8 +99,8 @@ def test_directory_of_clusters_that_cannot_be_trusted(clusters: Path) -> None:
     assert found.remedy
 
 
-def test_a_border_that_cannot_be_had_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Such as where somebody watches already, here a guard around the guard; the remedies are named."""
+def test_missing_host_isolation_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host that cannot isolate itself, here because QEMU already has a guard, gets a remedy."""
     alone = guard.command
     monkeypatch.setattr(guard, "command", lambda program: alone(alone(program)))
     found = doctor._isolation(Settings())

@@ -1,4 +1,4 @@
-"""The border around QEMU, with the kernel's help: what a program within it can reach."""
+"""Host isolation with the kernel's help: what a program under the guard can reach."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from pytest_pidoc.host import processes
 from pytest_pidoc.qemu import guard
 
 MISSING = guard.why_open()
-kernel = pytest.mark.skipif(MISSING is not None, reason=f"no border here: {MISSING}")
+kernel = pytest.mark.skipif(MISSING is not None, reason=f"no host isolation here: {MISSING}")
 
 
 def run(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run a Python program within the border."""
+    """Run a Python program under the guard."""
     command = guard.command([sys.executable, "-c", textwrap.dedent(program), *map(str, arguments)])
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
@@ -154,7 +154,7 @@ def test_datagrams_are_refused_but_from_a_forwarded_port() -> None:
 
 
 @kernel
-def test_unix_sockets_and_threads_work_within_the_border(tmp_path: Path) -> None:
+def test_unix_sockets_and_threads_work_under_the_guard(tmp_path: Path) -> None:
     """As QEMU has them for its LAN; several threads may ask at once."""
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "s"))
