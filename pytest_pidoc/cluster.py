@@ -118,7 +118,7 @@ class Cluster(Sequence[Node]):
             How many; ``None`` means as many as *settings* say, as with each of the following.
         <arguments>
         settings
-            By default those of the environment.
+            By default the settings of the environment.
         progress
             Hears what is being done.
         keep

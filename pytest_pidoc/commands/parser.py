@@ -27,14 +27,18 @@ def make_parser() -> argparse.ArgumentParser:
         subparsers, "demo", host.demo, "boot three Pis and run a small test file on them", "pidoc demo", "engine"
     )
     doctor = add_json(
-        add_command(subparsers, "doctor", host.doctor, "say what this machine has and lacks", "pidoc doctor")
+        add_command(subparsers, "doctor", host.doctor, "check what this host has and what is missing", "pidoc doctor")
     )
     doctor.add_argument(
-        "--verify", action="store_true", help="hash all images, warm states and downloads, too: about 1 s per GB"
+        "--verify", action="store_true", help="also hash all images, warm states and downloads: about 1 s per GB"
     )
     add_json(
         add_command(
-            subparsers, "models", host.models, "list the models, and which this host's QEMU can be", "pidoc models"
+            subparsers,
+            "models",
+            host.models,
+            "list the models, and which of them this host's QEMU supports",
+            "pidoc models",
         )
     )
 
@@ -42,18 +46,18 @@ def make_parser() -> argparse.ArgumentParser:
         subparsers,
         "build",
         images.build,
-        "build an image, if it is not there",
+        "build an image, unless it is in the cache",
         "pidoc build --model pi3-virt",
         *GUEST,
     )
-    build.add_argument("--rebuild", action="store_true", help="build it even if it is there, e.g. if it is damaged")
+    build.add_argument("--rebuild", action="store_true", help="build it again, for example if it is damaged")
     build.add_argument(
         "--container",
         choices=("pidoc-vm", "pidoc"),
-        help="build a container image too: with QEMU alone, or with the guest in it, to be published",
+        help="also build a container image: with QEMU alone, or with QEMU and the guest, for a registry",
     )
-    build.add_argument("--base-image", metavar="IMAGE", help="what the container image is built on")
-    build.add_argument("--tag", metavar="NAME:TAG", help="name the container image so, beside its own name")
+    build.add_argument("--base-image", metavar="IMAGE", help="the image that the container image is built on")
+    build.add_argument("--tag", metavar="NAME:TAG", help="an additional name for the container image")
 
     pull = add_command(
         subparsers, "pull", images.pull, "pull a published image", "pidoc pull docker://registry.example.org/pidoc:1"
@@ -61,20 +65,24 @@ def make_parser() -> argparse.ArgumentParser:
     pull.add_argument("image", metavar="docker://NAME:TAG")
     add_json(add_command(subparsers, "images", images.images, "list the images in the cache", "pidoc images --json"))
     prune = add_command(
-        subparsers, "prune", images.prune, "remove what no cluster uses", "pidoc prune --days 30 --size 5G"
+        subparsers,
+        "prune",
+        images.prune,
+        "remove images and logs that no cluster uses",
+        "pidoc prune --days 30 --size 5G",
     )
-    prune.add_argument("--days", type=float, metavar="N", help="only what was not used for that long")
+    prune.add_argument("--days", type=float, metavar="N", help="only what was not used for N days")
     prune.add_argument(
-        "--size", metavar="SIZE", help="only until the cache takes no more than that, the least recently used first"
+        "--size", metavar="SIZE", help="only until the cache is this small, the least recently used first"
     )
-    prune.add_argument("--dry-run", action="store_true", help="say what would be removed, and remove nothing")
+    prune.add_argument("--dry-run", action="store_true", help="print what would be removed, and remove nothing")
 
     add_json(
         add_command(
             subparsers, "up", clusters.up, "start nodes that run until pidoc down", "pidoc up --nodes 3", *start
         )
     )
-    add_json(add_command(subparsers, "ps", clusters.ps, "list the clusters that run, and their nodes", "pidoc ps"))
+    add_json(add_command(subparsers, "ps", clusters.ps, "list the running clusters and their nodes", "pidoc ps"))
     ssh = add_command(
         subparsers, "ssh", clusters.ssh, "open a shell on a node, or run a command", "pidoc ssh pi-2 -- uname -a"
     )
@@ -85,8 +93,12 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_node(console)
     down = add_command(subparsers, "down", clusters.down, "end clusters", "pidoc down c-1f2e3d4c")
-    down.add_argument("names", nargs="*", metavar="CLUSTER", help="which (default: those that pidoc up started)")
-    down.add_argument("--all", action="store_true", help="all of this user's, those of running tests too")
+    down.add_argument(
+        "names", nargs="*", metavar="CLUSTER", help="the clusters to end (default: those that pidoc up started)"
+    )
+    down.add_argument(
+        "--all", action="store_true", help="end all clusters of this user, including those of running tests"
+    )
 
     bench = add_parser(
         subparsers, "bench", "measure how fast nodes start and compute on this host", "pidoc bench start --nodes 3"
@@ -101,5 +113,5 @@ def _add_node(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         default="pi-1",
         metavar="[CLUSTER/]NODE",
-        help="the node (default: pi-1); the cluster may be left out when only one runs",
+        help="the node (default: pi-1); the cluster can be left out if only one runs",
     )
