@@ -34,13 +34,13 @@ from pytest_pidoc.errors import (
     WaitError,
     WaitTimeout,
 )
-from pytest_pidoc.settings import Settings
 from pytest_pidoc.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from pytest_pidoc.cluster import Cluster
     from pytest_pidoc.machines import MODELS, Machine
     from pytest_pidoc.node import Node
+    from pytest_pidoc.settings.spec import Settings
     from pytest_pidoc.vm.bringup import Timings
 
 __all__ = [
@@ -77,6 +77,7 @@ _LAZY = {
     "MODELS": "machines",
     "Machine": "machines",
     "Node": "node",
+    "Settings": "settings.spec",
     "Timings": "vm.bringup",
 }
 

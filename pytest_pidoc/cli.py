@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 
 from pytest_pidoc.commands.parser import make_parser
 from pytest_pidoc.errors import PidocError, SettingsError
-from pytest_pidoc.settings import OPTIONS, Settings
+from pytest_pidoc.settings.spec import Settings
+from pytest_pidoc.settings.table import OPTIONS
 
 __all__ = ["carry_out", "main", "parse"]
 

@@ -24,7 +24,8 @@ from pytest_pidoc.lifecycle.provision import Provision
 from pytest_pidoc.lifecycle.record import ClusterRecord, keep
 from pytest_pidoc.lifecycle.start import Starter
 from pytest_pidoc.node import Node
-from pytest_pidoc.settings import OPTIONS, ClusterSpec, Settings
+from pytest_pidoc.settings.spec import ClusterSpec, Settings
+from pytest_pidoc.settings.table import OPTIONS
 from pytest_pidoc.values.checks import shown
 from pytest_pidoc.values.deadline import Deadline
 from pytest_pidoc.values.faults import Fault, FaultLog

@@ -19,7 +19,7 @@ from pytest_pidoc.errors import EngineUnavailable, SettingsError
 from pytest_pidoc.pi_benchmark import hooks as benchmark_hooks
 from pytest_pidoc.pi_benchmark.options import CHOSEN as CHOSEN_FOR_BENCHMARKS
 from pytest_pidoc.pi_benchmark.options import OPTIONS as BENCHMARK_OPTIONS
-from pytest_pidoc.settings import FLAGS, MARKER_SIGNATURE, OPTIONS, ClusterSpec, Settings
+from pytest_pidoc.settings.table import FLAGS, MARKER_SIGNATURE, OPTIONS
 from pytest_pidoc.values.options import Chosen, Option, choose
 
 if TYPE_CHECKING:
@@ -28,13 +28,15 @@ if TYPE_CHECKING:
     from pytest_pidoc.cluster import Cluster
     from pytest_pidoc.images.store.image import Image
     from pytest_pidoc.node import Node
+    from pytest_pidoc.settings.spec import ClusterSpec, Settings
     from pytest_pidoc.testrun.pool import ClusterPool
     from pytest_pidoc.testrun.run import Run
     from pytest_pidoc.values.progress import Progress
 
 __all__ = ["boot_pi", "pi", "pi_cluster", "pi_connection", "pidoc_image", "pidoc_settings"]
 
-_settings = pytest.StashKey[Settings]()
+_chosen = pytest.StashKey[Chosen]()
+_settings = pytest.StashKey["Settings"]()
 _pool = pytest.StashKey["ClusterPool"]()
 _run = pytest.StashKey["Run"]()
 _clusters = pytest.StashKey[list["Cluster"]]()
@@ -66,24 +68,33 @@ def pytest_configure(config: pytest.Config) -> None:
     """Read the settings, and register the marker."""
     config.addinivalue_line("markers", f"{MARKER_SIGNATURE}: run the test on emulated Raspberry Pis")
     try:
-        values, sources = _chosen(config, OPTIONS)
-        config.stash[_settings] = Settings(**values, sources=sources)
-        config.stash[CHOSEN_FOR_BENCHMARKS] = _chosen(config, BENCHMARK_OPTIONS)
+        config.stash[_chosen] = _choose(config, OPTIONS)
+        config.stash[CHOSEN_FOR_BENCHMARKS] = _choose(config, BENCHMARK_OPTIONS)
     except (SettingsError, TypeError) as error:  # a TypeError of getini, which is a UsageError since pytest 9.2
         raise pytest.UsageError(str(error)) from error
     # Not by pytest_plugins, for whose sake pytest reads the metadata of every distribution once more.
     config.pluginmanager.register(benchmark_hooks, "pidoc_benchmarks")
 
 
-def _chosen(config: pytest.Config, rows: Iterable[Option]) -> Chosen:
+def _choose(config: pytest.Config, rows: Iterable[Option]) -> Chosen:
     options = {option.name: config.getoption(option.ini) for option in rows}
     return choose(rows, options, os.environ, {option.name: config.getini(option.ini) for option in rows})
+
+
+def _settings_of(config: pytest.Config) -> Settings:
+    """Return the settings of this run; their classes are imported when a test needs nodes."""
+    if _settings not in config.stash:
+        from pytest_pidoc.settings.spec import Settings
+
+        values, sources = config.stash[_chosen]
+        config.stash[_settings] = Settings(**values, sources=sources)
+    return config.stash[_settings]
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Keep the clusters that outlive the run, and report them to the controlling process of pytest-xdist."""
-    config, keep_all = session.config, session.config.stash[_settings].keep == "always"
+    config, keep_all = session.config, session.config.stash[_chosen].values.get("keep") == "always"
     kept = config.stash.setdefault(_kept, [])
     if _run in config.stash and keep_all:
         kept += config.stash[_run].keep()
@@ -116,7 +127,7 @@ def pytest_testnodedown(node: Any, error: object) -> None:
     config, output = node.config, getattr(node, "workeroutput", {})
     config.stash.setdefault(_kept, []).extend(output.get("pidoc_kept", []))
     if error:
-        run, base = config.stash[_run], config.stash[_settings].artifacts or records.failed_directory()
+        run, base = config.stash[_run], _settings_of(config).artifacts or records.failed_directory()
         failures.of_crash(error, [record.directory for record in run.clusters()], base)
         config.stash.setdefault(_evidence, []).append((str(base), processes.own()))
         end_torn(run)
@@ -156,8 +167,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 def pytest_report_header(config: pytest.Config) -> str | None:
     """Show the settings that somebody chose, and where."""
-    settings = config.stash[_settings]
-    chosen = Chosen({name: getattr(settings, name) for name in settings.sources}, dict(settings.sources))
+    chosen = config.stash[_chosen]
     return f"pidoc: {chosen}" if chosen.values else None
 
 
@@ -167,7 +177,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item], config: pytest.Confi
         return  # pytest-xdist shows what a worker raises here as its own internal error: the fixtures say it instead
     for item in items:
         if item.get_closest_marker("pidoc") or "pi_benchmark" in getattr(item, "fixturenames", ()):
-            _read_marker(item, config.stash[_settings])
+            _read_marker(item, _settings_of(config))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -193,7 +203,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 @pytest.fixture(scope="session")
 def pidoc_settings(pytestconfig: pytest.Config) -> Settings:
     """Return the settings of this run, each with where it came from."""
-    return pytestconfig.stash[_settings]
+    return _settings_of(pytestconfig)
 
 
 @pytest.fixture(scope="session")
@@ -282,7 +292,7 @@ def _run_of(config: pytest.Config) -> Run:
     if given := getattr(config, "workerinput", {}).get("pidoc_run"):
         run = Run(*given)
         # The controlling process of a worker on another host does not run on this one.
-        if config.stash[_settings].workers == "shared" and processes.is_alive(run.owner):
+        if _settings_of(config).workers == "shared" and processes.is_alive(run.owner):
             return run
     return Run.new()
 

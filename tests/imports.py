@@ -81,7 +81,7 @@ def _imports_of(importer: str, path: Path, known: dict[str, Path]) -> Iterator[I
 def layers() -> list[list[str]]:
     """Return the rooms of each layer, the topmost first, from the table of the architecture page.
 
-    A room is a folder (``images/store/``), a module of a folder or one beside the folders (``settings.py``).
+    A room is a folder (``images/store/``), a module of a folder or one beside the folders (``machines.py``).
     """
     rows = re.findall(r"^\| \d+ \| (.*?) \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     return [[_module_of(room) for room in re.findall(r"`([^`]+)`", row)] for row in rows]

@@ -12,7 +12,7 @@ from pytest_pidoc.errors import SettingsError
 from pytest_pidoc.images.debian.recipe import ARCHITECTURES
 from pytest_pidoc.machines import MIB, MODELS, Machine, machine
 from pytest_pidoc.qemu.program import QemuVersion
-from pytest_pidoc.settings import DEFAULT_MODEL
+from pytest_pidoc.settings.table import DEFAULT_MODEL
 
 every_model = pytest.mark.parametrize("row", MODELS.values(), ids=list(MODELS))
 

@@ -78,7 +78,9 @@ def test_heavy_library_is_imported_when_it_is_used() -> None:
     assert "pexpect" in imported_by("import pytest_pidoc.guest.console")
 
 
-@pytest.mark.parametrize("name", ["cluster", "node", "plugin", "cli", "settings", "errors", "machines"])
+@pytest.mark.parametrize(
+    "name", ["cluster", "node", "plugin", "cli", "settings.table", "settings.spec", "errors", "machines"]
+)
 def test_modules_offer_what_they_have(name: str) -> None:
     """Every name of a module's ``__all__`` exists in it."""
     module = importlib.import_module(f"pytest_pidoc.{name}")

@@ -19,7 +19,8 @@ from pytest_pidoc.commands.parser import make_parser
 from pytest_pidoc.images.stock.recipe import PUBLISHED
 from pytest_pidoc.machines import MIB, MODELS
 from pytest_pidoc.pi_benchmark import options as benchmarks
-from pytest_pidoc.settings import DEFAULT_MODEL, MARKER, MARKER_SIGNATURE, OPTIONS, Settings, signature
+from pytest_pidoc.settings.spec import Settings
+from pytest_pidoc.settings.table import DEFAULT_MODEL, MARKER, MARKER_SIGNATURE, OPTIONS, signature
 from pytest_pidoc.values.options import Option
 
 HELP_WIDTH = 96  # columns

@@ -21,7 +21,7 @@ from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.node import Node
 from pytest_pidoc.pi_benchmark.measure import measure
 from pytest_pidoc.pi_benchmark.metrics import DEFAULT_MIPS, metric
-from pytest_pidoc.settings import Settings
+from pytest_pidoc.settings.spec import Settings
 from pytest_pidoc.values.progress import Progress
 from pytest_pidoc.values.text import table
 

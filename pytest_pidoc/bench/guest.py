@@ -25,7 +25,7 @@ from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.engines.choose import choose
 from pytest_pidoc.errors import EngineUnavailable, PidocError
 from pytest_pidoc.machines import MIB, machine
-from pytest_pidoc.settings import Settings
+from pytest_pidoc.settings.spec import Settings
 from pytest_pidoc.values.progress import Progress
 from pytest_pidoc.values.text import table
 

@@ -15,7 +15,7 @@ from pytest_pidoc.engines.choose import choose
 from pytest_pidoc.errors import EngineUnavailable, PidocError
 from pytest_pidoc.machines import machine
 from pytest_pidoc.node import Node
-from pytest_pidoc.settings import Settings
+from pytest_pidoc.settings.spec import Settings
 from pytest_pidoc.values.progress import Progress
 from pytest_pidoc.values.text import table
 from pytest_pidoc.vm.bringup import Timings

@@ -7,7 +7,8 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from pytest_pidoc.settings import OPTIONS, Settings
+from pytest_pidoc.settings.spec import Settings
+from pytest_pidoc.settings.table import OPTIONS
 from pytest_pidoc.values.checks import shown
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from pytest_pidoc.bench.published import EVENTS
 from pytest_pidoc.commands.arguments import GUEST, add_command, add_json, names, whole_number
 from pytest_pidoc.commands.output import print_json, terminal_progress
 from pytest_pidoc.machines import MODELS
-from pytest_pidoc.settings import OPTIONS, Settings
+from pytest_pidoc.settings.spec import Settings
+from pytest_pidoc.settings.table import OPTIONS
 from pytest_pidoc.values.checks import shown
 
 if TYPE_CHECKING:

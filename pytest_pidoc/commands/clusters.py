@@ -16,7 +16,7 @@ from pytest_pidoc.commands.output import print_json, terminal_progress
 from pytest_pidoc.errors import PidocError, SettingsError
 from pytest_pidoc.host import processes, records
 from pytest_pidoc.lifecycle import reaper
-from pytest_pidoc.settings import Settings
+from pytest_pidoc.settings.spec import Settings
 from pytest_pidoc.values.checks import shown
 from pytest_pidoc.values.text import duration, table
 

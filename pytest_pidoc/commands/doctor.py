@@ -21,7 +21,7 @@ from pytest_pidoc.images.stock import recipe as raspios
 from pytest_pidoc.images.store.cache import FREE_SPACE, Cache, repair
 from pytest_pidoc.images.store.tools import search_path
 from pytest_pidoc.qemu import guard, speed
-from pytest_pidoc.settings import Settings
+from pytest_pidoc.settings.spec import Settings
 from pytest_pidoc.values.progress import Progress
 
 __all__ = ["Check", "examine", "has_tool", "install", "missing_packages", "verify"]

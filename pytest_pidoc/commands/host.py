@@ -8,7 +8,7 @@ from typing import Any
 
 from pytest_pidoc.commands.output import print_json, terminal_progress
 from pytest_pidoc.machines import MIB
-from pytest_pidoc.settings import Settings
+from pytest_pidoc.settings.spec import Settings
 from pytest_pidoc.values.text import table
 
 __all__ = ["demo", "doctor", "models"]

@@ -14,7 +14,8 @@ from pytest_pidoc.images.stock import recipe as raspios
 from pytest_pidoc.images.store.cache import Cache
 from pytest_pidoc.images.store.image import Image
 from pytest_pidoc.machines import KernelArchive, machine
-from pytest_pidoc.settings import NO_FILE, ClusterSpec
+from pytest_pidoc.settings.spec import ClusterSpec
+from pytest_pidoc.settings.table import NO_FILE
 from pytest_pidoc.values.checks import shown
 from pytest_pidoc.values.progress import Progress
 

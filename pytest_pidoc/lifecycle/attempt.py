@@ -29,7 +29,7 @@ from pytest_pidoc.qemu import command as qemu
 from pytest_pidoc.qemu import devicetree
 from pytest_pidoc.qemu.launch import Launch
 from pytest_pidoc.qemu.overlay import empty_overlay
-from pytest_pidoc.settings import ClusterSpec, Settings
+from pytest_pidoc.settings.spec import ClusterSpec, Settings
 from pytest_pidoc.values.deadline import Deadline
 from pytest_pidoc.values.faults import FaultLog
 from pytest_pidoc.values.files import DEVICE_TREE, OVERLAY, SERIAL_LOG

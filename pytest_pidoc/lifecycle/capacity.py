@@ -17,7 +17,7 @@ from pytest_pidoc.errors import NoRoom, PidocError, SettingsError
 from pytest_pidoc.host import processes, records
 from pytest_pidoc.host.locks import locked, try_lock
 from pytest_pidoc.machines import MIB
-from pytest_pidoc.settings import ClusterSpec
+from pytest_pidoc.settings.spec import ClusterSpec
 from pytest_pidoc.values.checks import is_whole
 from pytest_pidoc.values.deadline import Deadline
 from pytest_pidoc.values.progress import Progress

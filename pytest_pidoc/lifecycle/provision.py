@@ -19,7 +19,7 @@ from pytest_pidoc.images.fetch.source import REGISTRY_PREFIX
 from pytest_pidoc.images.store.cache import Cache
 from pytest_pidoc.images.store.image import Image
 from pytest_pidoc.machines import Machine, machine
-from pytest_pidoc.settings import ClusterSpec, Settings
+from pytest_pidoc.settings.spec import ClusterSpec, Settings
 from pytest_pidoc.values.progress import Progress
 
 __all__ = ["Provision", "build_image", "provision"]

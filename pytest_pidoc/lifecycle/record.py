@@ -11,7 +11,7 @@ from typing import Any
 from pytest_pidoc.engines.engine import Endpoint
 from pytest_pidoc.errors import PidocError
 from pytest_pidoc.host import processes, records
-from pytest_pidoc.settings import ClusterSpec
+from pytest_pidoc.settings.spec import ClusterSpec
 from pytest_pidoc.values.checks import is_number, is_whole
 from pytest_pidoc.vm.bringup import Timings
 

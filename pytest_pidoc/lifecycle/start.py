@@ -17,7 +17,7 @@ from pytest_pidoc.lifecycle.attempt import Attempt, Ownership, Started, launch_o
 from pytest_pidoc.lifecycle.provision import Provision, provision
 from pytest_pidoc.machines import machine
 from pytest_pidoc.qemu import speed
-from pytest_pidoc.settings import ClusterSpec, Settings
+from pytest_pidoc.settings.spec import ClusterSpec, Settings
 from pytest_pidoc.values.progress import Progress
 from pytest_pidoc.vm.vm import Vm
 

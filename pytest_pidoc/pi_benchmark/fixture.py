@@ -21,7 +21,7 @@ from pytest_pidoc.values.text import table
 if TYPE_CHECKING:
     from pytest_pidoc.node import Node
     from pytest_pidoc.pi_benchmark.measure import Measurement
-    from pytest_pidoc.settings import ClusterSpec
+    from pytest_pidoc.settings.spec import ClusterSpec
 
 __all__ = ["Book", "PiBenchmark", "Result", "asked_of_run", "collected", "spec_that_measures"]
 

@@ -12,10 +12,10 @@ import pytest
 
 from pytest_pidoc.errors import PidocError
 from pytest_pidoc.pi_benchmark.options import CHOSEN, FIXTURE, PROPERTY, SIGNATURE
-from pytest_pidoc.settings import ClusterSpec
 
 if TYPE_CHECKING:
     from pytest_pidoc.pi_benchmark.fixture import Book, PiBenchmark
+    from pytest_pidoc.settings.spec import ClusterSpec
 
 __all__ = ["add_flags", "pi_benchmark", "spec_for_benchmarks"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from pytest_pidoc.errors import SettingsError
 from pytest_pidoc.machines import MODELS
-from pytest_pidoc.settings import ClusterSpec
+from pytest_pidoc.settings.spec import ClusterSpec
 from pytest_pidoc.values.checks import shown
 
 __all__ = ["DEFAULT_MIPS", "METRICS", "Metric", "metric", "spec_for"]

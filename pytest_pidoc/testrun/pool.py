@@ -24,7 +24,7 @@ from pytest_pidoc.lifecycle import capacity, reaper
 from pytest_pidoc.lifecycle.attempt import Ownership
 from pytest_pidoc.lifecycle.start import Starter
 from pytest_pidoc.node import UP
-from pytest_pidoc.settings import ClusterSpec, Settings
+from pytest_pidoc.settings.spec import ClusterSpec, Settings
 from pytest_pidoc.testrun import failures, leases
 from pytest_pidoc.testrun.leases import Lease
 from pytest_pidoc.testrun.run import Run, reached_by, reap

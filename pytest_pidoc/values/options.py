@@ -31,6 +31,8 @@ class Option(NamedTuple):
         or to the whole ``run``.
     page
         The page of the documentation that tells more: ``how-to/cpu-limits``.
+    default
+        What a flag is if nobody has chosen, which the signature of the marker shows; ``None`` for all others.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Option(NamedTuple):
     metavar: str = ""
     applies: Literal["guest", "nodes", "run"] = "run"
     page: str = ""
+    default: bool | None = None
 
     @property
     def option(self) -> str:

@@ -21,7 +21,7 @@ from pytest_pidoc.commands.doctor import Check
 from pytest_pidoc.host import processes, records
 from pytest_pidoc.images.store import usage
 from pytest_pidoc.lifecycle import artifacts
-from pytest_pidoc.settings import Settings
+from pytest_pidoc.settings.spec import Settings
 from pytest_pidoc.values.files import CONSOLE_SOCKET
 
 if TYPE_CHECKING:

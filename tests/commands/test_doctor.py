@@ -12,7 +12,7 @@ from pytest_pidoc.commands import doctor
 from pytest_pidoc.commands.doctor import Check, examine
 from pytest_pidoc.errors import PidocError
 from pytest_pidoc.qemu import guard
-from pytest_pidoc.settings import Settings
+from pytest_pidoc.settings.spec import Settings
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,7 +13,7 @@ from pytest_pidoc.errors import EngineUnavailable
 from pytest_pidoc.lifecycle.provision import provision
 from pytest_pidoc.machines import MODELS
 from pytest_pidoc.qemu.program import QemuVersion
-from pytest_pidoc.settings import Settings
+from pytest_pidoc.settings.spec import Settings
 from pytest_pidoc.values.progress import Progress
 
 OLD = "QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)"

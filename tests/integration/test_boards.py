@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_pidoc.node import Node
-    from pytest_pidoc.settings import Settings
+    from pytest_pidoc.settings.spec import Settings
 
 pytestmark = [
     pytest.mark.qemu,

@@ -20,7 +20,7 @@ from pytest_pidoc.host import processes
 
 if TYPE_CHECKING:
     from pytest_pidoc.node import Node
-    from pytest_pidoc.settings import Settings
+    from pytest_pidoc.settings.spec import Settings
 
 pytestmark = [
     pytest.mark.qemu,

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from pytest_pidoc.images.store.image import Image
     from pytest_pidoc.node import Node
-    from pytest_pidoc.settings import Settings
+    from pytest_pidoc.settings.spec import Settings
 
 WHO = "hostname; cat /etc/machine-id /sys/class/net/eth0/address /etc/ssh/ssh_host_ed25519_key.pub"
 

@@ -14,7 +14,7 @@ from pytest_pidoc.errors import NoRoom, SettingsError
 from pytest_pidoc.host import processes, records
 from pytest_pidoc.lifecycle import capacity
 from pytest_pidoc.machines import MIB
-from pytest_pidoc.settings import Settings
+from pytest_pidoc.settings.spec import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,7 +11,7 @@ from pytest_pidoc.host import processes, records
 from pytest_pidoc.lifecycle import capacity
 from pytest_pidoc.lifecycle.attempt import Ownership
 from pytest_pidoc.lifecycle.start import Starter
-from pytest_pidoc.settings import Settings
+from pytest_pidoc.settings.spec import Settings
 from pytest_pidoc.values.progress import Progress
 
 if TYPE_CHECKING:

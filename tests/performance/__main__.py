@@ -14,7 +14,7 @@ from pytest_pidoc.commands.arguments import GUEST, whole_number
 from pytest_pidoc.commands.bench import add_models, add_subject, show
 from pytest_pidoc.commands.output import terminal_progress
 from pytest_pidoc.machines import MODELS
-from pytest_pidoc.settings import Settings
+from pytest_pidoc.settings.spec import Settings
 
 __all__ = ["PROGRAM", "main", "make_parser"]
 

@@ -11,7 +11,7 @@ from pytest_pidoc.bench import SPREAD, host, spread
 from pytest_pidoc.bench.report import Report
 from pytest_pidoc.bench.start import PLAIN
 from pytest_pidoc.cluster import Cluster
-from pytest_pidoc.settings import Settings
+from pytest_pidoc.settings.spec import Settings
 from pytest_pidoc.values.progress import Progress
 from pytest_pidoc.values.text import table
 

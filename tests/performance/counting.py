@@ -22,7 +22,7 @@ from pytest_pidoc.node import Node
 from pytest_pidoc.pi_benchmark.baseline import Entry, compare
 from pytest_pidoc.pi_benchmark.measure import Measurement, conditions, measure
 from pytest_pidoc.pi_benchmark.metrics import METRICS, spec_for
-from pytest_pidoc.settings import ClusterSpec, Settings
+from pytest_pidoc.settings.spec import ClusterSpec, Settings
 from pytest_pidoc.values.progress import Progress
 from pytest_pidoc.values.text import table
 

@@ -27,7 +27,7 @@ from pytest_pidoc.lifecycle.start import start
 from pytest_pidoc.machines import machine
 from pytest_pidoc.node import Node
 from pytest_pidoc.qemu.launch import Launch
-from pytest_pidoc.settings import Settings
+from pytest_pidoc.settings.spec import Settings
 from pytest_pidoc.values.progress import Progress
 from pytest_pidoc.values.text import table
 

@@ -14,7 +14,7 @@ from pytest_pidoc.bench.report import Report
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.errors import BootError, PidocError
 from pytest_pidoc.node import Node
-from pytest_pidoc.settings import Settings
+from pytest_pidoc.settings.spec import Settings
 from pytest_pidoc.values.deadline import Deadline
 from pytest_pidoc.values.progress import Progress
 from pytest_pidoc.values.text import table

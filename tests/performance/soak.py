@@ -15,7 +15,7 @@ from pytest_pidoc.containers import daemon
 from pytest_pidoc.containers.running import node_containers
 from pytest_pidoc.errors import EngineUnavailable, PidocError
 from pytest_pidoc.host import processes, records
-from pytest_pidoc.settings import Settings
+from pytest_pidoc.settings.spec import Settings
 from pytest_pidoc.values.deadline import Deadline
 from pytest_pidoc.values.progress import Progress
 from pytest_pidoc.values.text import table

@@ -9,7 +9,7 @@ import pytest
 
 from pytest_pidoc.bench.stopwatch import Lap
 from pytest_pidoc.errors import BootError, EngineUnavailable, PidocError
-from pytest_pidoc.settings import Settings
+from pytest_pidoc.settings.spec import Settings
 from pytest_pidoc.values.progress import Progress
 from tests.performance import rates
 from tests.performance.lan import LanReport

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pytest_pidoc.errors import PidocError, SettingsError
-from pytest_pidoc.settings import Settings
+from pytest_pidoc.settings.spec import Settings
 from pytest_pidoc.values.progress import Progress
 from tests.performance import workers
 from tests.performance.workers import Use, WorkersReport, WorkersRow, overlaps

@@ -19,7 +19,7 @@ from typing import Any
 from pytest_pidoc.bench import SPREAD, host, spread
 from pytest_pidoc.bench.report import Report
 from pytest_pidoc.errors import PidocError, SettingsError
-from pytest_pidoc.settings import Settings
+from pytest_pidoc.settings.spec import Settings
 from pytest_pidoc.values.progress import Progress
 from pytest_pidoc.values.text import table
 

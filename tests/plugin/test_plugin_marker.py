@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_pidoc.settings import MARKER_SIGNATURE
+from pytest_pidoc.settings.table import MARKER_SIGNATURE
 
 
 def marked(pytester: pytest.Pytester, marker: str) -> pytest.RunResult:

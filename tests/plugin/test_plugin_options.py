@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_pidoc.settings import OPTIONS
+from pytest_pidoc.settings.table import OPTIONS
 
 
 @pytest.fixture

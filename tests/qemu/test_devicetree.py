@@ -16,7 +16,7 @@ from pytest_pidoc.lifecycle.attempt import launch_of
 from pytest_pidoc.lifecycle.provision import Provision
 from pytest_pidoc.machines import MIB, MODELS
 from pytest_pidoc.qemu import devicetree
-from pytest_pidoc.settings import Settings
+from pytest_pidoc.settings.spec import Settings
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,7 +17,7 @@ from pytest_pidoc.lan import conditions
 from pytest_pidoc.lan.lan import Lan
 from pytest_pidoc.machines import MODELS
 from pytest_pidoc.node import Node
-from pytest_pidoc.settings import ClusterSpec
+from pytest_pidoc.settings.spec import ClusterSpec
 from pytest_pidoc.values.checks import is_seconds
 from pytest_pidoc.values.faults import FaultLog
 

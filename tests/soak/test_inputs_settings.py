@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_pidoc.machines import MODELS
-from pytest_pidoc.settings import OPTIONS, ClusterSpec, Settings
+from pytest_pidoc.settings.spec import ClusterSpec, Settings
+from pytest_pidoc.settings.table import OPTIONS
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,7 +11,7 @@ from pathlib import Path
 from pytest_pidoc.commands import doctor
 from pytest_pidoc.errors import EngineUnavailable
 from pytest_pidoc.lifecycle.provision import provision
-from pytest_pidoc.settings import Settings
+from pytest_pidoc.settings.spec import Settings
 from pytest_pidoc.values.progress import Progress
 
 __all__ = ["TEST_FILE", "run"]

@@ -1,26 +1,19 @@
-"""The settings: what can be chosen, where a value came from, and what is wrong with a bad one."""
+"""What can be chosen: one row for each setting, and what the marker and ``Cluster.up`` take of them."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from pathlib import Path
-
-from pytest_pidoc.errors import SettingsError
 from pytest_pidoc.values import inputs
-from pytest_pidoc.values.checks import MOST_SECONDS, shown
-from pytest_pidoc.values.options import Option, choose
+from pytest_pidoc.values.checks import MOST_SECONDS
+from pytest_pidoc.values.options import Option
 
 __all__ = [
     "DEFAULT_MODEL",
     "FLAGS",
     "MARKER",
     "MARKER_SIGNATURE",
+    "MIB",
     "NO_FILE",
     "OPTIONS",
-    "ClusterSpec",
-    "Settings",
     "signature",
 ]
 
@@ -96,10 +89,6 @@ def _seconds(value: object) -> float:
     return inputs.real(value, 0.001, MOST_SECONDS, f"a number of seconds from 0.001 to {MOST_SECONDS:.0f}")
 
 
-def _cache_home() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pytest-pidoc"
-
-
 _FILE = "PATH|URL#sha256=HEX"
 
 OPTIONS: tuple[Option, ...] = (
@@ -170,6 +159,7 @@ OPTIONS: tuple[Option, ...] = (
         "let the guest of a -virt model see the name of the board whose CPU it has",
         applies="nodes",
         page="how-to/announce-the-board",
+        default=False,
     ),
     Option(
         "mips",
@@ -186,9 +176,16 @@ OPTIONS: tuple[Option, ...] = (
         "yes|no",
         "nodes",
         "how-to/several-nodes",
+        default=True,
     ),
     Option(
-        "internet", inputs.flag, "let nodes reach the internet (default: yes)", "yes|no", "nodes", "explanation/network"
+        "internet",
+        inputs.flag,
+        "let nodes reach the internet (default: yes)",
+        "yes|no",
+        "nodes",
+        "explanation/network",
+        default=True,
     ),
     Option(
         "host_access",
@@ -196,6 +193,7 @@ OPTIONS: tuple[Option, ...] = (
         "let nodes reach the services on the host's 127.0.0.1, at 10.0.2.2 (engine local)",
         applies="nodes",
         page="explanation/security",
+        default=False,
     ),
     Option(
         "workers",
@@ -244,50 +242,12 @@ FLAGS: tuple[Option, ...] = (
 )
 
 
-@dataclass(frozen=True)
-class ClusterSpec:
-    """What a cluster is asked to be; two tests with equal specs share one.
-
-    ``memory`` is in bytes: ``None`` means the model's own. ``cpus`` is a limit unless it is ``None``. ``boot_timeout``
-    is in seconds: ``None`` means by the host's speed. ``kernel``, ``initrd`` and ``dtb`` are each a path, or a URL with
-    its SHA-256, of what is used instead of the image's own. ``mips`` is how many million instructions are a second of
-    the guest's clock, which follows the host's clock if it is ``None``.
-    """
-
-    nodes: int = 1
-    model: str = DEFAULT_MODEL
-    image: str = "debian:bookworm"
-    engine: str = "auto"
-    memory: int | None = None
-    cpus: float | None = None
-    boot_timeout: float | None = None
-    start: str = "warm"
-    kernel: str | None = None
-    initrd: str | None = None
-    dtb: str | None = None
-    append: str | None = None
-    announce_board: bool = False
-    mips: float | None = None
-    lan: bool = True
-    internet: bool = True
-    host_access: bool = False
-
-    @property
-    def memory_per_node(self) -> int:
-        """The RAM of each node in bytes."""
-        from pytest_pidoc.machines import machine
-
-        return self.memory or machine(self.model).memory
-
-
 def signature(name: str, *flags: Option, **first: object) -> str:
     """Return how something that takes the settings of a cluster is called, for errors and the reference.
 
     What is not switched on or off is ``None`` there: it comes from the settings.
     """
-    defaults: dict[str, object] = {
-        each.name: each.default if isinstance(each.default, bool) else None for each in fields(ClusterSpec)
-    }
+    defaults: dict[str, object] = {each.name: each.default for each in OPTIONS if each.applies != "run"}
     defaults.update({**{flag.name: False for flag in flags}, **first})
     nodes, *others = (f"{argument}={default!r}" for argument, default in defaults.items())
     return f"{name}({nodes}, *, {', '.join(others)})"
@@ -296,90 +256,3 @@ def signature(name: str, *flags: Option, **first: object) -> str:
 #: What the marker takes, and how it is written.
 MARKER = (*(option for option in OPTIONS if option.applies != "run"), *FLAGS)
 MARKER_SIGNATURE = signature("pidoc", *FLAGS, nodes=1)
-
-
-@dataclass(frozen=True)
-class Settings(ClusterSpec):
-    """The settings of a run, each with where it came from: those of the clusters that it starts, and its own.
-
-    Where a cluster is described, `spec` is what is wanted, not the settings.
-    """
-
-    workers: str = "shared"
-    overcommit: bool = False
-    cache_dir: Path = field(default_factory=_cache_home)
-    keep: str = "never"
-    artifacts: Path | None = None
-    require: bool = False
-    sources: Mapping[str, str] = field(default_factory=dict, compare=False)
-    """Where each value that is not the default came from: ``{"engine": "--pidoc-engine"}``."""
-
-    @classmethod
-    def load(
-        cls,
-        options: Mapping[str, object] | None = None,
-        *,
-        environment: Mapping[str, str] | None = None,
-        ini: Mapping[str, object] | None = None,
-        prefix: str = "--pidoc-",
-    ) -> Settings:
-        """Read the settings; an option is stronger than the environment, which is stronger than the ini file.
-
-        Parameters
-        ----------
-        options, ini
-            Values by the setting's name; ``None`` and ``""`` mean not given.
-        environment
-            The environment; by default this process's.
-        prefix
-            What the options' names start with, for messages: ``--`` on the command line of ``pidoc``.
-
-        Raises
-        ------
-        SettingsError
-            A value is not usable; the message names where it came from and what would be right.
-        """
-        environment = os.environ if environment is None else environment
-        values, sources = choose(OPTIONS, options or {}, environment, ini or {}, prefix=prefix)
-        return cls(**values, sources=sources)
-
-    def source(self, name: str) -> str:
-        """Return where the value of *name* came from: an option, a variable, an ini key or ``default``."""
-        return self.sources.get(name, "default")
-
-    def spec(self, marker: Mapping[str, object] | None = None, *, where: str = "the marker pidoc") -> ClusterSpec:
-        """Return the cluster that a marker's arguments ask for, filled up from these settings.
-
-        Raises
-        ------
-        SettingsError
-            An argument is unknown or bad, and the tip prints the marker's signature; or the model cannot have
-            that much or that little memory.
-        """
-        names = [each.name for each in fields(ClusterSpec)]
-        values = {name: getattr(self, name) for name in names}
-        rows = {option.name: option for option in OPTIONS}
-        for name, value in (marker or {}).items():
-            if name not in names:
-                raise SettingsError(f"{where} has no argument {shown(name)}.", tip=MARKER_SIGNATURE)
-            if value is not None:
-                try:
-                    values[name] = rows[name].read(value, f"{name} of {where}")
-                except SettingsError as error:
-                    raise SettingsError(error.what, tip=MARKER_SIGNATURE) from None
-        spec = ClusterSpec(**values)
-        _check_memory(spec)
-        return spec
-
-
-def _check_memory(spec: ClusterSpec) -> None:
-    """Refuse another size of RAM than the board's own: QEMU would, after an image was built for it."""
-    from pytest_pidoc.machines import MODELS
-
-    model = MODELS[spec.model]
-    if model.fixed_memory and spec.memory not in (None, model.memory):
-        raise SettingsError(
-            f"memory: {spec.memory // MIB}M is not supported by {spec.model}, which has {model.memory // MIB}M like the"
-            " board.",
-            tip="leave memory out, or choose a -virt model",
-        )

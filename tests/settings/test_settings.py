@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from pytest_pidoc.cluster import Cluster, ClusterArguments
 from pytest_pidoc.errors import SettingsError
 from pytest_pidoc.machines import MIB, MODELS
-from pytest_pidoc.settings import FLAGS, MARKER, MARKER_SIGNATURE, OPTIONS, ClusterSpec, Settings
+from pytest_pidoc.settings.spec import ClusterSpec, Settings
+from pytest_pidoc.settings.table import FLAGS, MARKER, MARKER_SIGNATURE, OPTIONS
 from pytest_pidoc.values.options import Option
 
 every_option = pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)

@@ -1,0 +1,148 @@
+"""The settings of a run, and what a cluster is asked to be: values that are checked once, when they are made."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from pytest_pidoc.errors import SettingsError
+from pytest_pidoc.settings.table import DEFAULT_MODEL, MARKER_SIGNATURE, MIB, OPTIONS
+from pytest_pidoc.values.checks import shown
+from pytest_pidoc.values.options import choose
+
+__all__ = ["ClusterSpec", "Settings"]
+
+
+def _default(name: str) -> Any:
+    """Return the default of a setting that its row in the table has, because the marker's signature shows it."""
+    return next(option.default for option in OPTIONS if option.name == name)
+
+
+def _cache_home() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pytest-pidoc"
+
+
+@dataclass(frozen=True)
+class ClusterSpec:
+    """What a cluster is asked to be; two tests with equal specs share one.
+
+    ``memory`` is in bytes: ``None`` means the model's own. ``cpus`` is a limit unless it is ``None``. ``boot_timeout``
+    is in seconds: ``None`` means by the host's speed. ``kernel``, ``initrd`` and ``dtb`` are each a path, or a URL with
+    its SHA-256, of what is used instead of the image's own. ``mips`` is how many million instructions are a second of
+    the guest's clock, which follows the host's clock if it is ``None``.
+    """
+
+    nodes: int = 1
+    model: str = DEFAULT_MODEL
+    image: str = "debian:bookworm"
+    engine: str = "auto"
+    memory: int | None = None
+    cpus: float | None = None
+    boot_timeout: float | None = None
+    start: str = "warm"
+    kernel: str | None = None
+    initrd: str | None = None
+    dtb: str | None = None
+    append: str | None = None
+    announce_board: bool = _default("announce_board")
+    mips: float | None = None
+    lan: bool = _default("lan")
+    internet: bool = _default("internet")
+    host_access: bool = _default("host_access")
+
+    @property
+    def memory_per_node(self) -> int:
+        """The RAM of each node in bytes."""
+        from pytest_pidoc.machines import machine
+
+        return self.memory or machine(self.model).memory
+
+
+@dataclass(frozen=True)
+class Settings(ClusterSpec):
+    """The settings of a run, each with where it came from: those of the clusters that it starts, and its own.
+
+    Where a cluster is described, `spec` is what is wanted, not the settings.
+    """
+
+    workers: str = "shared"
+    overcommit: bool = False
+    cache_dir: Path = field(default_factory=_cache_home)
+    keep: str = "never"
+    artifacts: Path | None = None
+    require: bool = False
+    sources: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """Where each value that is not the default came from: ``{"engine": "--pidoc-engine"}``."""
+
+    @classmethod
+    def load(
+        cls,
+        options: Mapping[str, object] | None = None,
+        *,
+        environment: Mapping[str, str] | None = None,
+        ini: Mapping[str, object] | None = None,
+        prefix: str = "--pidoc-",
+    ) -> Settings:
+        """Read the settings; an option is stronger than the environment, which is stronger than the ini file.
+
+        Parameters
+        ----------
+        options, ini
+            Values by the setting's name; ``None`` and ``""`` mean not given.
+        environment
+            The environment; by default this process's.
+        prefix
+            What the options' names start with, for messages: ``--`` on the command line of ``pidoc``.
+
+        Raises
+        ------
+        SettingsError
+            A value is not usable; the message names where it came from and what would be right.
+        """
+        environment = os.environ if environment is None else environment
+        values, sources = choose(OPTIONS, options or {}, environment, ini or {}, prefix=prefix)
+        return cls(**values, sources=sources)
+
+    def source(self, name: str) -> str:
+        """Return where the value of *name* came from: an option, a variable, an ini key or ``default``."""
+        return self.sources.get(name, "default")
+
+    def spec(self, marker: Mapping[str, object] | None = None, *, where: str = "the marker pidoc") -> ClusterSpec:
+        """Return the cluster that a marker's arguments ask for, filled up from these settings.
+
+        Raises
+        ------
+        SettingsError
+            An argument is unknown or bad, and the tip prints the marker's signature; or the model cannot have
+            that much or that little memory.
+        """
+        names = [each.name for each in fields(ClusterSpec)]
+        values = {name: getattr(self, name) for name in names}
+        rows = {option.name: option for option in OPTIONS}
+        for name, value in (marker or {}).items():
+            if name not in names:
+                raise SettingsError(f"{where} has no argument {shown(name)}.", tip=MARKER_SIGNATURE)
+            if value is not None:
+                try:
+                    values[name] = rows[name].read(value, f"{name} of {where}")
+                except SettingsError as error:
+                    raise SettingsError(error.what, tip=MARKER_SIGNATURE) from None
+        spec = ClusterSpec(**values)
+        _check_memory(spec)
+        return spec
+
+
+def _check_memory(spec: ClusterSpec) -> None:
+    """Refuse another size of RAM than the board's own: QEMU would, after an image was built for it."""
+    from pytest_pidoc.machines import MODELS
+
+    model = MODELS[spec.model]
+    if model.fixed_memory and spec.memory not in (None, model.memory):
+        raise SettingsError(
+            f"memory: {spec.memory // MIB}M is not supported by {spec.model}, which has {model.memory // MIB}M like the"
+            " board.",
+            tip="leave memory out, or choose a -virt model",
+        )
