@@ -108,7 +108,7 @@ def test_a_start_that_is_killed_while_it_keeps_the_saved_machine(
 FULL = """
 import pathlib, sys
 from pytest_pidoc.errors import ImageError
-from pytest_pidoc.images import debian
+from pytest_pidoc.images.debian import recipe as debian
 from pytest_pidoc.images.store.cache import Cache
 cache = Cache(pathlib.Path(sys.argv[1]))
 try:

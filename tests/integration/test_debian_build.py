@@ -24,7 +24,7 @@ pytestmark = [
 
 BUILD = """
 import pathlib, sys
-from pytest_pidoc.images import debian
+from pytest_pidoc.images.debian import recipe as debian
 from pytest_pidoc.images.store.cache import Cache
 from pytest_pidoc.values.progress import TerminalProgress
 debian.build(Cache(pathlib.Path(sys.argv[1])), debian.recipe("debian"), "arm64", progress=TerminalProgress(sys.stdout))
