@@ -125,11 +125,7 @@ class Identity:
 
     def write(self, directory: Path) -> None:
         """Write the file, which only this user can read: it contains the private host keys."""
-        path = directory / FILE
-        draft = path.with_suffix(f".{os.getpid()}")
-        draft.touch(mode=0o600)
-        draft.write_text(json.dumps(asdict(self)), encoding="utf-8")
-        draft.replace(path)
+        documents.write(directory / FILE, json.dumps(asdict(self)), mode=0o600)
 
     def reborn(self) -> Identity:
         """Return the identity for another boot: with a new boot id and a new random seed."""

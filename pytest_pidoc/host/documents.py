@@ -1,14 +1,18 @@
-"""Reads small files that this package has written, and refuses damaged ones."""
+"""Small files of this package: written completely or not at all, and read completely or refused.
+
+A file might have been damaged since it was written, and another process might read it while it is replaced.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import stat
+import threading
 from pathlib import Path
 from typing import Any
 
-__all__ = ["content", "parse", "read"]
+__all__ = ["content", "parse", "read", "write"]
 
 LARGEST = 16 << 20  # bytes: the largest is an image's manifest, with 50,000
 
@@ -57,6 +61,44 @@ def parse(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def write(
+    path: Path, content: str | bytes, *, mode: int = 0o666, synced: bool = False, draft: Path | None = None
+) -> None:
+    """Put *content* into the file at *path*: whoever reads it meanwhile gets the old file or the new one.
+
+    Parameters
+    ----------
+    path
+        The file, which need not exist.
+    content
+        What it contains afterwards; a text is encoded in UTF-8.
+    mode
+        Its permissions, less the umask.
+    synced
+        Whether the content is on the disk before it replaces the old one: then a power cut leaves one of the two.
+    draft
+        Where it is written first; by default a name beside *path* that no other thread uses.
+
+    Raises
+    ------
+    OSError
+        It cannot be written; the old file is still there.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    draft = draft or path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+            if synced:
+                stream.flush()
+                os.fsync(descriptor)
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
 
 
 def _open(path: str, flags: int) -> int:

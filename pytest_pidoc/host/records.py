@@ -88,9 +88,7 @@ def failed_directory() -> Path:
 
 def write(directory: Path, record: dict[str, Any]) -> None:
     """Write ``cluster.json`` atomically."""
-    draft = directory / f".{RECORD}.{os.getpid()}"
-    draft.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    draft.replace(directory / RECORD)
+    documents.write(directory / RECORD, json.dumps(record, indent=2) + "\n")
 
 
 def read(directory: Path) -> dict[str, Any]:

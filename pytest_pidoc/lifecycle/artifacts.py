@@ -149,12 +149,9 @@ def keep(clusters: Sequence[Path], target: Path, report: Mapping[str, Any], *, l
     names = [*sources, *(name for name in (former.files if former else ()) if name not in sources)]
     target.mkdir(parents=True, exist_ok=True)
     content = {"tool": _TOOL, "version": __version__, "run": run, "kept": time.time(), **report, "files": names}
-    draft = target / f".{REPORT}.{os.getpid()}"
-    try:
-        draft.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
-        draft.replace(target / REPORT)  # before the files: so they are known as ours, whatever happens now
+    try:  # before the files: so they are known as ours, whatever happens now
+        documents.write(target / REPORT, json.dumps(content, indent=2, default=str) + "\n")
     except BaseException:
-        draft.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # there is evidence of before
             target.rmdir()
         raise

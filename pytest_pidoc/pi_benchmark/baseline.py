@@ -5,9 +5,7 @@ It is never half written: a new one is written beside it and then replaces it.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -126,21 +124,13 @@ def update(path: Path, measured: Iterable[Entry]) -> int:
     entries = {_place(entry): entry for entry in (*read(path), *measured)}
     listed = [asdict(entries[place]) for place in sorted(entries)]
     text = json.dumps({"format": FORMAT, "benchmarks": listed}, indent=2) + "\n"
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with draft.open("w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        draft.replace(path)
+        documents.write(path, text, synced=True)
     except OSError as error:
         raise BenchmarkError(
             f"The baseline {path} cannot be written: {error.strerror}.",
             tip="choose another file with --pidoc-benchmark-file",
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            draft.unlink()
     return len(entries)
 
 

@@ -54,9 +54,7 @@ class Lease:
             if (directory / SPENT).exists():
                 lease.close()
                 return None
-            draft = directory / f"draft-{lease._note.name}"
-            draft.write_text(json.dumps({"holder": processes.own(), "user": user}), encoding="utf-8")
-            draft.replace(lease._note)  # whole or not at all, for those who read it meanwhile
+            documents.write(lease._note, json.dumps({"holder": processes.own(), "user": user}))
         except OSError:  # the directory has just gone
             lease.close()
             return None

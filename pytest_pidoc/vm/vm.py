@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -127,9 +125,8 @@ class Vm:
         with contextlib.suppress(OSError, ValueError):  # the file does not exist, or is not a regular file
             if documents.content(path) == content:
                 return path
-        draft = path.with_name(f".{KNOWN_HOSTS}.{os.getpid()}.{threading.get_ident()}")
-        draft.write_bytes(content)
-        return draft.replace(path)  # so that nobody reads half a file
+        documents.write(path, content)
+        return path
 
     def know_by(self, host_keys: Sequence[str]) -> None:
         """From the next connection on, accept only these public host keys."""

@@ -53,14 +53,8 @@ def write(stamp: Path, value: object) -> None:
     """Write a stamp atomically; if it cannot be written, files are hashed each time."""
     # One name for all writers: what a killed one leaves, the next one replaces. Two at the same time can spoil a stamp,
     # and then files are hashed once more.
-    draft = stamp.with_suffix(".new")
     with contextlib.suppress(OSError):
-        try:
-            draft.write_text(json.dumps(value), encoding="utf-8")
-            draft.replace(stamp)
-        except BaseException:
-            draft.unlink(missing_ok=True)
-            raise
+        documents.write(stamp, json.dumps(value), draft=stamp.with_suffix(".new"))
 
 
 def _offsets(size: int) -> list[int]:
