@@ -14,7 +14,7 @@ from pathlib import Path
 from pytest_pidoc.engines.choose import INSTALL_DOCKER, INSTALL_QEMU
 from pytest_pidoc.engines.local import LocalEngine
 from pytest_pidoc.errors import ChecksumMismatch, EngineUnavailable, PidocError
-from pytest_pidoc.host import records
+from pytest_pidoc.host import documents, records
 from pytest_pidoc.images.debian import recipe as debian
 from pytest_pidoc.images.fetch import download
 from pytest_pidoc.images.stock import recipe as raspios
@@ -140,8 +140,7 @@ def install(packages: list[str], log: Path) -> None:
                 step, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env=environment, check=False
             )
             if done.returncode:
-                last = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-10:])
-                raise PidocError(f"{' '.join(step)} failed.", evidence=last, look=str(log))
+                raise PidocError(f"{' '.join(step)} failed.", evidence=documents.tail(log), look=str(log))
 
 
 def _quoted(path: Path) -> str:

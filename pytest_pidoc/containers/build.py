@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING
 
 from pytest_pidoc.containers.daemon import IMAGE_LABEL, daemon_errors
 from pytest_pidoc.errors import EngineUnavailable, ImageError
+from pytest_pidoc.host import documents
 from pytest_pidoc.host.locks import locked
 from pytest_pidoc.images.store.cache import cache_errors
 
@@ -184,7 +185,7 @@ def _base(client: docker.DockerClient, wanted: str, log: Path, progress: Progres
             ) from error
         except subprocess.CalledProcessError as error:
             raise ImageError(
-                f"mmdebstrap failed to build the base image {OWN_BASE}.", evidence=_tail(log), look=str(log)
+                f"mmdebstrap failed to build the base image {OWN_BASE}.", evidence=documents.tail(log), look=str(log)
             ) from error
         with daemon_errors(f"import {OWN_BASE}"), archive.open("rb") as stream:
             repository, _, tag = OWN_BASE.partition(":")
@@ -231,7 +232,7 @@ def _build(
                 progress.step(f"docker build: {text.strip()[:70]} ...")
             if "error" in message:
                 what = f"docker build failed for the container image {reference}."
-                raise ImageError(what, evidence=_tail(log), look=str(log))
+                raise ImageError(what, evidence=documents.tail(log), look=str(log))
 
 
 class _Stages:
@@ -293,7 +294,3 @@ def _chunks(file: IO[bytes], size: int) -> Iterator[bytes]:
 def _padded(chunks: Iterable[bytes], size: int) -> Iterator[bytes]:
     yield from chunks
     yield bytes(-size % BLOCK)
-
-
-def _tail(log: Path, lines: int = 15) -> str:
-    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])

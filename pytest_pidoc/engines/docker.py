@@ -16,7 +16,7 @@ from pytest_pidoc.containers.reaper import watched
 from pytest_pidoc.containers.running import own_labels, remove
 from pytest_pidoc.engines.engine import Endpoint, how_qemu_ended, refuse_more_cpus
 from pytest_pidoc.errors import EngineUnavailable, ImageError, MonitorError, NodeDied
-from pytest_pidoc.host import processes
+from pytest_pidoc.host import documents, processes
 from pytest_pidoc.machines import MIB
 from pytest_pidoc.qemu import command as qemu
 from pytest_pidoc.qemu import guard, migration
@@ -242,7 +242,7 @@ class DockerEngine:
                 said = self._api.logs(container, tail=20).decode(errors="replace")
                 raise NodeDied(
                     f"{launch.name} died right after its start: {how}.",
-                    evidence=said[-2000:],
+                    evidence=documents.tail(said),
                     look=str(log),
                 )
             if deadline.expired:
@@ -284,7 +284,7 @@ class DockerEngine:
             finally:
                 remove(self._client, container)
         if status != 0:
-            raise EngineUnavailable(f"{' '.join(command)} failed in a container.", evidence=text[-2000:])
+            raise EngineUnavailable(f"{' '.join(command)} failed in a container.", evidence=documents.tail(text))
         return text
 
     def _host_config(self, **more: Any) -> Any:

@@ -15,7 +15,7 @@ from pytest_pidoc.engines import cgroups
 from pytest_pidoc.engines.choose import INSTALL_QEMU
 from pytest_pidoc.engines.engine import Endpoint, how_qemu_ended, refuse_more_cpus
 from pytest_pidoc.errors import EngineUnavailable, FaultError, MonitorError, NodeDied, SettingsError
-from pytest_pidoc.host import processes
+from pytest_pidoc.host import documents, processes
 from pytest_pidoc.qemu import command as qemu
 from pytest_pidoc.qemu import guard, migration
 from pytest_pidoc.qemu.launch import Launch
@@ -150,7 +150,7 @@ class LocalEngine:
             if child.poll() is not None:
                 raise NodeDied(
                     f"{launch.name} died right after its start: {how_qemu_ended(child.returncode)}.",
-                    evidence=(launch.directory / QEMU_LOG).read_text(encoding="utf-8", errors="replace")[-2000:],
+                    evidence=documents.tail(launch.directory / QEMU_LOG),
                     look=str(launch.directory / QEMU_LOG),
                 )
             try:
@@ -198,7 +198,7 @@ def _run(command: list[str], *, timeout: float, cwd: Path | None = None) -> str:
     except subprocess.TimeoutExpired as error:
         raise EngineUnavailable(f"{command[0]} did not finish within {timeout:g} s.") from error
     except subprocess.CalledProcessError as error:
-        raise EngineUnavailable(f"{' '.join(command)} failed.", evidence=error.stdout[-2000:]) from error
+        raise EngineUnavailable(f"{' '.join(command)} failed.", evidence=documents.tail(error.stdout)) from error
     return done.stdout
 
 

@@ -12,9 +12,10 @@ import threading
 from pathlib import Path
 from typing import Any
 
-__all__ = ["content", "parse", "read", "write"]
+__all__ = ["content", "parse", "read", "tail", "write"]
 
 LARGEST = 16 << 20  # bytes: the largest is an image's manifest, with 50,000
+END = 8000  # of a log, in bytes: what `tail` looks at
 
 
 def read(path: Path) -> Any:
@@ -61,6 +62,27 @@ def parse(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def tail(log: Path | str, lines: int = 15) -> str:
+    """Return the last lines of a log, or of what a program has printed, without empty ones; "" without a log.
+
+    Each state of a progress bar counts as a line. Of a log with very long lines, the last 8000 bytes are looked at.
+
+    Raises
+    ------
+    OSError
+        It cannot be read.
+    """
+    if isinstance(log, Path):
+        try:
+            with log.open("rb") as stream:
+                stream.seek(max(0, os.fstat(stream.fileno()).st_size - END))
+                log = stream.read().decode("utf-8", "replace")
+        except FileNotFoundError:
+            return ""
+    kept = [line for line in log[-END:].replace("\r", "\n").splitlines() if line.strip()]
+    return "\n".join(kept[-lines:])
 
 
 def write(

@@ -180,11 +180,9 @@ class Lan:
         return answer
 
     def _gone(self) -> FaultError:
-        log = self._directory / SWITCH_LOG
-        said = log.read_text(encoding="utf-8", errors="replace")[-2000:] if log.exists() else ""
         return FaultError(
             f"The network switch of {self._directory.name} (process {self.handle.partition(':')[0]}) has ended,"
             " so its nodes cannot reach each other.",
-            evidence=said,
+            evidence=documents.tail(self._directory / SWITCH_LOG),
             tip="end the cluster with cluster.down() and start a new one",
         )

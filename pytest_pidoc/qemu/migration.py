@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pytest_pidoc.errors import BootError, MonitorError, RestoreFailed
+from pytest_pidoc.host import documents
 from pytest_pidoc.qemu import repairs
 from pytest_pidoc.qemu.launch import Launch
 from pytest_pidoc.qemu.monitor import Monitor
@@ -80,7 +81,7 @@ def restore(launch: Launch, state: Path, version: QemuVersion, *, death: Callabl
             monitor.execute("cont")
     except MonitorError as error:
         log = directory / QEMU_LOG
-        said = log.read_text(encoding="utf-8", errors="replace")[-2000:] if log.exists() else ""
+        said = documents.tail(log)
         grace = Deadline(DEATH_GRACE)
         while (how := death()) is None and not grace.expired:
             grace.pause()

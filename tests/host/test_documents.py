@@ -82,6 +82,33 @@ def test_draft_can_have_a_name_of_its_own(tmp_path: Path) -> None:
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"file.json": "{}"}
 
 
+def test_end_of_a_log(tmp_path: Path) -> None:
+    """The last lines, of a file or a text; empty lines are left out, and a progress bar's states are lines."""
+    text = "first\n\n10 %\r 20 %\r\nlast\n\n"
+    (tmp_path / "log").write_bytes(text.encode() + b"\xff\n")
+
+    assert documents.tail(text, lines=2) == " 20 %\nlast"
+    assert documents.tail(tmp_path / "log", lines=3) == " 20 %\nlast\n\ufffd"
+    assert documents.tail(text) == "first\n10 %\n 20 %\nlast"
+    assert documents.tail("\n") == ""
+
+
+def test_end_of_a_huge_log(tmp_path: Path) -> None:
+    """Of a log that is one endless line, a bounded part is shown."""
+    with (tmp_path / "log").open("wb") as stream:
+        stream.truncate(1 << 30)
+        stream.seek(0, os.SEEK_END)
+        stream.write(b"end")
+
+    assert documents.tail(tmp_path / "log").endswith("end")
+    assert len(documents.tail(tmp_path / "log")) == documents.END
+
+
+def test_log_that_does_not_exist_has_no_end(tmp_path: Path) -> None:
+    """The error that shows a log matters more than the log."""
+    assert documents.tail(tmp_path / "log") == ""
+
+
 def test_deep_nesting_is_a_value_error() -> None:
     """A damaged file cannot raise RecursionError in its reader."""
     with pytest.raises(ValueError, match="nested too deeply"):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_pidoc.errors import ImageError
+from pytest_pidoc.host import documents
 from pytest_pidoc.values.deadline import Deadline
 
 __all__ = ["BuildLog", "sentence"]
@@ -127,9 +128,7 @@ class BuildLog:
 
     def error(self, text: str, *, tip: str = "") -> ImageError:
         """Return an error that shows the log's last lines and names it."""
-        lines = self.path.read_bytes()[-8000:].decode("utf-8", "replace").replace("\r", "\n").splitlines()
-        kept = [line for line in lines if line.strip()]
-        return ImageError(text, evidence="\n".join(kept[-15:]), look=str(self.path), tip=tip)
+        return ImageError(text, evidence=documents.tail(self.path), look=str(self.path), tip=tip)
 
 
 def sentence(what: str) -> str:
