@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import os
 import shlex
 import sys
@@ -15,13 +14,12 @@ from typing import TYPE_CHECKING, Any
 from pytest_pidoc.commands.output import print_json, terminal_progress
 from pytest_pidoc.errors import PidocError, SettingsError
 from pytest_pidoc.host import processes, records
-from pytest_pidoc.lifecycle import reaper
+from pytest_pidoc.lifecycle import facts, reaper
 from pytest_pidoc.settings.spec import Settings
 from pytest_pidoc.values.checks import shown
 from pytest_pidoc.values.text import duration, table
 
 if TYPE_CHECKING:
-    from pytest_pidoc.cluster import Cluster
     from pytest_pidoc.lifecycle.record import ClusterRecord
     from pytest_pidoc.node import Node
 
@@ -34,7 +32,7 @@ def up(options: argparse.Namespace, settings: Settings) -> int:
 
     cluster = Cluster.up(settings=settings, progress=terminal_progress(), keep=True)
     if options.json:
-        print_json(_describe(cluster))
+        print_json(facts.of_cluster(cluster.directory, cluster.spec, cluster, faults=cluster.faults.all()))
     else:
         for node in cluster:
             print(f"{cluster.name}/{node.name}  {node.ssh_command}")
@@ -61,7 +59,7 @@ def ps(options: argparse.Namespace, settings: Settings) -> int:
         if record.nodes:
             try:
                 with contextlib.closing(Cluster.attach(directory)) as cluster:
-                    entry["nodes"] = _describe(cluster)["nodes"]
+                    entry["nodes"] = [facts.of_node(node) for node in cluster]
             except PidocError as error:  # its image or its daemon is gone; the other clusters are unaffected
                 print(f"pidoc: {directory.name}: {error}", file=sys.stderr)
                 unknown = {"host": "", "port": "", "state": "unknown"}
@@ -173,24 +171,6 @@ def _node(name: str) -> Node:
         names = ", ".join(f"{directory.name}/{node_name}" for directory in candidates)
         raise SettingsError(f"Several clusters have a node {shown(name)}.", tip=f"use one of {names}")
     return next(node for node in Cluster.attach(candidates[0]) if node.name == node_name)
-
-
-def _describe(cluster: Cluster) -> dict[str, Any]:
-    return {
-        "cluster": cluster.name,
-        "directory": str(cluster.directory),
-        "nodes": [
-            {
-                "name": node.name,
-                "host": node.host,
-                "port": node.port,
-                "state": node.state,
-                "ssh": node.ssh_command,
-                "timings": dataclasses.asdict(node.timings),
-            }
-            for node in cluster
-        ],
-    }
 
 
 def _owner(pid: int | str) -> str:

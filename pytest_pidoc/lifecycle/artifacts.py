@@ -17,7 +17,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -26,7 +26,7 @@ from pytest_pidoc.lan.lan import SWITCH_LOG
 from pytest_pidoc.values.files import QEMU_COMMAND, QEMU_LOG, SERIAL_LOG
 from pytest_pidoc.version import __version__
 
-__all__ = ["LIMITS", "REPORT", "Folder", "Limits", "folder_name", "folders", "keep", "of_run"]
+__all__ = ["LIMITS", "REPORT", "Folder", "Limits", "Report", "folder_name", "folders", "keep", "of_run"]
 
 REPORT = "report.json"
 OF_CLUSTER = (records.RECORD, SWITCH_LOG)
@@ -53,6 +53,28 @@ class Limits:
 
 
 LIMITS = Limits()
+
+
+@dataclass(frozen=True)
+class Report:
+    """What ``report.json`` says of a failure, beside which files are kept.
+
+    Attributes
+    ----------
+    failed
+        What has failed: ``setup``, ``call`` or ``teardown`` of the test, or ``start``.
+    test
+        The test's id; empty if nodes were started outside of a test.
+    error
+        Why, if the test's own report does not say it.
+    clusters
+        What was known of each cluster; nothing if the process that had them ended.
+    """
+
+    failed: str
+    test: str = ""
+    error: str = ""
+    clusters: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True)
@@ -117,7 +139,7 @@ class Folder:
                 yield path
 
 
-def keep(clusters: Sequence[Path], target: Path, report: Mapping[str, Any], *, limits: Limits = LIMITS) -> Path:
+def keep(clusters: Sequence[Path], target: Path, report: Report, *, limits: Limits = LIMITS) -> Path:
     """Copy what clusters and their nodes have said to the folder *target*; what else is beside it stays bounded.
 
     Parameters
@@ -127,7 +149,7 @@ def keep(clusters: Sequence[Path], target: Path, report: Mapping[str, Any], *, l
     target
         The folder; evidence of another run in it is replaced, that of this run added to.
     report
-        What is known beside: plain data, for ``report.json``.
+        What ``report.json`` says.
     limits
         How much is kept, of one log and in all.
 
@@ -148,7 +170,7 @@ def keep(clusters: Sequence[Path], target: Path, report: Mapping[str, Any], *, l
     sources = dict(_sources(clusters))
     names = [*sources, *(name for name in (former.files if former else ()) if name not in sources)]
     target.mkdir(parents=True, exist_ok=True)
-    content = {"tool": _TOOL, "version": __version__, "run": run, "kept": time.time(), **report, "files": names}
+    content = {"tool": _TOOL, "version": __version__, "run": run, "kept": time.time(), **asdict(report), "files": names}
     try:  # before the files: so they are known as ours, whatever happens now
         documents.write(target / REPORT, json.dumps(content, indent=2, default=str) + "\n")
     except BaseException:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import subprocess
 import threading
@@ -20,7 +19,7 @@ from pytest_pidoc.guest.identity import Identity, LanPlace
 from pytest_pidoc.host import records
 from pytest_pidoc.images.store import usage
 from pytest_pidoc.lan.lan import NETWORK, Lan, address
-from pytest_pidoc.lifecycle import artifacts, capacity, reaper
+from pytest_pidoc.lifecycle import artifacts, capacity, facts, reaper
 from pytest_pidoc.lifecycle.provision import Provision
 from pytest_pidoc.lifecycle.record import ClusterRecord, NodeRecord
 from pytest_pidoc.machines import machine
@@ -284,7 +283,9 @@ class Attempt:
         if not self._directory.exists():
             return  # somebody took the cluster down while it started
         logs = (self._settings.artifacts or records.failed_directory()) / self._directory.name
-        report = {"failed": "start", "error": str(error), "spec": dataclasses.asdict(self._spec)}
+        switch_is_gone = self._lan is not None and not self._lan.alive
+        known = facts.of_cluster(self._directory, self._spec, switch_is_gone=switch_is_gone)
+        report = artifacts.Report("start", error=str(error), clusters=[known])
         with contextlib.suppress(OSError):  # the error itself matters more
             artifacts.keep([self._directory], logs, report)
             if isinstance(error, PidocError) and error.look:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pytest_pidoc.errors import PidocError
-from pytest_pidoc.lifecycle import artifacts
+from pytest_pidoc.lifecycle import artifacts, facts
 from pytest_pidoc.node import UP
 from pytest_pidoc.testrun import leases
 
 if TYPE_CHECKING:
     from pytest_pidoc.cluster import Cluster
-    from pytest_pidoc.node import Node
 
-__all__ = ["describe", "of_crash", "of_test"]
+__all__ = ["of_crash", "of_test"]
 
 SERIAL_LINES = 30  # of each node, in the report of a failed test
 
@@ -41,16 +38,25 @@ def of_test(test: str, when: str, clusters: Sequence[Cluster], base: Path) -> li
     Titles and texts.
     """
     target = base / artifacts.folder_name(test)
-    known = [describe(cluster) for cluster in clusters]
-    report = {"test": test, "failed": when, "clusters": known}
+    known = [
+        facts.of_cluster(
+            cluster.directory,
+            cluster.spec,
+            cluster,
+            faults=cluster.faults.all(),
+            switch_is_gone=cluster.switch_is_gone,
+        )
+        for cluster in clusters
+    ]
+    report = artifacts.Report(when, test=test, clusters=known)
     try:
         artifacts.keep([cluster.directory for cluster in clusters], target, report)
         place = f"The rest is in {target}"
     except OSError as error:
         place = f"The rest could not be kept in {target}: {error.strerror}"
     sections = []
-    for cluster, facts in zip(clusters, known, strict=True):
-        if down := [f"{node['name']}: {node['state']}" for node in facts["nodes"] if node["state"] != UP]:
+    for cluster, said in zip(clusters, known, strict=True):
+        if down := [f"{node['name']}: {node['state']}" for node in said["nodes"] if node["state"] != UP]:
             sections.append((f"nodes of {cluster.name} that are not up", "\n".join(down)))
         if cluster.switch_is_gone:
             sections.append((f"LAN of {cluster.name}", "The switch has ended: no node reaches another."))
@@ -78,39 +84,10 @@ def of_crash(error: object, clusters: Iterable[Path], base: Path) -> None:
         for test in leases.abandoned_by(directory):
             target = base / artifacts.folder_name(test)
             try:
-                artifacts.keep([directory], target, {"test": test, "failed": "call", "error": str(error)})
+                artifacts.keep([directory], target, artifacts.Report("call", test=test, error=str(error)))
             except OSError as failure:
                 warnings.warn(
                     f"The evidence of {test} could not be kept in {target}: {failure.strerror}",
                     ResourceWarning,
                     stacklevel=2,
                 )
-
-
-def describe(cluster: Cluster) -> dict[str, Any]:
-    """Return what is known of a cluster, as plain data."""
-    return {
-        "name": cluster.name,
-        "spec": dataclasses.asdict(cluster.spec),
-        "switch": "ended" if cluster.switch_is_gone else "running",
-        "faults": [
-            {"what": fault.what, "began": fault.began, "ended": fault.ended, "text": str(fault)}
-            for fault in cluster.faults.all()
-        ],
-        "nodes": [
-            {
-                "name": node.name,
-                "state": _state(node),
-                "ssh": f"{node.host}:{node.port}",
-                "timings": dataclasses.asdict(node.timings),
-            }
-            for node in cluster
-        ],
-    }
-
-
-def _state(node: Node) -> str:
-    try:
-        return node.state
-    except PidocError as error:  # the daemon does not answer: the other evidence is wanted all the same
-        return f"unknown: {error.what}"

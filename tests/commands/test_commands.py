@@ -197,7 +197,7 @@ def test_prune_removes_what_interrupted_builds_and_failed_starts_left(pidoc: Any
     half = image.path.parent / f".new-{'b' * 64}"
     half.mkdir()
     (half / "disk").write_bytes(b"x")
-    kept = artifacts.keep([], records.failed_directory() / "c-1", {})
+    kept = artifacts.keep([], records.failed_directory() / "c-1", artifacts.Report("start"))
     out = pidoc("prune", "--days", "1000000")
 
     assert f"removed  {half}: an interrupted build" in out
@@ -286,7 +286,8 @@ def test_ps_as_json(pidoc: Any, make_cluster: Any) -> None:
 
     assert cluster["cluster"] == directory.name
     assert cluster["owner"] is None
-    assert [node["port"] for node in cluster["nodes"]] == [40001, 40001]
+    assert [(node["host"], node["port"]) for node in cluster["nodes"]] == [("127.0.0.1", 40001)] * 2
+    assert all(node["ssh"].startswith("ssh ") and node["timings"]["ready"] > 0 for node in cluster["nodes"])
 
 
 def test_ps_shows_a_cluster_that_is_starting(pidoc: Any, make_cluster: Any) -> None:

@@ -96,6 +96,7 @@ def test_a_failed_test_shows_the_serial_log(run, pytester: pytest.Pytester) -> N
     assert {"cluster.json", "switch.log"} <= {path.name for path in folder.iterdir()}
     (cluster,) = json.loads((folder / "report.json").read_text())["clusters"]
     assert [node["state"] for node in cluster["nodes"]] == ["up", "up"]
+    assert all(f"-p {node['port']} " in node["ssh"] for node in cluster["nodes"])
     assert cluster["faults"][0]["what"] == "partition pi-1 | pi-2"
     result.stdout.fnmatch_lines(["*= pidoc: logs of failed tests =*", str(folder)])
 

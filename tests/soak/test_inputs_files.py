@@ -83,7 +83,7 @@ def _evidence(base: Path, report: Any) -> None:
 def _keep_beside(base: Path) -> None:
     """Keep evidence beside what is there, for which there is too little room; the user's own file is none."""
     with judged():
-        artifacts.keep([], base / "new", {"test": "new"}, limits=Limits(log=10, total=1))
+        artifacts.keep([], base / "new", artifacts.Report("call", test="new"), limits=Limits(log=10, total=1))
         assert artifacts.of_run(base, processes.own()) == [base / "new"]
     assert (base / "mine").exists()
 
