@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import json
-import shlex
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +12,8 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, overload
 
 from pytest_pidoc.engines.engine import Engine
 from pytest_pidoc.errors import FaultError, KernelPanic
-from pytest_pidoc.guest import ssh
+from pytest_pidoc.guest import exports, ssh
+from pytest_pidoc.guest.ssh import Login
 from pytest_pidoc.host import processes, records
 from pytest_pidoc.lan import conditions as lan_faults
 from pytest_pidoc.lan.lan import Lan
@@ -313,39 +312,14 @@ class Cluster(Sequence[Node]):
 
     def ssh_config(self) -> str:
         """Return the text of an OpenSSH configuration: ``ssh -F FILE pi-1`` opens a session on the first node."""
-        return "\n".join(
-            f"Host {node.name}\n"
-            f"  HostName {node.host}\n"
-            f"  Port {node.port}\n"
-            f"  User {node.user}\n"
-            f"  IdentityFile {ssh.quoted(node.private_key)}\n"
-            f"  IdentitiesOnly yes\n"
-            f"  UserKnownHostsFile {ssh.quoted(node.known_hosts)}\n"
-            f"  StrictHostKeyChecking yes\n"
-            for node in self
-        )
+        return exports.ssh_config(self._logins())
 
     def inventory(self) -> str:
         """Return an Ansible inventory in YAML; its group ``pidoc`` contains all nodes."""
-        hosts: Mapping[str, Mapping[str, object]] = {
-            node.name: {
-                "ansible_host": node.host,
-                "ansible_port": node.port,
-                "ansible_user": node.user,
-                "ansible_ssh_private_key_file": ssh.unexpanded(node.private_key),
-                "ansible_ssh_common_args": (
-                    "-F none -o IdentitiesOnly=yes"
-                    f" -o {shlex.quote(f'UserKnownHostsFile={ssh.quoted(node.known_hosts)}')}"
-                ),
-                "ansible_python_interpreter": "/usr/bin/python3",
-            }
-            for node in self
-        }
-        lines = ["pidoc:", "  hosts:"]
-        for name, variables in hosts.items():
-            lines.append(f"    {name}:")
-            lines += [f"      {key}: {json.dumps(value)}" for key, value in variables.items()]  # JSON is YAML
-        return "\n".join(lines) + "\n"
+        return exports.inventory(self._logins())
+
+    def _logins(self) -> dict[str, Login]:
+        return {member.vm.name: member.vm.login for member in self._started.members}
 
     def down(self) -> None:
         """End all nodes immediately and remove their files; calling it again does nothing."""
