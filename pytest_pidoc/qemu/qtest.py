@@ -7,7 +7,6 @@ works beside TCG, in every build of QEMU.
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
 
 from pytest_pidoc.errors import MonitorError
 from pytest_pidoc.host import sockets
@@ -76,7 +75,5 @@ class QTest:
     def __enter__(self) -> QTest:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

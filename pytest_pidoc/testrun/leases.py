@@ -11,7 +11,6 @@ import json
 import os
 import secrets
 from pathlib import Path
-from types import TracebackType
 
 from pytest_pidoc.host import documents, processes
 from pytest_pidoc.host.locks import try_lock
@@ -113,9 +112,7 @@ class Lease:
     def __enter__(self) -> Lease:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

@@ -10,7 +10,6 @@ import contextlib
 import socket
 import threading
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from pytest_pidoc.errors import MonitorError, PidocError, SettingsError
@@ -66,9 +65,7 @@ class Forward:
     def __enter__(self) -> Forward:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
