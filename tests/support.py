@@ -25,6 +25,7 @@ from pytest_pidoc.images.store.image import MANIFEST, Image, ImageFile, Manifest
 from pytest_pidoc.machines import MODELS, Machine
 from pytest_pidoc.node import Node
 from pytest_pidoc.qemu.launch import Launch
+from pytest_pidoc.values.progress import Progress
 from pytest_pidoc.vm.bringup import Bringup
 from pytest_pidoc.vm.vm import Vm
 
@@ -48,6 +49,16 @@ def eventually(condition: Callable[[], object], *, timeout: float = 10) -> bool:
             return False
         time.sleep(0.01)
     return True
+
+
+class Steps(Progress):
+    """A progress that keeps what it hears in ``texts``."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def step(self, text: str) -> None:
+        self.texts.append(text)
 
 
 @contextlib.contextmanager

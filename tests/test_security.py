@@ -19,19 +19,16 @@ from pytest_pidoc.errors import ImageError
 from pytest_pidoc.guest import ssh
 from pytest_pidoc.host import records, sockets
 from pytest_pidoc.images.fetch import source
-from pytest_pidoc.images.stock import build as stock
 from pytest_pidoc.images.stock import fat
 from pytest_pidoc.images.stock import recipe as raspios
 from pytest_pidoc.images.stock.build import Recipe
 from pytest_pidoc.images.stock.ext4 import Ext4
 from pytest_pidoc.images.stock.fat import Fat
-from pytest_pidoc.images.stock.first_boot import PATIENCE
 from pytest_pidoc.images.stock.partitions import read
 from pytest_pidoc.images.store.buildlog import BuildLog
 from pytest_pidoc.images.store.cache import Cache
 from pytest_pidoc.machines import MODELS
-from pytest_pidoc.values.progress import Progress
-from tests.images.stock.test_recipe import PATH, PI3, PROGRAM_64, disk_of, ext4_of, fat_of
+from tests.images.stock.test_recipe import PATH, PI3, PROGRAM_64, build_in, disk_of, ext4_of, fat_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -173,16 +170,8 @@ def test_a_forged_name_in_a_boot_partition_writes_nothing(tmp_path: Path, name: 
         name,
     )
     files = boot_partition(tmp_path, content)
-    build = stock.Build(
-        Cache(tmp_path / "cache"),
-        raspios.recipe(str(tmp_path / "x"), "pi3"),
-        MODELS["pi3"],
-        files.disk.parent,
-        files.log,
-        Progress(),
-        PATIENCE,
-    )
-    build.work.mkdir()
+    recipe = raspios.recipe(str(tmp_path / "x"), "pi3")
+    build = build_in(files.disk.parent, recipe, machine=MODELS["pi3"], log=files.log)
     before = {path for path in tmp_path.rglob("*") if path.is_file()}
     build.take_kernel(files)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import subprocess
@@ -14,38 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from support import unix_server
 
 from pytest_pidoc.containers.daemon import connect, daemon_errors
 from pytest_pidoc.errors import EngineUnavailable, ImageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-
-@contextlib.contextmanager
-def listening(path: Path, serve: Callable[[socket.socket], None]) -> Iterator[None]:
-    """Serve each connection to a unix socket with *serve*, until the block ends."""
-    server = socket.socket(socket.AF_UNIX)
-    server.bind(str(path))
-    server.listen()
-
-    def loop() -> None:
-        while True:
-            try:
-                connection, _ = server.accept()
-            except OSError:
-                return
-            with connection, contextlib.suppress(OSError):
-                serve(connection)
-
-    thread = threading.Thread(target=loop)
-    thread.start()
-    try:
-        yield
-    finally:
-        server.shutdown(socket.SHUT_RDWR)
-        server.close()
-        thread.join()
+    from collections.abc import Iterator
 
 
 @pytest.fixture
@@ -82,7 +56,7 @@ def test_a_daemon_that_hangs_ends_in_bounded_time(address: Path) -> None:
     def hang(connection: socket.socket) -> None:
         done.wait(10)
 
-    with listening(address, hang):
+    with unix_server(address, hang):
         with pytest.raises(EngineUnavailable, match=r"did not answer within 0\.3 s") as caught:
             connect(timeout=0.3)
         elapsed = time.monotonic() - start
@@ -101,7 +75,7 @@ def test_a_daemon_that_drips_ends_in_bounded_time(address: Path) -> None:
             connection.sendall(b"x")
 
     start = time.monotonic()
-    with listening(address, drip):
+    with unix_server(address, drip):
         with pytest.raises(EngineUnavailable, match="did not answer"):
             connect(timeout=0.3)
         elapsed = time.monotonic() - start
@@ -128,7 +102,7 @@ def test_what_is_no_docker_daemon_is_refused(address: Path, answer: bytes) -> No
         connection.sendall(answer)
 
     with (
-        listening(address, serve),
+        unix_server(address, serve),
         pytest.raises(EngineUnavailable, match="does not answer like a Docker") as caught,
     ):
         connect()
@@ -145,7 +119,7 @@ def test_a_host_that_is_no_address_is_refused(monkeypatch: pytest.MonkeyPatch) -
 def test_a_daemon_that_may_not_be_used(address: Path) -> None:
     """A socket that this user may not open: the tip names the group and rootless Docker."""
     user = os.geteuid()
-    with listening(address, lambda connection: None):
+    with unix_server(address, lambda connection: None):
         address.chmod(0)
         if user == 0:
             os.seteuid(65534)

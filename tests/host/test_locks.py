@@ -9,10 +9,10 @@ import threading
 import time
 
 import pytest
+from support import Steps
 
 from pytest_pidoc.errors import PidocError
 from pytest_pidoc.host.locks import locked
-from pytest_pidoc.values.progress import Progress
 
 HOLDER = """
 import pathlib, sys, time
@@ -21,14 +21,6 @@ with locked(pathlib.Path(sys.argv[1]), purpose="building a thing", timeout=0):
     print("held", flush=True)
     time.sleep(60)
 """
-
-
-class Steps(Progress):
-    def __init__(self):
-        self.texts = []
-
-    def step(self, text):
-        self.texts.append(text)
 
 
 @pytest.fixture

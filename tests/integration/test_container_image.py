@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from bare_metal import GREETING, make_image
+from support import Steps
 
 from pytest_pidoc.containers import build as container_image
 from pytest_pidoc.containers.build import build, tag
@@ -44,16 +45,6 @@ if TYPE_CHECKING:
     from pytest_pidoc.images.store.image import Image
 
 pytestmark = pytest.mark.docker
-
-
-class Steps(Progress):
-    """Keeps what it hears."""
-
-    def __init__(self) -> None:
-        self.heard: list[str] = []
-
-    def step(self, text: str) -> None:
-        self.heard.append(text)
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +151,7 @@ class TestBuild:
         """The same ingredients are the same image; nothing is said, as nothing is done."""
         steps = Steps()
         assert build(client, guest, directory=tmp_path / "containers", progress=steps) == built
-        assert steps.heard == []
+        assert steps.texts == []
 
     def test_a_build_leaves_no_nameless_image(
         self, client: docker.DockerClient, guest: Image, tmp_path: Path, forget: Callable[[str], None]
@@ -308,7 +299,7 @@ class TestPull:
         assert sorted(path.name for path in image.path.iterdir()) == ["id_ed25519", "manifest.json"]
         assert stat.S_IMODE(image.file("private_key").stat().st_mode) == 0o600
         assert image.file("private_key").read_bytes() == guest.file("private_key").read_bytes()
-        assert any("layers" in text for text in steps.heard)
+        assert any("layers" in text for text in steps.texts)
         shutil.rmtree(guest.path)
         assert GREETING in start(client, reference, image, tmp_path / "pi-1")
 
@@ -320,7 +311,7 @@ class TestPull:
         first = pull(client, reference, directory=tmp_path / "pulled", progress=Progress())
         steps = Steps()
         assert pull(client, reference, directory=tmp_path / "pulled", progress=steps) == first
-        assert steps.heard == []
+        assert steps.texts == []
         assert remove_session(f"pull-{os.getpid()}", client) == 0
 
     def test_a_tampered_key_is_taken_again(

@@ -10,6 +10,7 @@ import threading
 
 import pytest
 from file_server import cut, drip, file_server, redirect, stall, status
+from support import Steps
 
 from pytest_pidoc.errors import ChecksumMismatch, DownloadError, ImageError, PidocError
 from pytest_pidoc.host.locks import locked
@@ -19,14 +20,6 @@ from pytest_pidoc.values.progress import Progress
 
 CONTENT = os.urandom(3 << 20)
 QUICK = Patience(connect=5, read=0.3, attempts=3, pause=0)
-
-
-class Steps(Progress):
-    def __init__(self):
-        self.texts = []
-
-    def step(self, text):
-        self.texts.append(text)
 
 
 @pytest.fixture

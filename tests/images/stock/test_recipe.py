@@ -62,6 +62,14 @@ def cache(tmp_path):
     return Cache(tmp_path / "cache")
 
 
+def build_in(directory, recipe, *, machine=PI3, log=None):
+    """Return a build in that directory, of which nothing is done yet."""
+    log = log or BuildLog(directory / "log")
+    one = stock.Build(Cache(directory / "cache"), recipe, machine, directory, log, Progress(), PATIENCE)
+    one.work.mkdir()
+    return one
+
+
 def ext4_of(directory, size, **files):
     """Return an ext4 file system of that size with these files, their names with ``_`` for ``/``."""
     tree = directory / "tree"
@@ -199,16 +207,7 @@ def test_a_users_file_is_never_written_to(cache, tmp_path, pi_disk):
 
 def test_disk_and_root_grow_to_a_power_of_two(tmp_path, pi_disk):
     """The file system fills its partition, the partition the disk; what was there is there."""
-    (tmp_path / "work").mkdir()
-    one = stock.Build(
-        Cache(tmp_path),
-        own(tmp_path / "pi.img"),
-        PI3,
-        tmp_path,
-        BuildLog(tmp_path / "log"),
-        Progress(),
-        PATIENCE,
-    )
+    one = build_in(tmp_path, own(tmp_path / "pi.img"))
     one.disk.write_bytes(pi_disk)
 
     boot, root = one.find_partitions()
@@ -240,16 +239,7 @@ def test_a_root_before_another_partition_stays_as_large_as_it_is(tmp_path):
     """What lies behind it is not moved."""
     data = os.urandom(4 * MIB)
     disk = disk_of((0x83, ext4_of(tmp_path, 16 * MIB, bin_bash=PROGRAM_64)), (0x0C, data))
-    (tmp_path / "work").mkdir()
-    one = stock.Build(
-        Cache(tmp_path),
-        own(tmp_path / "pi.img"),
-        PI3,
-        tmp_path,
-        BuildLog(tmp_path / "log"),
-        Progress(),
-        PATIENCE,
-    )
+    one = build_in(tmp_path, own(tmp_path / "pi.img"))
     one.disk.write_bytes(disk)
 
     _, root = one.find_partitions()
