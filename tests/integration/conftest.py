@@ -68,6 +68,19 @@ def node(settings: Settings, image: Image) -> Iterator[Node]:
         yield cluster[0]
 
 
+@pytest.fixture
+def inner_clusters(
+    pytester: pytest.Pytester, settings: Settings, image: Image, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """Let a pytest that runs inside a test use the engine local and the session's cache; return its TMPDIR."""
+    temporary = pytester.mkdir("tmp")
+    monkeypatch.setenv("PIDOC_CACHE_DIR", str(settings.cache_dir))
+    monkeypatch.setenv("PIDOC_ENGINE", "local")
+    monkeypatch.setenv("PIDOC_REQUIRE", "yes")
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    return temporary
+
+
 @pytest.fixture(scope="session")
 def versatile_kernel(cache_dir: Path) -> dict[str, Path]:
     """Return a kernel for pi1-versatile and its device tree by their roles."""

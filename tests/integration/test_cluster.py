@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import shlex
 import socket
 import stat
@@ -84,8 +83,9 @@ def test_the_guest_reaches_names_and_itself(cluster: Cluster) -> None:
 
 
 def test_the_serial_log_starts_with_the_first_byte(cluster: Cluster) -> None:
-    """The log has what the guest said long before anybody connected."""
-    assert re.search("pi-1|Linux|systemd|pidoc", cluster[0].serial_log.tail(200))
+    """The kernel's console is quiet, so the log begins with the first words of systemd: seconds before SSH answers."""
+    for pi in cluster:
+        assert pi.serial_log.read().lstrip().startswith(b"Welcome to Debian GNU/Linux")
 
 
 def test_the_console_gives_a_shell(cluster: Cluster) -> None:

@@ -8,27 +8,20 @@ from pathlib import Path
 import fabric  # noqa: F401 # before pytester, which forgets what is imported in a test; OpenSSL's cannot be twice
 import pytest
 
-from pytest_pidoc import Settings
 from pytest_pidoc.cluster import Cluster
-from pytest_pidoc.images.store.image import Image
 
 pytestmark = pytest.mark.qemu
 
 
 @pytest.fixture
-def run(pytester: pytest.Pytester, settings: Settings, image: Image, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+def run(pytester: pytest.Pytester, inner_clusters: Path):  # type: ignore[no-untyped-def]
     """Run a test file in a pytest of its own, on the engine local and the session's cache."""
-    monkeypatch.setenv("PIDOC_CACHE_DIR", str(settings.cache_dir))
-    monkeypatch.setenv("PIDOC_ENGINE", "local")
-    monkeypatch.setenv("PIDOC_REQUIRE", "yes")
-    temporary = pytester.mkdir("tmp")
-    monkeypatch.setenv("TMPDIR", str(temporary))
 
     def run(source: str, *arguments: str) -> pytest.RunResult:
         pytester.makepyfile(source)
         result = pytester.runpytest_subprocess(*arguments, timeout=600)
-        assert list(temporary.glob("pidoc-*")), "nodes were started here"
-        assert not list(temporary.glob("pidoc-*/c-*")), "and nothing of them is left"
+        assert list(inner_clusters.glob("pidoc-*")), "nodes were started here"
+        assert not list(inner_clusters.glob("pidoc-*/c-*")), "and nothing of them is left"
         return result
 
     return run
@@ -181,12 +174,9 @@ def test_a_death_is_named_that_another_node_suffers_from(run) -> None:  # type: 
 
 @pytest.mark.parametrize("workers", [(), ("-n1",)], ids=["alone", "with a worker"])
 def test_nodes_of_a_failed_test_are_kept(  # type: ignore[no-untyped-def]
-    pytester: pytest.Pytester, settings: Settings, image: Image, monkeypatch: pytest.MonkeyPatch, workers
+    pytester: pytest.Pytester, inner_clusters: Path, workers
 ) -> None:
     """They outlive the run and nobody gets them; the summary says how to end them. All others are gone."""
-    monkeypatch.setenv("PIDOC_CACHE_DIR", str(settings.cache_dir))
-    monkeypatch.setenv("PIDOC_ENGINE", "local")
-    monkeypatch.setenv("TMPDIR", str(pytester.mkdir("tmp")))
     pytester.makepyfile("""
         names = []
 
@@ -203,7 +193,7 @@ def test_nodes_of_a_failed_test_are_kept(  # type: ignore[no-untyped-def]
     result.assert_outcomes(failed=1, passed=1)
     result.stdout.fnmatch_lines(["*= pidoc: logs of failed tests =*", "*/pidoc/*-test_fails-*"])
     result.stdout.fnmatch_lines(["*= pidoc: nodes that are still running =*", "pidoc ssh c-*/pi-1", "pidoc down c-*"])
-    (directory,) = pytester.path.glob("tmp/pidoc-*/c-*")
+    (directory,) = inner_clusters.glob("pidoc-*/c-*")
     with Cluster.attach(directory) as cluster:  # and takes it down
         assert cluster[0].run("ls here").ok
     assert not directory.exists()

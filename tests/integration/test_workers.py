@@ -8,20 +8,12 @@ from pathlib import Path
 import fabric  # noqa: F401 # before pytester, which forgets what is imported in a test; OpenSSL's cannot be twice
 import pytest
 
-from pytest_pidoc import Settings
-from pytest_pidoc.images.store.image import Image
-
 pytestmark = pytest.mark.qemu
 
 
 @pytest.fixture
-def run(pytester: pytest.Pytester, settings: Settings, image: Image, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+def run(pytester: pytest.Pytester, inner_clusters: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
     """Run a test file with workers; at the end there is no cluster."""
-    monkeypatch.setenv("PIDOC_CACHE_DIR", str(settings.cache_dir))
-    monkeypatch.setenv("PIDOC_ENGINE", "local")
-    monkeypatch.setenv("PIDOC_REQUIRE", "yes")
-    temporary = pytester.mkdir("tmp")
-    monkeypatch.setenv("TMPDIR", str(temporary))
     monkeypatch.setenv("NOTES", str(pytester.mkdir("notes")))
     # What each test writes down: the cluster that it had, from when to when.
     pytester.makeconftest("""
@@ -39,7 +31,7 @@ def run(pytester: pytest.Pytester, settings: Settings, image: Image, monkeypatch
     def run(source: str, *arguments: str) -> pytest.RunResult:
         pytester.makepyfile(source)
         result = pytester.runpytest_subprocess(*arguments, timeout=600)
-        assert not list(temporary.glob("pidoc-*/c-*")), "nothing is left"
+        assert not list(inner_clusters.glob("pidoc-*/c-*")), "nothing is left"
         return result
 
     return run
