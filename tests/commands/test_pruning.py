@@ -73,7 +73,7 @@ def test_by_size_what_takes_no_room_stays() -> None:
 
 
 def test_by_age_and_size() -> None:
-    """Both hold."""
+    """What is too old goes, and then the least recently used until the rest fits the size."""
     items = [item("old", age=9, size=1), item("a", age=2, size=10), item("b", age=1, size=10)]
 
     assert removed(items, days=3, size=10) == ["old", "a"]

@@ -42,7 +42,7 @@ def kernel(tmp_path):
 
 
 def test_nothing_of_ones_own_is_the_image_itself(cache, base):
-    """No copy, no other address."""
+    """Without parts of one's own there is no copy: the image is the one that it would be derived from."""
     assert derive(cache, base, {}, "", progress=Progress()) is base
 
 
@@ -96,7 +96,7 @@ def test_a_part_may_be_left_out(cache, base, kernel):
 
 
 def test_an_image_outlives_the_one_that_it_was_derived_from(cache, base, kernel):
-    """The links keep what they need."""
+    """When the first image is removed, the files that both have stay, and the derived image is still valid."""
     image = derive(cache, base, {"kernel": kernel}, "", progress=Progress())
 
     cache.remove(base.path)
@@ -129,7 +129,7 @@ def test_the_users_file_stays_as_it_is(cache, base, kernel, tmp_path):
 
 
 def test_a_missing_part_is_an_image_error(cache, base, tmp_path):
-    """Nothing is left of the attempt."""
+    """The error names the file that does not exist, and nothing of the attempt is left in the cache."""
     with pytest.raises(ImageError, match="nowhere"):
         derive(cache, base, {"kernel": FileSource(str(tmp_path / "nowhere"))}, "", progress=Progress())
     assert [path.name for path in (cache.root / "images").iterdir()] == [KEY]
@@ -266,7 +266,7 @@ def test_a_kernel_that_cannot_be_had_is_answered_with_what_to_give(cache, built,
 
 
 def test_a_part_that_is_not_there_is_said_before_an_image_is_built(cache, built, tmp_path):
-    """Which takes minutes."""
+    """A missing file is an error before the minutes that building the image takes."""
     with pytest.raises(ImageError, match=r"Cannot read .*no-kernel"):
         build(cache, kernel=str(tmp_path / "no-kernel"))
     assert built == []
@@ -289,7 +289,7 @@ def test_an_image_without_a_kernel_needs_one(cache, built):
 
 
 def test_a_bad_part_is_named(cache, built):
-    """Which of them it is."""
+    """The error says which of the parts lacks its SHA-256."""
     with pytest.raises(SettingsError, match=r"dtb: .* requires a SHA-256"):
         build(cache, dtb="https://example.org/pi.dtb")
 

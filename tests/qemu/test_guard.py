@@ -69,7 +69,7 @@ def own_address() -> str:
     ],
 )
 def test_this_machines_own_and_the_clouds_metadata_are_refused(address: str) -> None:
-    """Each on every port."""
+    """A guest reaches neither the loopback addresses of the host nor the metadata service of a cloud, on any port."""
     for port in (1, 53, 80, 65535):
         assert guard.refused(ipaddress.ip_address(address), port)
 
@@ -179,11 +179,13 @@ def test_unix_sockets_and_threads_work_under_the_guard(tmp_path: Path) -> None:
 @kernel
 @pytest.mark.parametrize("status", [0, 3])
 def test_it_ends_as_its_program_does(status: int) -> None:
+    """The guard's exit status is that of the program that it runs."""
     assert run(f"raise SystemExit({status})").returncode == status
 
 
 @kernel
 def test_it_ends_by_the_signal_that_ended_its_program() -> None:
+    """A program that was killed by a signal does not look as if it had ended with a status."""
     assert run("import os; os.kill(os.getpid(), 9)").returncode == -9
 
 
@@ -207,6 +209,7 @@ def test_neither_outlives_the_other(number: int) -> None:
 
 @kernel
 def test_a_program_that_is_not_there_is_named() -> None:
+    """A program that cannot be run ends with status 127, as in a shell, and the message names it."""
     done = subprocess.run(guard.command(["/nowhere/qemu"]), capture_output=True, text=True, check=False)
 
     assert done.returncode == 127
@@ -230,6 +233,7 @@ def test_without_the_kernels_help_the_program_runs_and_the_log_says_so(tmp_path:
 
 
 def test_a_log_without_such_a_word_is_no_warning(tmp_path: Path) -> None:
+    """QEMU's own warnings and a log that does not exist say nothing about the guard, so Python warns of nothing."""
     (tmp_path / "qemu.log").write_text("qemu-system-aarch64: warning\n")
     guard.warn_if_open(tmp_path / "qemu.log")
     guard.warn_if_open(tmp_path / "nothing.log")

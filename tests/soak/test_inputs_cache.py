@@ -109,6 +109,7 @@ BUILDS: dict[str, Callable[[Cache], object]] = {
 @FAST
 @given(damage=damaged(st.sampled_from(FILES)))
 def test_cache_that_is_damaged(cache: Cache, what: str, damage: list[Any]) -> None:
+    """Whatever is damaged in a cache, a use of it succeeds or ends in an error of ours."""
     other = copied(cache)
     apply(other.root, damage)
     with judged():
@@ -119,6 +120,7 @@ def test_cache_that_is_damaged(cache: Cache, what: str, damage: list[Any]) -> No
 @SLOW
 @given(damage=damaged(st.sampled_from(FILES)))
 def test_build_in_a_cache_that_is_damaged(cache: Cache, what: str, damage: list[Any]) -> None:
+    """Whatever is damaged in a cache, a build in it succeeds or ends in an error of ours."""
     other = copied(cache)
     apply(other.root, damage)
     with judged():
@@ -147,6 +149,7 @@ GOOD = {
 @FAST
 @given(manifest=json_mutated(GOOD))
 def test_manifest_that_says_something_else(cache: Cache, what: str, manifest: Any) -> None:
+    """A manifest that is JSON but says something else is used or refused, and never crashes what reads it."""
     other = copied(cache)
     path = other.root / "images" / KEY / MANIFEST
     write(path, json.dumps(manifest).encode())
@@ -157,6 +160,7 @@ def test_manifest_that_says_something_else(cache: Cache, what: str, manifest: An
 @FAST
 @given(json_mutated(GOOD).map(json.dumps) | json_values.map(json.dumps) | st.text(max_size=50))
 def test_text_of_a_manifest(text: str) -> None:
+    """A text that is accepted as a manifest is read again as it was written, and no file of it is elsewhere."""
     with judged():
         manifest = Manifest.from_json(text)
         assert Manifest.from_json(manifest.to_json()) == manifest
@@ -185,6 +189,7 @@ def test_stamp_of_a_file_of_the_users(cache: Cache, damage: list[Any], stamp: An
 @FAST
 @given(damage=damaged(st.sampled_from([MANIFEST, "id", "."])))
 def test_directory_of_an_image(cache: Cache, damage: list[Any]) -> None:
+    """An image whose directory is damaged is read or refused, and never crashes what reads it."""
     other = copied(cache)
     apply(other.root / "images" / KEY, damage)
     with judged():
