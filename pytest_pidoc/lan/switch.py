@@ -292,7 +292,7 @@ class Client:
             *lines, self._rest = (self._rest + data).split(b"\n")
             for line in lines:
                 self._connection.sendall(json.dumps(self._switch.order(json.loads(line))).encode() + b"\n")
-        except (OSError, LookupError, TypeError, ValueError):  # the connection has ended, or the order is invalid
+        except (OSError, LookupError, RecursionError, TypeError, ValueError):  # it has ended, or the order is invalid
             data = b""
         if not data:
             self._switch.selector.unregister(self._connection)

@@ -232,9 +232,11 @@ def test_switch_that_was_killed_is_named(lan: Lan) -> None:
             call()
 
 
-def test_nonsense_on_the_control_socket_harms_nobody(lan: Lan, cards: list[Card], tmp_path: Path) -> None:
+@pytest.mark.parametrize("order", [b"nonsense\n", b"[" * 100_000 + b"\n"], ids=["text", "nested"])
+def test_nonsense_on_the_control_socket_harms_nobody(lan: Lan, cards: list[Card], tmp_path: Path, order: bytes) -> None:
+    """An order that cannot be read ends its connection; the switch goes on passing frames."""
     with sockets.connect(tmp_path / "c-00000000" / "switch.sock", timeout=5) as connection:
-        connection.sendall(b"nonsense\n")
+        connection.sendall(order)
         assert connection.recv(100) == b""
     cards[0].send(mac(2), b"still here")
 
