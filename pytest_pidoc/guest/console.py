@@ -75,7 +75,11 @@ class Console(_Spawn):
             raise ConsoleError(f"Cannot connect to the console of {name}: {error}.", look=str(path)) from error
 
     def read_nonblocking(self, size: int = 1, timeout: float | None = -1) -> str:
-        """Read available output as text; pexpect calls this."""
+        """Return *size* bytes of output as text at most, as soon as there are any; ``expect`` and ``read`` call this.
+
+        Without output within *timeout* seconds (by default those of the console) it raises ``pexpect.TIMEOUT``, and at
+        the console's end ``pexpect.EOF``.
+        """
         with self._news:
             if not self._news.wait_for(
                 lambda: self._arrived or self._ended, self.timeout if timeout == -1 else timeout

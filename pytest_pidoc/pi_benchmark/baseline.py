@@ -17,7 +17,7 @@ from pytest_pidoc.host import documents
 from pytest_pidoc.pi_benchmark.metrics import METRICS
 from pytest_pidoc.values.checks import is_number, shown
 
-__all__ = ["Conditions", "Entry", "change", "compare", "find", "read", "update"]
+__all__ = ["Conditions", "Entry", "change", "compare", "entry_from", "find", "read", "update"]
 
 FORMAT = 1
 
@@ -68,17 +68,17 @@ class Entry:
     program: str | None
     metrics: Mapping[str, float]
 
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Entry:
-        """Return the entry that ``dataclasses.asdict`` has made plain; a field that is wrong raises."""
-        conditions, metrics = Conditions(**data["conditions"]), dict(data["metrics"])
-        texts = (data["name"], conditions.model, conditions.qemu, conditions.image, data["command"])
-        if not all(isinstance(text, str) for text in (*texts, data["program"] or "")):
-            raise TypeError("a text is expected where there is another value")
-        numbers = (*metrics.values(), 0 if conditions.mips is None else conditions.mips)
-        if not all(is_number(number, 0, sys.float_info.max) for number in numbers):
-            raise TypeError("a number is not a finite number from 0 on")
-        return cls(data["name"], conditions, data["command"], data["program"], metrics)
+
+def entry_from(data: Mapping[str, Any]) -> Entry:
+    """Return the entry that ``dataclasses.asdict`` has made plain; a field that is wrong raises."""
+    conditions, metrics = Conditions(**data["conditions"]), dict(data["metrics"])
+    texts = (data["name"], conditions.model, conditions.qemu, conditions.image, data["command"])
+    if not all(isinstance(text, str) for text in (*texts, data["program"] or "")):
+        raise TypeError("a text is expected where there is another value")
+    numbers = (*metrics.values(), 0 if conditions.mips is None else conditions.mips)
+    if not all(is_number(number, 0, sys.float_info.max) for number in numbers):
+        raise TypeError("a number is not a finite number from 0 on")
+    return Entry(data["name"], conditions, data["command"], data["program"], metrics)
 
 
 def read(path: Path) -> tuple[Entry, ...]:
@@ -96,7 +96,7 @@ def read(path: Path) -> tuple[Entry, ...]:
                 f"The baseline {path} has the format {shown(data['format'])}; this version reads format {FORMAT}.",
                 tip="update pytest-pidoc, or run with --pidoc-benchmark-update after removing the file",
             )
-        return tuple(Entry.from_dict(each) for each in data["benchmarks"])
+        return tuple(entry_from(each) for each in data["benchmarks"])
     except FileNotFoundError:
         return ()
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -6,7 +6,7 @@ pytest-benchmark, if it is installed, gets each figure too, so that its storage,
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,15 +66,15 @@ class Result:
     floor: float
     floor_spread: float
 
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Result:
-        """Return the result that ``dataclasses.asdict`` has made plain."""
-        return cls(**{**data, "entry": baseline.Entry.from_dict(data["entry"])})
-
     @property
     def value(self) -> float:
         """The median of the metric: a count, or seconds."""
         return self.entry.metrics[self.metric]
+
+
+def _result_from(data: Mapping[str, Any]) -> Result:
+    """Return the result that ``dataclasses.asdict`` has made plain."""
+    return Result(**{**data, "entry": baseline.entry_from(data["entry"])})
 
 
 def asked_of_run(config: pytest.Config) -> _AskedOfRun:
@@ -241,7 +241,7 @@ class Book:
 
     def add(self, outcome: str, text: str) -> None:
         """Take the figures of a test that has ended, as its report has them, and how it ended."""
-        result = Result.from_dict(json.loads(text))
+        result = _result_from(json.loads(text))
         self._results[result.entry.name] = outcome, result
 
     def finish(self, session: pytest.Session, exitstatus: int) -> None:
