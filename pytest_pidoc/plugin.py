@@ -128,7 +128,7 @@ def pytest_testnodedown(node: Any, error: object) -> None:
     config.stash.setdefault(_kept, []).extend(output.get("pidoc_kept", []))
     if error:
         run, base = config.stash[_run], _settings_of(config).artifacts or records.failed_directory()
-        failures.of_crash(error, [record.directory for record in run.clusters()], base)
+        failures.keep_after_crash(error, [record.directory for record in run.clusters()], base)
         config.stash.setdefault(_evidence, []).append((str(base), processes.own()))
         end_torn(run)
 
@@ -152,7 +152,7 @@ def _folders(places: list[tuple[str, str]]) -> list[Path]:
         return []
     from pytest_pidoc.lifecycle import artifacts
 
-    return [folder for base, run in dict.fromkeys(places) for folder in artifacts.of_run(Path(base), run)]
+    return [folder for base, run in dict.fromkeys(places) for folder in artifacts.folders_of_run(Path(base), run)]
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -196,7 +196,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     clusters = item.stash.get(_clusters, [])
     if report.failed and clusters:
         item.stash[_failed] = True
-        report.sections += failures.of_test(report.nodeid, report.when, clusters, base)
+        report.sections += failures.keep_of_test(report.nodeid, report.when, clusters, base)
     return report
 
 
@@ -239,7 +239,7 @@ def pi_cluster(request: pytest.FixtureRequest, pidoc_settings: Settings, _pidoc_
             cluster = _pidoc_pool.get(asked.spec, progress, user=request.node.nodeid, shared=asked.shared)
     request.node.stash.setdefault(_clusters, []).append(cluster)
     yield cluster
-    _give_back(request.node, pidoc_settings, _pidoc_pool, cluster)
+    _end_use(request.node, pidoc_settings, _pidoc_pool, cluster)
 
 
 @pytest.fixture
@@ -273,7 +273,7 @@ def boot_pi(
 
     yield boot
     for cluster in reversed(started):
-        _give_back(request.node, pidoc_settings, _pidoc_pool, cluster)
+        _end_use(request.node, pidoc_settings, _pidoc_pool, cluster)
 
 
 class _AskedNodes(NamedTuple):
@@ -297,7 +297,7 @@ def _run_of(config: pytest.Config) -> Run:
     return Run.new()
 
 
-def _give_back(item: pytest.Item, settings: Settings, pool: ClusterPool, cluster: Cluster) -> None:
+def _end_use(item: pytest.Item, settings: Settings, pool: ClusterPool, cluster: Cluster) -> None:
     """Give a test's cluster back, or let it outlive the run if it is to when the test has failed."""
     if settings.keep == "on-failure" and item.stash.get(_failed, False):
         pool.keep(cluster)

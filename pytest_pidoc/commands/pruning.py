@@ -130,7 +130,7 @@ def in_cache(root: Path, used: Collection[Path]) -> list[Item]:
     contents = {image.manifest.content for image in (*images, *published)}
     items = []
     for image in images:
-        base = templates.base(image.manifest)
+        base = templates.image_booted(image.manifest)
         items.append(
             Item(
                 name=_name(image),
@@ -227,7 +227,7 @@ def _remove_evidence(folder: artifacts.Folder, dry_run: bool) -> None:
 
 def _name(image: Image) -> str:
     qemu = image.manifest.versions.get("qemu", "")
-    return f"{image} on QEMU {qemu.split()[0]}" if qemu and templates.base(image.manifest) else str(image)
+    return f"{image} on QEMU {qemu.split()[0]}" if qemu and templates.image_booted(image.manifest) else str(image)
 
 
 def _last_used(root: Path, image: Image) -> float:

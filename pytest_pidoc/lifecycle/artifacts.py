@@ -26,7 +26,7 @@ from pytest_pidoc.lan.lan import SWITCH_LOG
 from pytest_pidoc.values.files import QEMU_COMMAND, QEMU_LOG, SERIAL_LOG
 from pytest_pidoc.version import __version__
 
-__all__ = ["LIMITS", "REPORT", "Folder", "Limits", "Report", "folder_name", "folders", "keep", "of_run"]
+__all__ = ["LIMITS", "REPORT", "Folder", "Limits", "Report", "folder_name", "folders", "folders_of_run", "keep"]
 
 REPORT = "report.json"
 OF_CLUSTER = (records.RECORD, SWITCH_LOG)
@@ -203,7 +203,7 @@ def folders(base: Path) -> list[Folder]:
     return sorted(found, key=lambda folder: folder.kept)
 
 
-def of_run(base: Path, run: str) -> list[Path]:
+def folders_of_run(base: Path, run: str) -> list[Path]:
     """Return the folders in *base* that a process has written and that are still there, oldest first.
 
     Parameters

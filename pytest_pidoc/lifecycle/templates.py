@@ -29,7 +29,7 @@ from pytest_pidoc.values.files import AGENT_SOCKET, BOOT_ELF, OVERLAY, RAM, SERI
 from pytest_pidoc.values.progress import Progress
 from pytest_pidoc.vm.vm import Vm
 
-__all__ = ["Template", "base", "collect", "key", "template"]
+__all__ = ["Template", "collect", "image_booted", "key", "template"]
 
 #: Bump when templates that were made before can no longer be used.
 FORMAT = 4
@@ -89,7 +89,7 @@ def key(launch: Launch, engine: Engine) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def base(manifest: Manifest) -> str:
+def image_booted(manifest: Manifest) -> str:
     """Return the content of the image that a template was booted from; nothing if *manifest* is no template's."""
     return next((source.sha256 for source in manifest.sources if source.version == BASE), "")
 

@@ -14,12 +14,12 @@ from pytest_pidoc.testrun import leases
 if TYPE_CHECKING:
     from pytest_pidoc.cluster import Cluster
 
-__all__ = ["of_crash", "of_test"]
+__all__ = ["keep_after_crash", "keep_of_test"]
 
 SERIAL_LINES = 30  # of each node, in the report of a failed test
 
 
-def of_test(test: str, when: str, clusters: Sequence[Cluster], base: Path) -> list[tuple[str, str]]:
+def keep_of_test(test: str, when: str, clusters: Sequence[Cluster], base: Path) -> list[tuple[str, str]]:
     """Keep the evidence of a failed test in its folder in *base*, and return sections for its report.
 
     Parameters
@@ -68,7 +68,7 @@ def of_test(test: str, when: str, clusters: Sequence[Cluster], base: Path) -> li
     return sections
 
 
-def of_crash(error: object, clusters: Iterable[Path], base: Path) -> None:
+def keep_after_crash(error: object, clusters: Iterable[Path], base: Path) -> None:
     """Keep the evidence of tests whose process ended while they had clusters, each in its folder in *base*.
 
     Parameters

@@ -15,7 +15,7 @@ from pathlib import Path
 from pytest_pidoc.host import documents, processes
 from pytest_pidoc.host.locks import try_lock
 
-__all__ = ["Lease", "abandoned_by", "give_up", "users"]
+__all__ = ["Lease", "abandoned_by", "retire", "users"]
 
 LOCK = "lease.lock"
 NOTES = "lease."  # and 8 hex digits: the note of one holder
@@ -126,7 +126,7 @@ def abandoned_by(directory: Path) -> list[str]:
     return [user for user, alive in _notes(directory) if not alive]
 
 
-def give_up(directory: Path) -> None:
+def retire(directory: Path) -> None:
     """Let nobody get a lease on that cluster any more; it is no error when it is gone."""
     try:
         (directory / SPENT).touch()

@@ -144,7 +144,7 @@ class ClusterPool:
             cluster.down()
             return
         if errors := _undo_faults(cluster):
-            leases.give_up(cluster.directory)
+            leases.retire(cluster.directory)
             warnings.warn(
                 f"{cluster.name} is not used again, since a fault cannot be undone: {errors[0]}",
                 RuntimeWarning,
@@ -161,7 +161,7 @@ class ClusterPool:
         if cluster in self._private:
             self._private.remove(cluster)
         else:
-            leases.give_up(cluster.directory)
+            leases.retire(cluster.directory)
             del self._views[cluster.name]
             self._leases.pop(cluster.name).close()
         self._left.append(cluster)
@@ -200,8 +200,8 @@ class ClusterPool:
             lease = Lease.take(directory, user, shared=shared)
             if lease is None:
                 continue
-            if lease.is_torn or (cluster := self._view(lease)) is None:
-                leases.give_up(directory)
+            if lease.is_torn or (cluster := self._attached(lease)) is None:
+                leases.retire(directory)
                 lease.close()
                 self._end(directory)
                 continue
@@ -211,7 +211,7 @@ class ClusterPool:
             return cluster
         return None
 
-    def _view(self, lease: Lease) -> Cluster | None:
+    def _attached(self, lease: Lease) -> Cluster | None:
         """Return the cluster, unless a part of it has failed; attach again only if others have changed it."""
         name, seen = lease.directory.name, _state(lease)
         view = self._views.get(name)
@@ -251,7 +251,7 @@ class ClusterPool:
         if lease is None:
             return False
         with lease:
-            failures.of_crash("its process ended", [directory], self.artifacts)
+            failures.keep_after_crash("its process ended", [directory], self.artifacts)
             view = self._views.pop(directory.name, None)
             if view is not None:
                 view.cluster.down()

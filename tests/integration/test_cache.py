@@ -101,7 +101,7 @@ def test_a_start_that_is_killed_while_it_keeps_the_saved_machine(
     assert leftovers(cluster.name) == []
     assert not half.exists()
     assert cache.leftovers() == []
-    (template,) = [each for each in cache.images() if templates.base(each.manifest)]
+    (template,) = [each for each in cache.images() if templates.image_booted(each.manifest)]
     cache.verify(template)
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_pidoc.host import processes
-from pytest_pidoc.lifecycle.artifacts import REPORT, Folder, Limits, Report, folder_name, folders, keep, of_run
+from pytest_pidoc.lifecycle.artifacts import REPORT, Folder, Limits, Report, folder_name, folders, folders_of_run, keep
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -110,11 +110,11 @@ def test_evidence_of_an_earlier_run_does_not_mix_with_this_ones(tmp_path: Path) 
     target = tmp_path / "kept"
     subprocess.run([*program, make_cluster(tmp_path / "old", 3, serial="old"), target], check=True)
     (target / "pi-3" / "notes").write_text("mine")
-    assert of_run(tmp_path, processes.own()) == []
+    assert folders_of_run(tmp_path, processes.own()) == []
     keep([make_cluster(tmp_path / "c", 2, serial="new")], target, Report("call"))
 
     assert files(target) == ["pi-1/serial.log", "pi-2/serial.log", "pi-3/notes", "report.json"]
-    assert of_run(tmp_path, processes.own()) == [target]
+    assert folders_of_run(tmp_path, processes.own()) == [target]
 
 
 def test_returns_where_it_is(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_the_oldest_evidence_goes_first(tmp_path: Path) -> None:
         keep([cluster], tmp_path / "base" / f"test-{number}", Report("call"), limits=Limits(total=4000))
 
     assert [folder.path.name for folder in folders(tmp_path / "base")] == ["test-2", "test-3", "test-4"]
-    assert [path.name for path in of_run(tmp_path / "base", processes.own())] == ["test-2", "test-3", "test-4"]
+    assert [path.name for path in folders_of_run(tmp_path / "base", processes.own())] == ["test-2", "test-3", "test-4"]
     keep([cluster], tmp_path / "base" / "last", Report("call"), limits=Limits(total=10))
     assert sorted(path.name for path in (tmp_path / "base").iterdir()) == ["last"]
 

@@ -84,7 +84,7 @@ def _keep_beside(base: Path) -> None:
     """Keep evidence beside what is there, for which there is too little room; the user's own file is none."""
     with judged():
         artifacts.keep([], base / "new", artifacts.Report("call", test="new"), limits=Limits(log=10, total=1))
-        assert artifacts.of_run(base, processes.own()) == [base / "new"]
+        assert artifacts.folders_of_run(base, processes.own()) == [base / "new"]
     assert (base / "mine").exists()
 
 

@@ -53,7 +53,7 @@ def test_who_was_alone_lets_others_in(tmp_path: Path) -> None:
 
 def test_nobody_gets_what_is_given_up(tmp_path: Path) -> None:
     """But it can be ended."""
-    leases.give_up(tmp_path)
+    leases.retire(tmp_path)
 
     assert Lease.take(tmp_path, "test_a", shared=True) is None
     assert Lease.to_end(tmp_path) is not None
@@ -62,7 +62,7 @@ def test_nobody_gets_what_is_given_up(tmp_path: Path) -> None:
 def test_what_is_gone_cannot_be_taken(tmp_path: Path) -> None:
     """A cluster may end at any moment."""
     gone = tmp_path / "gone"
-    leases.give_up(gone)
+    leases.retire(gone)
 
     assert Lease.take(gone, "test_a", shared=True) is None
     assert Lease.to_end(gone) is None
