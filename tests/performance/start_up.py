@@ -1,8 +1,8 @@
 """What the plugin costs a run of pytest that uses no node: pairs of starts with it and without it (``-p no:pidoc``).
 
-Run it on a quiet host, with the Python whose pytest is measured: ``python tests/performance/start_up.py``. Both starts
-of a pair run the same empty test one after the other, and each other pair begins with the other one. Other plugins that
-are installed are left out of both, because what they take varies by more than what is measured.
+Run it on a quiet host, with the Python whose pytest is measured: ``python tests/performance/start_up.py``. All starts
+run the same empty test. Each side of a pair is the fastest of some starts, made alternately: single starts vary by
+more than what is measured. For the same reason other plugins that are installed are left out of both.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PLUGINS = ("pytest_pidoc.plugin", "pytest_pidoc.pi_benchmark.hooks")
 OTHERS = sorted({each.name for each in entry_points(group="pytest11")} - {"pidoc"})
 QUIET = ("-q", "-p", "no:cacheprovider", *(word for name in OTHERS for word in ("-p", f"no:{name}")))
 WITH, WITHOUT = (), ("-p", "no:pidoc")
-PAIRS = 9
+PAIRS, STARTS = 9, 7
 IMPORT_TIME = re.compile(r"import time:\s+(\d+) \|\s+\d+ \|\s+(\S+)")
 
 
@@ -40,14 +40,18 @@ def main() -> None:
     """Measure, and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--pairs", type=int, default=PAIRS, metavar="N", help=f"how many pairs (default: {PAIRS})")
-    pairs = parser.parse_args().pairs
+    parser.add_argument(
+        "--starts", type=int, default=STARTS, metavar="N", help=f"starts on each side of a pair (default: {STARTS})"
+    )
+    options = parser.parse_args()
+    pairs = options.pairs
     with tempfile.TemporaryDirectory() as directory:
         (Path(directory) / "test_nothing.py").write_text("def test_nothing(): pass\n")
         for extra in (WITH, WITHOUT):
             start(directory, extra)  # compiles what the others read
             imports(directory, extra)
-        measured = [pair(directory, swapped=bool(number % 2)) for number in range(pairs)]
-        imported = imports(directory, WITH)
+        measured = [pair(directory, options.starts) for _ in range(pairs)]
+        imported = _fastest([imports(directory, WITH) for _ in range(options.starts)])
         alone = imports(directory, WITHOUT)
     print(f"the plugin's share of a pytest start without a node, in ms: medians of {pairs} pairs")
     for name in Start._fields:
@@ -65,12 +69,14 @@ def main() -> None:
     print(f"and {sum(others.values()):.1f} in {len(others)} others: {', '.join(sorted(others)) or 'no module'}")
 
 
-def pair(directory: str, *, swapped: bool) -> tuple[Start, Start]:
-    """Return one start with the plugin and one without it."""
-    if swapped:
-        without = start(directory, WITHOUT)
-        return start(directory, WITH), without
-    return start(directory, WITH), start(directory, WITHOUT)
+def pair(directory: str, starts: int) -> tuple[Start, Start]:
+    """Return the fastest start with the plugin and the fastest one without it, of *starts* each, made alternately."""
+    found: dict[Sequence[str], list[Start]] = {WITH: [], WITHOUT: []}
+    for number in range(starts):
+        for extra in (WITH, WITHOUT) if number % 2 else (WITHOUT, WITH):
+            found[extra].append(start(directory, extra))
+    with_, without = (Start(*map(min, zip(*each, strict=True))) for each in found.values())
+    return with_, without
 
 
 def start(directory: str, extra: Sequence[str]) -> Start:
@@ -111,6 +117,11 @@ def imports(directory: str, extra: Sequence[str]) -> dict[str, float]:
         check=True,
     )
     return {each[2]: int(each[1]) / 1000 for each in IMPORT_TIME.finditer(done.stderr.decode())}
+
+
+def _fastest(runs: list[dict[str, float]]) -> dict[str, float]:
+    """Return the least time that each module took in any of several runs."""
+    return {name: min(run[name] for run in runs if name in run) for name in runs[0]}
 
 
 def command(directory: str, extra: Sequence[str]) -> list[str]:
