@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ __all__ = ["of_cluster", "of_node"]
 def of_cluster(
     directory: Path,
     spec: ClusterSpec,
-    nodes: Iterable[Node] = (),
+    nodes: Sequence[Node] = (),
     *,
     faults: Iterable[Fault] = (),
     switch_is_gone: bool = False,
@@ -44,7 +44,7 @@ def of_cluster(
         "cluster": directory.name,
         "directory": str(directory),
         "spec": dataclasses.asdict(spec),
-        "switch": "ended" if switch_is_gone else "running",
+        "switch": "ended" if switch_is_gone else "running" if any(node.lan_address for node in nodes) else None,
         "faults": [
             {"what": fault.what, "began": fault.began, "ended": fault.ended, "text": str(fault)} for fault in faults
         ],

@@ -69,3 +69,8 @@ def test_cluster_is_plain_data(tmp_path: Path, node: Node) -> None:
     assert (found["spec"]["nodes"], found["switch"]) == (2, "ended")
     assert [(each["what"], each["ended"] >= each["began"]) for each in found["faults"]] == [(fault.what, True)]
     assert found["nodes"] == [facts.of_node(node)]
+
+
+def test_a_cluster_without_a_lan_has_no_switch(tmp_path: Path, node: Node) -> None:
+    """It is not said to run."""
+    assert facts.of_cluster(tmp_path / "c-1", Settings().spec(), [node])["switch"] is None
