@@ -30,12 +30,9 @@ def carry_out(options: argparse.Namespace) -> int:
     try:
         given = {option.name: getattr(options, option.name, None) for option in OPTIONS}
         return run(options, Settings.load(given, prefix="--"))
-    except SettingsError as error:
-        print(f"pidoc: {error}", file=sys.stderr)
-        return USAGE
     except PidocError as error:
-        print(f"pidoc: {error}", file=sys.stderr)
-        return FAILED
+        print(f"pidoc: {_with_our_options(error)}", file=sys.stderr)
+        return USAGE if isinstance(error, SettingsError) else FAILED
     except KeyboardInterrupt:
         print("pidoc: interrupted; everything was cleaned up", file=sys.stderr)
         return 130
@@ -45,6 +42,11 @@ def carry_out(options: argparse.Namespace) -> int:
     except OSError as error:  # the disk is full, a file in a cluster's directory is damaged, and the like
         print(f"pidoc: system error: {error}", file=sys.stderr)
         return FAILED
+
+
+def _with_our_options(error: PidocError) -> str:
+    """Return an error's text with the options of this command: ``--engine``, not pytest's ``--pidoc-engine``."""
+    return str(error).replace("--pidoc-", "--")
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

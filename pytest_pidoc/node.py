@@ -130,7 +130,7 @@ class Node:
             The node is not ready yet.
         """
         if self._bringup.timings is None:
-            raise BootError(f"{self.name} is not ready yet.")
+            raise BootError(f"{self.name} is not ready yet.", tip="wait until the start has returned")
         return self._bringup.timings
 
     @property

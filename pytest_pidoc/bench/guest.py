@@ -102,7 +102,11 @@ def told(text: str) -> tuple[int, float]:
     events = re.search(r"total number of events: +(\d+)", text)
     seconds = re.search(r"total time: +([\d.]+)s", text)
     if events is None or seconds is None:
-        raise PidocError("The output of sysbench has no number of events or no total time.", evidence=text)
+        raise PidocError(
+            "The output of sysbench has no number of events or no total time.",
+            evidence=text,
+            tip="install sysbench 1.0 in the image",
+        )
     return int(events[1]), float(seconds[1])
 
 

@@ -148,7 +148,11 @@ def start(
                 qemu = str(cluster.engine.qemu_version(cluster[0].machine.binary))
                 nodes = tuple(node.timings for node in cluster)
                 if any(each.start != chosen.start for each in nodes):
-                    raise PidocError(f"A node did not start {chosen.start}: {[each.start for each in nodes]}.")
+                    raise PidocError(
+                        f"A node started {next(each.start for each in nodes if each.start != chosen.start)} "
+                        f"instead of {chosen.start}.",
+                        tip="read the warning above, which says why",
+                    )
                 time.sleep(SETTLE)
                 memory = tuple(private_memory(cluster.name))
                 began = time.monotonic()

@@ -209,12 +209,14 @@ def _remove_download(path: Path, dry_run: bool) -> None:
     try:
         download.discard(path, dry_run=dry_run)
     except OSError as error:
-        raise ImageError(f"Cannot remove {path}: {error.strerror}.") from error
+        raise ImageError(f"Cannot remove {path}: {error.strerror or error}.", tip="check who owns it") from error
 
 
 def _remove_container_image(client: docker.DockerClient, image: stored.StoredImage, dry_run: bool) -> None:
     if stored.is_used(client, image) or not (dry_run or stored.discard(client, image)):
-        raise ImageInUse(f"Nodes are running from the container image {image.id}.")
+        raise ImageInUse(
+            f"Nodes are running from the container image {image.id}.", tip="end them with pidoc down first"
+        )
 
 
 def _remove_evidence(folder: artifacts.Folder, dry_run: bool) -> None:
@@ -222,7 +224,7 @@ def _remove_evidence(folder: artifacts.Folder, dry_run: bool) -> None:
         if not dry_run:
             folder.remove()
     except OSError as error:
-        raise PidocError(f"Cannot remove {folder.path}: {error.strerror}.") from error
+        raise PidocError(f"Cannot remove {folder.path}: {error.strerror or error}.", tip="check who owns it") from error
 
 
 def _name(image: Image) -> str:

@@ -192,7 +192,11 @@ def _base(client: docker.DockerClient, wanted: str, log: Path, progress: Progres
             client.api.import_image(stream, repository=repository, tag=tag, changes=[f"LABEL {IMAGE_LABEL}=base"])
     made = _id(client, OWN_BASE)
     if made is None:
-        raise ImageError(f"Docker did not import the base image {OWN_BASE}.", look=str(log))
+        raise ImageError(
+            f"Docker did not import the base image {OWN_BASE}.",
+            look=str(log),
+            tip="choose another base image with --base-image, such as debian:bookworm",
+        )
     return _Base(OWN_BASE, made)
 
 

@@ -127,7 +127,8 @@ def _open(timeout: float) -> docker.DockerClient:
                 tip="start Docker, set DOCKER_HOST, or use --pidoc-engine=local",
             ) from error
         raise EngineUnavailable(
-            f"The server at {_address()} does not answer like a Docker daemon: {error}.",
+            f"The server at {_address()} does not answer like a Docker daemon.",
+            evidence=str(error),
             tip="set DOCKER_HOST to a Docker daemon, or use --pidoc-engine=local",
         ) from error
 

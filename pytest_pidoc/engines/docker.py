@@ -279,7 +279,10 @@ class DockerEngine:
                         "StatusCode"
                     ]
                 except (requests.Timeout, requests.ConnectionError) as error:
-                    raise EngineUnavailable(f"{command[0]} did not finish within {timeout:g} s.") from error
+                    raise EngineUnavailable(
+                        f"{command[0]} did not finish within {timeout:g} s in a container.",
+                        tip="run docker info to check the daemon, or use --pidoc-engine=local",
+                    ) from error
                 text = self._api.logs(container).decode(errors="replace")
             finally:
                 remove(self._client, container)

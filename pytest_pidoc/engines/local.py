@@ -98,7 +98,11 @@ class LocalEngine:
                 migration.restore(launch, launch.template / STATE, version, death=lambda: _how_it_ended(child.poll()))
             handle = processes.identify(pid)
             if handle is None:
-                raise NodeDied(f"{launch.name} died right after its start.", look=str(directory / QEMU_LOG))
+                raise NodeDied(
+                    f"{launch.name} died right after its start.",
+                    look=str(directory / QEMU_LOG),
+                    tip="run the command in qemu.command by hand, in that directory",
+                )
         except BaseException:
             child.terminate() if launch.guarded else child.kill()  # the guard's process kills QEMU then
             child.wait()

@@ -60,7 +60,7 @@ def start(shell: Shell, *, name: str, port: str) -> None:
         raise BootError(
             f"The agent that gives {name} its identity did not start.",
             evidence=said,
-            tip="install python3 in the image",
+            tip='install python3 in the image if it is missing, or use start="cold"',
         )
 
 

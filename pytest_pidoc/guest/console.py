@@ -156,7 +156,8 @@ class Console(_Spawn):
         self.sendline(password)
         if self.expect([r"[$#] $", "Login incorrect"], timeout=max(1.0, deadline.remaining)) == 1:
             raise ConsoleError(
-                f"Logging in to {self.node_name} as {user} with the password of its image failed on the serial console."
+                f"Logging in to {self.node_name} as {user} with its image's password failed on the serial console.",
+                tip=f"check that nothing in the guest has changed the password of {user}",
             )
 
     def run(self, command: str, *, timeout: float = 60.0) -> Output:

@@ -61,6 +61,11 @@ def _base(cache: Cache, spec: ClusterSpec) -> tuple[str, Callable[..., Image]]:
     if family == "debian":
         release = debian.recipe(spec.image)
         return debian.key(release, model.architecture), partial(debian.build, cache, release, model.architecture)
+    if spec.image.startswith(source.REGISTRY_PREFIX):
+        raise SettingsError(
+            f"{shown(spec.image)} is a container image, which only the engine docker can run, not the engine local.",
+            tip="start Docker and use --pidoc-engine=docker, or choose another image",
+        )
     raise SettingsError(
         f"{shown(spec.image)} is not a known image.",
         tip="use debian, debian:bookworm, raspios, a path, URL#sha256=HEX, or docker://NAME:TAG on the engine docker",

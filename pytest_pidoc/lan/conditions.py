@@ -117,4 +117,6 @@ def _names(group: str | Sequence[str], known: Sequence[str], where: str) -> list
 
 def _check(name: str, value: object, least: float, most: float, wanted: str) -> None:
     if not is_number(value, least, most):
-        raise FaultError(f"{name} must be {wanted}, not {shown(value)}.")
+        raise FaultError(
+            f"{name} must be {wanted}, not {shown(value)}.", tip=f"set {name} to such a number, or leave it out"
+        )

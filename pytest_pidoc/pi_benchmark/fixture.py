@@ -171,8 +171,8 @@ class PiBenchmark:
         full = f"{self._item.nodeid}/{name}" if name else self._item.nodeid
         if full in self._names:
             raise BenchmarkError(
-                f"This test has two benchmarks with the name {full}.",
-                tip='give one of them a name: pi_benchmark(pi, "./prog", name="second")',
+                f"This test measures two commands under one name: {full}.",
+                tip='give the second a name: pi_benchmark(pi, "./prog", name="second")',
             )
         self._names.add(full)
         floor = measure(pi, EMPTY, wanted=wanted, rounds=asked.rounds)

@@ -122,7 +122,7 @@ def measure(
         if told.process:
             node.run(f"kill -KILL -{told.process}", warn=True, timeout=KILL_TIMEOUT)
         raise BenchmarkError(
-            f"{shown(command)} did not end on {node.name} within {rounds} rounds of {timeout:g} s.",
+            f"{shown(command)} did not end on {node.name} within {rounds * timeout:g} s ({rounds} x {timeout:g} s).",
             tip="set timeout= to more seconds per round if the command takes longer on the host's clock",
         ) from error
     for answer in told.answers:

@@ -106,7 +106,10 @@ def announcing(machine: Machine, own: bytes) -> bytes:
             blob.add_item(fdt.PropBytes("rng-seed", *bytes(32)), "/chosen")
         return bytes(blob.to_dtb(version=17))
     except Exception as error:  # any kind, as in edited()
-        raise ImageError(f"Cannot announce the board {machine.board} in the device tree: {shown(error)}.") from error
+        raise ImageError(
+            f"Cannot announce the board {machine.board} in the device tree: {shown(error)}.",
+            tip="leave announce_board out, or set dtb=PATH to another tree",
+        ) from error
 
 
 _parsing = threading.Lock()

@@ -126,7 +126,10 @@ class Monitor:
             try:
                 data = self._socket.recv(65536)
             except TimeoutError as error:
-                raise MonitorError(f"{self._name} did not answer on its monitor in time.") from error
+                raise MonitorError(
+                    f"{self._name} did not answer on its monitor within {self._socket.gettimeout():g} s.",
+                    tip="check whether the host is overloaded, or the process of QEMU is stopped",
+                ) from error
             except OSError as error:
                 raise MonitorError(f"{self._name} is gone: {error}.") from error
             if not data:  # an empty read is the end, not a reason to read again

@@ -28,7 +28,11 @@ class QemuVersion(NamedTuple):
         """
         found = re.search(r"version (\d+)\.(\d+)\.(\d+).*", text)
         if found is None:
-            raise EngineUnavailable("The installed QEMU did not print its version.", evidence=text)
+            raise EngineUnavailable(
+                "The installed QEMU did not print its version.",
+                evidence=text,
+                tip="reinstall QEMU: apt-get install --reinstall qemu-system-arm",
+            )
         return cls(tuple(int(part) for part in found.groups()), found[0].removeprefix("version "))
 
     def __str__(self) -> str:

@@ -32,7 +32,11 @@ class QTest:
         try:
             self._socket = sockets.connect(path, timeout=timeout)
         except OSError as error:
-            raise MonitorError(f"Cannot connect to QEMU's qtest socket: {error}.", look=str(path)) from error
+            raise MonitorError(
+                f"Cannot connect to QEMU's qtest socket: {error}.",
+                look=str(path),
+                tip='read qemu.log beside it, or use start="cold", which needs no such socket',
+            ) from error
         self._lines = self._socket.makefile("r", encoding="ascii")
 
     def read(self, address: int) -> int:

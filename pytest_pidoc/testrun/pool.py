@@ -62,7 +62,10 @@ class _Claim:
     def hand_over(self) -> Lease:
         """Return the lease to whoever closes it from now on."""
         if self._lease is None:
-            raise PidocError("Another process leased the cluster that has just been started.", tip="run the test again")
+            raise PidocError(
+                "Another process leased a cluster in the moment of its start.",
+                tip="run the test again, and report it if it happens twice",
+            )
         lease, self._lease = self._lease, None
         return lease
 

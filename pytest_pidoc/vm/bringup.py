@@ -218,8 +218,9 @@ class Bringup:
     def _timeout(self, what: str, deadline: Deadline) -> BootTimeout:
         if root := self._vm.serial_log.awaited_root(start=self._vm.boot_log):
             what = f"its kernel waits for the root device {root}"
+        longer = f"{deadline.timeout * 2:.3g}"
         return BootTimeout(
-            f"{self._vm.name} was not ready after {deadline.elapsed:.0f} s: {what}.",
+            f"{self._vm.name} was not ready after {round(deadline.elapsed, 1):g} s: {what}.",
             **self._vm.evidence(),
-            tip=f"set --pidoc-boot-timeout={deadline.timeout * 2:.0f} if the host is busy",
+            tip=f"set boot_timeout={longer} in the marker, or --pidoc-boot-timeout={longer}, if the host is busy",
         )

@@ -73,9 +73,7 @@ def check(port: int, protocol: str) -> None:
     """Raise `SettingsError` if the port or the protocol is invalid."""
     require_port(port)
     if not isinstance(protocol, str) or protocol not in {"tcp", "udp"}:
-        raise SettingsError(
-            f'protocol must be "tcp" or "udp", not {shown(protocol)}.', tip='set protocol to "tcp" or "udp"'
-        )
+        raise SettingsError(f'protocol must be "tcp" or "udp", not {shown(protocol)}.', tip='set protocol="tcp"')
 
 
 def open_forward(vm: Vm, port: int, protocol: str) -> Forward:

@@ -30,10 +30,12 @@ def change(vm: Vm, script: str, what: str) -> str:
     try:
         done = vm.ask(f"sudo -n sh -ec {shlex.quote(script)}", timeout=TIMEOUT)
     except Unanswered as error:
-        raise FaultError(f"{what} failed in the guest: {error}.", **vm.evidence()) from error
+        raise FaultError(f'The fault "{what}" failed in the guest: {error}.', **vm.evidence()) from error
     if not done.ok:
         raise FaultError(
-            f"{what} failed in the guest with status {done.return_code}.", evidence=done.stdout + done.stderr
+            f'The fault "{what}" failed in the guest with status {done.return_code}.',
+            evidence=done.stdout + done.stderr,
+            tip="read what the guest said above, and change the arguments",
         )
     return str(done.stdout)
 

@@ -56,7 +56,7 @@ class Power:
                         raise BootTimeout(
                             f"{vm.name} has not rebooted within {deadline.timeout:.0f} s: it is still shutting down.",
                             **vm.evidence(),
-                            tip=f"set timeout={deadline.timeout * 2:.0f} if it only needs more time",
+                            tip=f"call reboot(timeout={deadline.timeout * 2:.0f}) if it only needs more time",
                         )
                     deadline.pause()
                     monitor.execute("query-status")  # events come with an answer
@@ -110,7 +110,9 @@ class Power:
     def pause(self) -> Fault:
         """Pause the node; see ``Node.pause``."""
         vm = self._vm
-        self._require_moving("it cannot be paused")
+        self._vm.require_on("it cannot be paused")
+        if self._is_paused():
+            raise FaultError(f"{vm.name} is already paused.", tip="call resume() first")
         try:
             with vm.qmp() as monitor:
                 monitor.execute("stop")
@@ -129,8 +131,11 @@ class Power:
 
     def _require_moving(self, consequence: str) -> None:
         self._vm.require_on(consequence)
-        if self._hang is not None and self._hang.active and self._paused == self._vm.endpoint.handle:
+        if self._is_paused():
             raise FaultError(f"{self._vm.name} is paused, so {consequence}.", tip="call resume() first")
+
+    def _is_paused(self) -> bool:
+        return self._hang is not None and self._hang.active and self._paused == self._vm.endpoint.handle
 
     def _go_on(self) -> None:
         """Undo `pause`; does nothing if that QEMU has ended meanwhile."""

@@ -79,7 +79,8 @@ def wait_for_port(vm: Vm, port: int, *, host: str, timeout: float) -> None:
     raise WaitTimeout(
         f"{vm.name} could not connect to {host}:{port} within {timeout:g} s.",
         evidence=seen,
-        tip="check that the program runs and listens on that address and port",
+        tip="check that the program runs and listens on that address and port"
+        + ("" if host in ("127.0.0.1", "localhost") else f", that {host} is up, and that no fault separates the nodes"),
     )
 
 

@@ -275,7 +275,7 @@ def test_wrong_password_is_told(short_path: Path) -> None:
     with (
         unix_server(short_path / "console.sock", terminal("sh", "-c", LOGIN)) as path,
         Console.connect(path, name="pi-1", timeout=5) as console,
-        pytest.raises(ConsoleError, match="Logging in to pi-1 as pi with the password of its image failed"),
+        pytest.raises(ConsoleError, match="Logging in to pi-1 as pi with its image's password failed"),
     ):
         console.log_in("pi", "changed", deadline=Deadline(10))
 

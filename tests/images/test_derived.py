@@ -227,9 +227,15 @@ def test_each_name_finds_its_recipe(cache, built, kernel, image, recipe):
     assert built == [recipe]
 
 
-@pytest.mark.parametrize("image", ["potato", "docker://example.org/pidoc:1", "pi.img"])
+def test_a_published_image_is_for_the_engine_docker(cache):
+    """The error says which engine runs it."""
+    with pytest.raises(SettingsError, match=r"only the engine docker can run.*\nTry: .*--pidoc-engine=docker"):
+        build(cache, image="docker://example.org/pidoc:1")
+
+
+@pytest.mark.parametrize("image", ["potato", "pi.img"])
 def test_what_nobody_knows_is_answered_with_what_there_is(cache, image):
-    """A name that is none, and a published image on the wrong engine."""
+    """A name that is none."""
     with pytest.raises(SettingsError, match=r"(?s)is not a known image.*raspios.*docker://"):
         build(cache, image=image)
 

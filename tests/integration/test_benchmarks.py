@@ -39,7 +39,7 @@ def test_loop(pi, pi_benchmark):
 
 def test_two(pi, pi_benchmark):
     assert pi_benchmark(pi, "test -e made", setup="touch made", name="first").entry.program
-    with pytest.raises(BenchmarkError, match="two benchmarks with the name test_suite.py::test_two/first"):
+    with pytest.raises(BenchmarkError, match="two commands under one name: test_suite.py::test_two/first"):
         pi_benchmark(pi, "true", name="first")
     pi_benchmark(pi, "true", name="second")
 

@@ -78,8 +78,10 @@ def recipe(text: str) -> Recipe:
     release, _, variant = rest.partition(",")
     parsed = Recipe(release or RELEASES[0], variant)
     if family != "debian" or parsed.release not in RELEASES or parsed.variant not in VARIANTS:
-        known = ", ".join(f"debian:{release}" for release in RELEASES)
-        raise SettingsError(f"{shown(text)} is not a known image recipe.", tip=f"use debian or {known}")
+        known = ", ".join(
+            f"debian:{release}{variant and ','}{variant}" for release in RELEASES for variant in sorted(VARIANTS)
+        )
+        raise SettingsError(f"{shown(text)} is not a known release or variant of Debian.", tip=f"use one of {known}")
     return parsed
 
 

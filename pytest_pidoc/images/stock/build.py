@@ -316,13 +316,17 @@ class Build:
             if tree.stat().st_size > LARGEST_TREE:
                 raise ImageError(
                     f"{name} in the boot partition has {tree.stat().st_size} bytes; "
-                    f"a device tree must have at most {LARGEST_TREE}."
+                    f"a device tree must have at most {LARGEST_TREE}.",
+                    tip="remove that file from the image",
                 )
 
     def ask_for_user(self, boot: Partition | None) -> None:
         """Let the image create the user as its documentation describes: with two files in the boot partition."""
         if boot is None:
-            raise ImageError(f"{self.recipe.source.name} requires userconf.txt, but has no boot partition for it.")
+            raise ImageError(
+                f"{self.recipe.source.name} requires userconf.txt, but has no boot partition for it.",
+                tip="use an image with a FAT boot partition, or one that already has the user pi",
+            )
         files = Fat(self.disk, boot, self.log)
         for name, content in (("userconf.txt", f"{USER}:{PASSWORD_HASH}\n"), ("ssh", "")):
             (self.work / name).write_text(content, encoding="ascii")

@@ -75,7 +75,8 @@ def recipe(text: str, model: str) -> Recipe:
     if family != "raspios":
         if not source.is_location(text):
             raise SettingsError(
-                f"{shown(text)} is not a known image recipe.", tip="use raspios, a path, or URL#sha256=<64 hex digits>"
+                f"{shown(text)} is not a known image recipe.",
+                tip="use raspios[:NAME], a path, or URL#sha256=<64 hex digits>",
             )
         found = source.parse(text, what="image")
         return Recipe(str(found), found)
@@ -86,7 +87,8 @@ def recipe(text: str, model: str) -> Recipe:
     if name not in PUBLISHED:
         known = ", ".join(f"raspios:{each}" for each in PUBLISHED)
         raise SettingsError(
-            f"{shown(text)} is not a known image.", tip=f"use one of raspios, {known}, raspios:URL#sha256=HEX"
+            f"{shown(text)} is not a known image.",
+            tip=f"use one of raspios, {known}, raspios:PATH, or raspios:URL#sha256=HEX",
         )
     return Recipe(f"raspios:{name}", PUBLISHED[name])
 
