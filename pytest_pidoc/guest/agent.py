@@ -20,7 +20,7 @@ Shell = Callable[[str], Output]
 __all__ = ["PROGRAM", "hold_ssh", "identify", "start"]
 
 PROGRAM = Path(__file__).with_name("pidoc-agent")
-IDENTITY_TIMEOUT = 30.0  # seconds until the agent has answered
+IDENTITY_TIMEOUT = 60.0  # seconds until the agent has answered: on a busy host, 30 were too few for boards
 
 
 # Replaces ssh.service until the next boot by one that has loaded its libraries, has read its configuration and waits
