@@ -131,6 +131,17 @@ def test_versatile_kernel_comes_out_of_its_archive(
     assert "ARM-Versatile" in said
 
 
+@pytest.mark.docker
+def test_board_runs_in_a_container(settings: Settings) -> None:
+    """SD card, second serial port, qtest and the plugged network card work there as well."""
+    with Cluster.up(nodes=2, model="pi3", engine="docker", settings=settings) as cluster:
+        assert [node.timings.start for node in cluster] == ["warm", "warm"]
+        cluster.run("sudo -n touch /etc/here")
+        assert [node.run("hostname").stdout for node in cluster] == ["pi-1\n", "pi-2\n"]
+        cluster[1].reset()
+        assert cluster[1].run("uname -m; ls /etc/here", warn=True).stdout == "aarch64\n"
+
+
 @pytest.fixture(scope="module")
 def pi1(settings: Settings) -> Iterator[Cluster]:
     """Two forks of a Raspberry Pi 1 that the tests of it share."""
@@ -173,17 +184,6 @@ def test_a_pi1_is_put_back(pi1: Cluster) -> None:
 
     assert pi.run("ls gone-after-reset", warn=True).failed
     assert pi.run("hostname").stdout.strip() == "pi-1"
-
-
-@pytest.mark.docker
-def test_board_runs_in_a_container(settings: Settings) -> None:
-    """SD card, second serial port, qtest and the plugged network card work there as well."""
-    with Cluster.up(nodes=2, model="pi3", engine="docker", settings=settings) as cluster:
-        assert [node.timings.start for node in cluster] == ["warm", "warm"]
-        cluster.run("sudo -n touch /etc/here")
-        assert [node.run("hostname").stdout for node in cluster] == ["pi-1\n", "pi-2\n"]
-        cluster[1].reset()
-        assert cluster[1].run("uname -m; ls /etc/here", warn=True).stdout == "aarch64\n"
 
 
 @each_model
