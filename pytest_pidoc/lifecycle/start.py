@@ -6,7 +6,7 @@ import contextlib
 import errno
 import warnings
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pytest_pidoc.errors import BootError, ChecksumMismatch, ImageInUse, PidocError, RestoreFailed
@@ -105,56 +105,54 @@ def start(
         return _Nodes(spec, settings, found, ownership, progress).start()
 
 
+@dataclass(frozen=True)
 class _Nodes:
     """The nodes that are to be started, and the ways to do it."""
 
-    def __init__(
-        self, spec: ClusterSpec, settings: Settings, found: Provision, ownership: Ownership, progress: Progress
-    ) -> None:
-        self._spec = spec
-        self._settings = settings
-        self._found = found
-        self._ownership = ownership
-        self._progress = progress
+    spec: ClusterSpec
+    settings: Settings
+    found: Provision
+    ownership: Ownership
+    progress: Progress
 
     def start(self) -> Started:
-        if self._spec.start == "cold":
+        if self.spec.start == "cold":
             return self.boot()
         try:
             return self.fork(self.template())
         except (RestoreFailed, ChecksumMismatch) as error:
-            self._progress.step(f"the saved machine cannot be used: {error.what}")
+            self.progress.step(f"the saved machine cannot be used: {error.what}")
         try:
             return self.fork(self.rebuilt_template())
         except (RestoreFailed, ChecksumMismatch) as error:
             failure: PidocError = error
-        self._progress.step(f"the saved machine cannot be used: {failure.what}")
+        self.progress.step(f"the saved machine cannot be used: {failure.what}")
         warnings.warn(f"Warm start failed, falling back to a slower cold boot: {failure}", RuntimeWarning, stacklevel=5)
         return self.boot()
 
     def fork(self, template: Path) -> Started:
         """Fork the nodes from a template."""
         # No boot, so no probe: what makes forks slow is their number.
-        timeout = self._spec.boot_timeout or speed.LEAST + speed.FORK * self._spec.nodes
-        self._progress.step(f"starting {self}, {timeout:.0f} s at most")
+        timeout = self.spec.boot_timeout or speed.LEAST + speed.FORK * self.spec.nodes
+        self.progress.step(f"starting {self}, {timeout:.0f} s at most")
         with self._attempt(template=template) as attempt:
-            return attempt.run(timeout=timeout, progress=self._progress)
+            return attempt.run(timeout=timeout, progress=self.progress)
 
     def boot(self, *, record: bool = False) -> Started:
         """Boot the nodes; with *record* so that they can be saved."""
-        timeout = self._spec.boot_timeout
+        timeout = self.spec.boot_timeout
         if timeout is None:
-            probed, stock = speed.probe(self._found.engine), self._found.image.manifest.stock
-            timeout = speed.boot_timeout(machine(self._spec.model), self._spec.nodes, probed, stock=stock)
-        self._progress.step(f"booting {self}, {timeout:.0f} s at most")
+            probed, stock = speed.probe(self.found.engine), self.found.image.manifest.stock
+            timeout = speed.boot_timeout(machine(self.spec.model), self.spec.nodes, probed, stock=stock)
+        self.progress.step(f"booting {self}, {timeout:.0f} s at most")
         with self._attempt(record=record) as attempt:
-            return attempt.run(timeout=timeout, progress=self._progress)
+            return attempt.run(timeout=timeout, progress=self.progress)
 
     def template(self, *, rebuild: bool = False) -> Path:
         """Return the directory of the template that the nodes are forked from, made if it is not there."""
-        launch = launch_of(self._spec, self._found, Path(), 1)
-        cache, engine = Cache(self._settings.cache_dir), self._found.engine
-        made = templates.template(cache, launch, engine, self._one, progress=self._progress, rebuild=rebuild)
+        launch = launch_of(self.spec, self.found, Path(), 1)
+        cache, engine = Cache(self.settings.cache_dir), self.found.engine
+        made = templates.template(cache, launch, engine, self._one, progress=self.progress, rebuild=rebuild)
         return made.path
 
     def rebuilt_template(self) -> Path:
@@ -167,22 +165,19 @@ class _Nodes:
     @contextlib.contextmanager
     def _one(self) -> Iterator[Vm]:
         """Boot the one machine that is to be saved."""
-        self._progress.step(f"booting {self._spec.model} once, to save it: nodes are then forked from it")
-        spec = replace(self._spec, nodes=1, cpus=None, boot_timeout=None, lan=False)
-        one = _Nodes(spec, self._settings, self._found, Ownership(processes.own()), self._progress)
-        started = one.boot(record=True)
+        self.progress.step(f"booting {self.spec.model} once, to save it: nodes are then forked from it")
+        spec = replace(self.spec, nodes=1, cpus=None, boot_timeout=None, lan=False)
+        started = replace(self, spec=spec, ownership=Ownership(processes.own())).boot(record=True)
         try:
             yield started.members[0].vm
         finally:
             started.end()
 
     def _attempt(self, *, template: Path | None = None, record: bool = False) -> Attempt:
-        return Attempt(
-            self._spec, self._settings, self._found, ownership=self._ownership, template=template, record=record
-        )
+        return Attempt(self.spec, self.settings, self.found, ownership=self.ownership, template=template, record=record)
 
     def __str__(self) -> str:
-        return f"{self._spec.nodes} x {self._spec.model} on the engine {self._found.engine.name}"
+        return f"{self.spec.nodes} x {self.spec.model} on the engine {self.found.engine.name}"
 
 
 @contextlib.contextmanager
