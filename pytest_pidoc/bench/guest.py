@@ -314,7 +314,7 @@ def _measure(settings: Settings, runs: int, progress: Progress, events: int) -> 
         Cluster.up(settings=full, progress=progress) as first,
         Cluster.up(settings=half, progress=progress) as second,
     ):
-        sysbench = str(first[0].run("sysbench --version").stdout.strip())
+        sysbench = str(first[0].run("sysbench --version").stdout.splitlines()[-1])
         versions = str(first.engine.qemu_version(model.binary)), sysbench
         progress.step(f"{model.name}: {PRIME}, {events} events")
         prime = partial(_prime, events=events)

@@ -20,6 +20,7 @@ Shell = Callable[[str], Output]
 __all__ = ["PROGRAM", "hold_ssh", "identify", "start"]
 
 PROGRAM = Path(__file__).with_name("pidoc-agent")
+LISTENING = "listening"  # what the program prints
 IDENTITY_TIMEOUT = 60.0  # seconds until the agent has answered: on a busy host, 30 were too few for boards
 
 
@@ -53,14 +54,15 @@ def start(shell: Shell, *, name: str, port: str) -> None:
     program = base64.b64encode(gzip.compress(PROGRAM.read_bytes())).decode()
     # Leave the service of the console: when a user logs out, systemd ends it with all its processes.
     leave = "for each in '' systemd/; do f=/sys/fs/cgroup/${each}cgroup.procs; [ ! -e $f ] || echo $$ >$f; done"
-    # The agent prints a line when it listens; after that its file is not needed any more.
+    # The agent prints a line when it listens; after that its file is not needed any more. Other lines can come before
+    # and after: of the login shell's profile, of sudo, of Python, and of the kernel on a console.
     wait = f"{leave}; setsid --fork python3 .pidoc-agent {port} </dev/null 2>&1 | sed /^listening/q; rm .pidoc-agent"
     said = shell(f"echo {program} | base64 -d | gzip -d >.pidoc-agent; sudo -n sh -c {shlex.quote(wait)}").text
-    if said.strip() != "listening":
+    if LISTENING not in (line.strip() for line in said.splitlines()):
         raise BootError(
             f"The agent that gives {name} its identity did not start.",
             evidence=said,
-            tip='install python3 in the image if it is missing, or use start="cold"',
+            tip="install python3 in the image if it is missing, and let its user run sudo without a password",
         )
 
 
@@ -99,7 +101,7 @@ def identify(directory: Path, identity: Identity, *, forked: bool, readdress: bo
     RestoreFailed
         The agent did not answer, or could not set the whole identity.
     """
-    name = identity.host_name
+    name = directory.name
     try:
         with sockets.connect(directory / AGENT_SOCKET, timeout=IDENTITY_TIMEOUT) as port:
             port.sendall(identity.request(ssh_held=forked, readdress=readdress))

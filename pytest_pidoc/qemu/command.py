@@ -78,7 +78,6 @@ def arguments(
         "rw",
         f"console={machine.console},{machine.baud}",
         "net.ifnames=0",  # the card is eth0 on every model
-        f"systemd.hostname={launch.name}",
         # A USB card's driver makes one up at each boot; a machine that is to be saved has no card to wait for.
         f"pidoc.mac={mac_address(launch)}" if machine.plugs_network and not launch.record else "",
         machine.append,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_pidoc.errors import FaultError
+from pytest_pidoc.guest.output import answer, answering
 from pytest_pidoc.values.checks import is_number, shown
 from pytest_pidoc.values.faults import Fault, FaultLog
 from pytest_pidoc.vm.in_guest import change, change_back
@@ -63,7 +64,7 @@ class Clock:
             )
         what = f"{vm.name} clock jump {seconds:+g} s"
         vm.require_on("its clock cannot jump")
-        boot = change(vm, f"cat {BOOT_ID}; {_jump(seconds)}", what).split()[0]
+        boot = answer(change(vm, f"{answering(f'cat {BOOT_ID}')}; {_jump(seconds)}", what))
 
         def undo() -> None:
             change_back(vm, f'[ "$(cat {BOOT_ID})" != {boot} ] || {_jump(-seconds)}', what)

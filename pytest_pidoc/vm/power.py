@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from pytest_pidoc.errors import BootError, BootTimeout, FaultError, MonitorError, NodeDied, WaitTimeout
+from pytest_pidoc.guest.output import answer, answering
 from pytest_pidoc.values.deadline import Deadline, deadline_of
 from pytest_pidoc.values.faults import Fault, FaultLog
 from pytest_pidoc.vm.vm import Unanswered
@@ -188,8 +189,8 @@ class Power:
     def _set_clock(self) -> None:
         """Set the guest's clock if it is wrong: boards have no battery-backed clock."""
         before = time.time()
-        said = self._vm.shell("date +%s.%N")
-        if said.status == 0 and before - CLOCK_MARGIN < float(said.text) < time.time() + CLOCK_MARGIN:
+        told = answer(self._vm.shell(answering("date +%s.%N")).text)
+        if told and before - CLOCK_MARGIN < float(told) < time.time() + CLOCK_MARGIN:
             return  # setting it would make it late by the time that the command takes
         done = self._vm.shell(f"sudo -n date -s @{time.time():.3f}")
         if done.status:

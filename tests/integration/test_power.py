@@ -86,6 +86,22 @@ def test_power_cut_right_after_the_start(pi: Node, own: Cluster) -> None:
         assert seen[0].run("hostname").stdout == "pi-1\n"
 
 
+def test_guest_with_its_users_name_that_prints_more_than_it_is_asked(pi: Node) -> None:
+    """A profile that prints, on both streams, hides no answer; the host name that a user gave the guest stays."""
+    noise = "echo Welcome to the lab; echo perl: warning: Setting locale failed. >&2"
+    pi.run(f"sed -i '1i {noise}' ~/.bashrc; sudo hostnamectl set-hostname octopi; sync")
+
+    with pi.power_cut():
+        pass
+
+    done = pi.sudo("hostname")
+    assert done.stdout.splitlines() == ["Welcome to the lab", "octopi"]
+    with pi.clock.jump(-3600):
+        assert float(pi.run("date +%s").stdout.split()[-1]) < time.time() - 3000
+    assert float(pi.run("date +%s").stdout.split()[-1]) == pytest.approx(time.time(), abs=10)
+    pi.run("sed -i 1d ~/.bashrc; sudo hostnamectl set-hostname pi-1; sync")
+
+
 def test_reboot_returns_with_the_new_system(pi: Node) -> None:
     """The old SSH server is not taken for the new one; console and serial log go on."""
     before, boot, log = who(pi), boot_id(pi), pi.serial_log.size()
