@@ -58,6 +58,7 @@ class ClusterArguments(TypedDict, total=False):
     announce_board: bool | None
     mips: float | None
     lan: bool | None
+    hostname: str | None
     internet: bool | None
     host_access: bool | None
 

@@ -52,7 +52,7 @@ class Node:
 
     @property
     def name(self) -> str:
-        """The node's name in its cluster, also its host name: ``pi-1``."""
+        """The node's name in its cluster, ``pi-1``; by default also its host name."""
         return self._vm.launch.name
 
     @property

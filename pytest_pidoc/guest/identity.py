@@ -66,7 +66,7 @@ class Identity:
     Attributes
     ----------
     host_name
-        ``pi-1``.
+        ``pi-1``; empty if the guest keeps the image's.
     machine_id
         32 hex digits, as in ``/etc/machine-id``.
     boot_id
@@ -145,7 +145,7 @@ class Identity:
         settings: list[tuple[Any, ...]] = [
             ("clock", repr(time.time()).encode()),
             ("random_seed", bytes.fromhex(self.random_seed)),
-            ("host_name", self.host_name.encode()),
+            *([("host_name", self.host_name.encode())] if self.host_name else []),
             *(("host_key", name.encode(), *(part.encode() for part in key)) for name, key in self.host_keys.items()),
             *([("start_ssh", self.host_keys[HOST_KEY][0].encode())] if ssh_held else []),
             ("machine_id", self.machine_id.encode()),

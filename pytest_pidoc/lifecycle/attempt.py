@@ -8,7 +8,7 @@ import subprocess
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -202,9 +202,12 @@ class Attempt:
             launch.directory.mkdir(mode=0o700)
         if any(launch.lan for launch in launches):
             self._lan, self._switch = Lan.start(self._directory, [launch.name for launch in launches])
-        hosts = {launch.name: launch.lan for launch in launches}
+        hosts = self._hosts(launches)
         pool = ThreadPoolExecutor(max_workers=self._spec.nodes, thread_name_prefix="pidoc-start")
-        self._futures = [pool.submit(self._start_node, launch, hosts, began, timeout) for launch in launches]
+        self._futures = [
+            pool.submit(self._start_node, launch, self._identity(number, launch, hosts), began, timeout)
+            for number, launch in enumerate(launches, 1)
+        ]
         pool.shutdown(wait=False)
         for future in as_completed(self._futures):  # the first that failed raises here
             node = future.result().node
@@ -213,15 +216,28 @@ class Attempt:
         self._record(members)
         return Started(self._directory, self._spec, self._found, members, self._reaper, self._lan, self._switch)
 
+    def _hosts(self, launches: Sequence[Launch]) -> dict[str, str]:
+        """Return the nodes' addresses in the LAN by their host names and by their names."""
+        hosts = {}
+        for number, launch in enumerate(launches, 1):
+            for name in filter(None, (self._spec.host_name(number), launch.name)):
+                hosts[name] = launch.lan
+        return hosts
+
     def _launch(self, number: int) -> Launch:
         launch = launch_of(self._spec, self._found, self._directory, number)
         return replace(launch, template=self._template, record=self._recorded)
 
-    def _start_node(self, launch: Launch, hosts: Mapping[str, str], began: float, timeout: float) -> Member:
-        with capacity.slot(self._cancelled.is_set):
-            return self._start_one(launch, hosts, began, Deadline(timeout))  # which the wait before it did not use up
+    def _identity(self, number: int, launch: Launch, hosts: Mapping[str, str]) -> Identity:
+        mac_address, lan_mac_address = qemu.mac_address(launch), qemu.lan_mac_address(launch)
+        place = LanPlace(lan_mac_address, f"{launch.lan}/{NETWORK.prefixlen}", hosts) if launch.lan else None
+        return Identity.new(self._spec.host_name(number), mac_address, place)
 
-    def _start_one(self, launch: Launch, hosts: Mapping[str, str], began: float, deadline: Deadline) -> Member:
+    def _start_node(self, launch: Launch, identity: Identity, began: float, timeout: float) -> Member:
+        with capacity.slot(self._cancelled.is_set):
+            return self._start_one(launch, identity, began, Deadline(timeout))  # which the wait did not use up
+
+    def _start_one(self, launch: Launch, identity: Identity, began: float, deadline: Deadline) -> Member:
         if launch.template is not None:  # what the guest printed before it was saved; QEMU appends to it
             (launch.directory / SERIAL_LOG).write_bytes((launch.template / SERIAL_LOG).read_bytes())
             (launch.directory / OVERLAY).write_bytes(empty_overlay(launch.template / OVERLAY))
@@ -229,9 +245,6 @@ class Attempt:
             (launch.directory / DEVICE_TREE).write_bytes(tree)
         if self._cancelled.is_set():
             raise BootError(f"The start of {launch.name} was cancelled.")
-        mac_address, lan_mac_address = qemu.mac_address(launch), qemu.lan_mac_address(launch)
-        place = LanPlace(lan_mac_address, f"{launch.lan}/{NETWORK.prefixlen}", hosts) if launch.lan else None
-        identity = Identity.new(launch.name, mac_address, place)
         identity.write(launch.directory)
         endpoint = self._found.engine.start(launch)
         vm = Vm(launch, self._found.engine, endpoint)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_pidoc.errors import SettingsError
-from pytest_pidoc.settings.table import DEFAULT_MODEL, MARKER_SIGNATURE, MIB, OPTIONS
+from pytest_pidoc.settings.table import DEFAULT_MODEL, IMAGES_OWN, MARKER_SIGNATURE, MIB, NUMBER, OPTIONS
 from pytest_pidoc.values.checks import shown
 from pytest_pidoc.values.options import choose
 
@@ -32,7 +32,8 @@ class ClusterSpec:
     ``memory`` is in bytes: ``None`` means the model's own. ``cpus`` is a limit unless it is ``None``. ``boot_timeout``
     is in seconds: ``None`` means by the host's speed. ``kernel``, ``initrd`` and ``dtb`` are each a path, or a URL with
     its SHA-256, of what is used instead of the image's own. ``mips`` is how many million instructions are a second of
-    the guest's clock, which follows the host's clock if it is ``None``.
+    the guest's clock, which follows the host's clock if it is ``None``. ``hostname`` has ``{n}`` where the number of
+    the node is, or is ``{image}`` for the image's own.
     """
 
     nodes: int = 1
@@ -50,8 +51,13 @@ class ClusterSpec:
     announce_board: bool = _default("announce_board")
     mips: float | None = None
     lan: bool = _default("lan")
+    hostname: str = _default("hostname")
     internet: bool = _default("internet")
     host_access: bool = _default("host_access")
+
+    def host_name(self, number: int) -> str:
+        """Return the host name of a node by its number, from 1 on; empty for the image's own."""
+        return "" if self.hostname == IMAGES_OWN else self.hostname.replace(NUMBER, str(number))
 
     @property
     def memory_per_node(self) -> int:
@@ -132,7 +138,17 @@ class Settings(ClusterSpec):
                     raise SettingsError(error.what, tip=MARKER_SIGNATURE) from None
         spec = ClusterSpec(**values)
         _check_memory(spec)
+        _check_host_names(spec)
         return spec
+
+
+def _check_host_names(spec: ClusterSpec) -> None:
+    """Refuse one host name for several nodes, unless it is the image's own, which they all have."""
+    if spec.nodes > 1 and spec.hostname != IMAGES_OWN and NUMBER not in spec.hostname:
+        raise SettingsError(
+            f"hostname: {spec.nodes} nodes cannot all be called {shown(spec.hostname)}.",
+            tip=f'write {NUMBER} where each node\'s number should be: hostname="{spec.hostname}-{NUMBER}"',
+        )
 
 
 def _check_memory(spec: ClusterSpec) -> None:

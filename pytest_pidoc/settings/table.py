@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from pytest_pidoc.values import inputs
 from pytest_pidoc.values.checks import MOST_SECONDS
 from pytest_pidoc.values.options import Option
@@ -9,10 +11,12 @@ from pytest_pidoc.values.options import Option
 __all__ = [
     "DEFAULT_MODEL",
     "FLAGS",
+    "IMAGES_OWN",
     "MARKER",
     "MARKER_SIGNATURE",
     "MIB",
     "NO_FILE",
+    "NUMBER",
     "OPTIONS",
     "signature",
 ]
@@ -20,6 +24,7 @@ __all__ = [
 DEFAULT_MODEL = "pi3-virt"
 NO_FILE = "none"  # for a part of an image that is to be left out
 MOST_NODES = 250
+NUMBER, IMAGES_OWN = "{n}", "{image}"  # in a host name
 MIB = 1024**2
 LEAST_MEMORY, MOST_MEMORY = 64 * MIB, 1024**2 * MIB
 
@@ -83,6 +88,16 @@ def _mips(value: object) -> float:
     if number not in MIPS:
         raise ValueError(_MIPS_WANTED)
     return number
+
+
+def _hostname(value: object) -> str:
+    wanted = f"a host name such as octopi, with {NUMBER} for the node's number, or {IMAGES_OWN} for the image's own"
+    name = inputs.line(value, wanted)
+    if name != IMAGES_OWN and not re.fullmatch(
+        r"[0-9A-Za-z]([0-9A-Za-z-]{0,58}[0-9A-Za-z])?", name.replace(NUMBER, "250")
+    ):
+        raise ValueError(wanted)
+    return name
 
 
 def _seconds(value: object) -> float:
@@ -177,6 +192,15 @@ OPTIONS: tuple[Option, ...] = (
         "nodes",
         "how-to/several-nodes",
         default=True,
+    ),
+    Option(
+        "hostname",
+        _hostname,
+        f"the host names, {NUMBER} being a node's number; {IMAGES_OWN}: the image's own (default: pi-{NUMBER})",
+        "NAME",
+        "nodes",
+        "how-to/host-names",
+        default=f"pi-{NUMBER}",
     ),
     Option(
         "internet",

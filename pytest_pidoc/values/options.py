@@ -41,7 +41,7 @@ class Option(NamedTuple):
     metavar: str = ""
     applies: Literal["guest", "nodes", "run"] = "run"
     page: str = ""
-    default: bool | None = None
+    default: bool | str | None = None
 
     @property
     def option(self) -> str:

@@ -39,6 +39,7 @@ GOOD: dict[str, tuple[str, Any]] = {
     "announce_board": ("yes", True),
     "mips": ("500", 500.0),
     "lan": ("no", False),
+    "hostname": ("octopi", "octopi"),
     "internet": ("no", False),
     "workers": ("own", "own"),
     "overcommit": ("yes", True),
@@ -60,6 +61,7 @@ BAD: list[tuple[str, object]] = [
     *((name, value) for name in ("kernel", "initrd", "dtb") for value in (" ", "a\nb", 7, ["a"])),
     *(("append", value) for value in ("quiet\nroot=/dev/sda", "a\0b", 7, ["quiet"])),
     *(("mips", value) for value in ("0", "-1", "700", 2000, "nan", "fast", True)),
+    *(("hostname", value) for value in ("-pi", "pi_1", "pi.local", "{N}", "pi {n}", "p" * 64, 7, ["pi"])),
     *(("workers", value) for value in ("4", "Shared", True)),
     *(("keep", value) for value in ("yes", "On-Failure", True)),
     *(("cache_dir", value) for value in (" ", "a\0b", 3, "~nobody-has-this-name/x", "/" + "x" * 300)),
@@ -427,3 +429,22 @@ def test_no_file(name: str, value: object) -> None:
         Settings().spec({name: value})
     with pytest.raises(SettingsError, match=f"pidoc_{name} in the ini file: .* is not a"):
         Settings.load(ini={name: value})
+
+
+@pytest.mark.parametrize(
+    ("hostname", "names"), [("pi-{n}", ["pi-1", "pi-12"]), ("octopi", ["octopi"] * 2), ("{image}", ["", ""])]
+)
+def test_host_names_by_number(hostname: str, names: list[str]) -> None:
+    """The number stands where it is asked for; an empty name leaves the guest the image's."""
+    spec = load().spec({"hostname": hostname})
+
+    assert [spec.host_name(1), spec.host_name(12)] == names
+
+
+def test_several_nodes_need_several_host_names() -> None:
+    """Unless they keep the image's, as several copies of one SD card do."""
+    with pytest.raises(SettingsError, match=r"hostname: 2 nodes cannot all be called 'octopi'\.") as caught:
+        load().spec({"nodes": 2, "hostname": "octopi"})
+
+    assert 'hostname="octopi-{n}"' in caught.value.tip
+    assert load().spec({"nodes": 2, "hostname": "{image}"}).host_name(2) == ""
