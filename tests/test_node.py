@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import logging
 import shlex
 import signal
 import socket
@@ -20,6 +21,7 @@ from support import SshServer, StandInEngine, make_image, make_launch, node_of, 
 
 from pytest_pidoc.engines.engine import Endpoint
 from pytest_pidoc.errors import BootError, BootTimeout, ConsoleError, KernelPanic, MonitorError, NodeDied
+from pytest_pidoc.guest.ssh import LOG
 from pytest_pidoc.node import Node
 from pytest_pidoc.values.deadline import Deadline
 from pytest_pidoc.values.files import CONSOLE_SOCKET, QMP_SOCKET, SERIAL_LOG
@@ -297,6 +299,39 @@ def test_connection_that_breaks_while_the_node_lives(node: Node, server: SshServ
     server.die = server.hang_up
     with pytest.raises(UnexpectedExit):
         node.run("die")
+
+
+def break_in_two(server: SshServer) -> None:
+    """Send what is no packet, as paramiko sees it when a guest goes away in the middle of one."""
+    for transport in server._transports:
+        with contextlib.suppress(OSError):  # it has ended
+            transport.sock.sendall(bytes(64))
+            transport.sock.shutdown(socket.SHUT_RDWR)
+
+
+def test_connection_that_breaks_is_not_logged(node: Node, server: SshServer, caplog: pytest.LogCaptureFixture) -> None:
+    """The test gets the exception; paramiko's tracebacks are for who asks for debug messages."""
+    server.die = lambda: break_in_two(server)
+    for level, logged in ((logging.WARNING, False), (logging.DEBUG, True)):
+        caplog.clear()
+        with caplog.at_level(level), pytest.raises(UnexpectedExit):
+            node.run("die")
+        node.close()
+        records = [record for record in caplog.records if record.name == LOG]
+        assert any("Traceback" in record.message for record in records) == logged
+        assert {record.levelno for record in records} <= {logging.DEBUG}
+
+
+def test_other_connections_of_paramiko_log_as_ever(
+    node: Node, server: SshServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A test may use paramiko itself."""
+    with contextlib.closing(paramiko.Transport(("127.0.0.1", server.port))) as transport:
+        transport.start_client(timeout=30)
+        break_in_two(server)
+        transport.join(30)
+
+    assert ("paramiko.transport", logging.ERROR) in {(record.name, record.levelno) for record in caplog.records}
 
 
 def test_connection_can_be_opened_again(node: Node, server: SshServer) -> None:

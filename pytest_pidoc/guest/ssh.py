@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +13,22 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # Fabric takes 0.2 s to import: only when a connection is made
     import fabric
 
-__all__ = ["HostKeyRefused", "Login", "LoginRefused", "broke", "log_in", "pin", "quoted", "unexpanded"]
+__all__ = ["LOG", "HostKeyRefused", "Login", "LoginRefused", "broke", "log_in", "pin", "quoted", "unexpanded"]
+
+LOG = "pytest_pidoc.ssh"  # the logger of paramiko's connections to nodes
+
+
+def _demote(record: logging.LogRecord) -> bool:
+    """Make what paramiko logs of a connection debug messages, and tell whether the logger takes those.
+
+    When a guest restarts or its power is cut, paramiko logs the traceback of the broken connection as an error, which
+    pytest shows with each failed test. Whoever uses the connection gets the exception anyway.
+    """
+    record.levelno, record.levelname = logging.DEBUG, logging.getLevelName(logging.DEBUG)
+    return logging.getLogger(record.name).isEnabledFor(logging.DEBUG)
+
+
+logging.getLogger(LOG).addFilter(_demote)
 
 
 class LoginRefused(Exception):
@@ -85,6 +101,7 @@ class Login:
                 }
             ),
         )
+        connection.client.set_log_channel(LOG)
         connection.client.set_missing_host_key_policy(paramiko.RejectPolicy())
         pin(connection, self.known_hosts)
         return connection

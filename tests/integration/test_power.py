@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import subprocess
+import threading
 import time
 from dataclasses import replace
 from itertools import pairwise
@@ -158,6 +160,19 @@ def test_node_that_switches_itself_off_has_died(pi: Node) -> None:
     assert "Power down" in caught.value.evidence
     pi.power_on()
     assert pi.run("hostname").stdout == "pi-1\n"
+
+
+def test_broken_connections_are_not_logged(pi: Node, caplog: pytest.LogCaptureFixture) -> None:
+    """What pytest shows of the log of a failed test has no traceback of a connection that a restart or a cut broke."""
+    pi.reboot()
+    cut = threading.Timer(1, pi.power_cut)
+    cut.start()
+    with pytest.raises(NodeDied, match=r"pi-1 is off since power_cut\(\)"):
+        pi.run("sleep 100")
+    cut.join()
+    pi.power_on()
+
+    assert [record.message for record in caplog.records if record.levelno >= logging.INFO] == []
 
 
 @pytest.mark.qemu
