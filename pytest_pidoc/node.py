@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_pidoc.errors import BootError, MonitorError
+from pytest_pidoc.errors import BootError
 from pytest_pidoc.guest.serial_log import SerialLog
 from pytest_pidoc.images.store.image import Image
 from pytest_pidoc.lan.lan import Lan
-from pytest_pidoc.machines import MODELS, Machine
+from pytest_pidoc.machines import Machine
 from pytest_pidoc.qemu.monitor import Monitor
 from pytest_pidoc.qemu.program import QemuVersion
 from pytest_pidoc.values.deadline import deadline_of
 from pytest_pidoc.values.faults import Fault, FaultLog
-from pytest_pidoc.values.files import OVERLAY, SCREENSHOT
-from pytest_pidoc.vm import forwards, waits
+from pytest_pidoc.values.files import OVERLAY
+from pytest_pidoc.vm import display, forwards, waits
 from pytest_pidoc.vm.bringup import Bringup, Timings
 from pytest_pidoc.vm.clock import Clock
 from pytest_pidoc.vm.cpu import Cpu
@@ -298,30 +297,14 @@ class Node:
         return forwards.open_forward(self._vm, port, protocol)
 
     def screenshot(self, path: str | Path) -> Path:
-        """Save a screenshot of the emulated display as a PNG file, and return its path.
-
-        The node is paused meanwhile: QEMU 7.2 and 10.0 crash if the guest changes the screen's size at that moment.
+        """Save a screenshot of the emulated display as a PNG file, and return its path; the node is paused meanwhile.
 
         Raises
         ------
         MonitorError
             The model has no display, or QEMU has ended.
         """
-        if not self.machine.has_display:
-            raise MonitorError(
-                f"Cannot take a screenshot of {self.name}: model {self.model} has no display.",
-                tip=f"use a model with a display: {', '.join(row.name for row in MODELS.values() if row.has_display)}",
-            )
-        taken = self.directory / SCREENSHOT
-        try:
-            with self.monitor.stopped():
-                self.monitor.execute("screendump", filename=SCREENSHOT, format="png")
-            return Path(shutil.move(taken, path))
-        except MonitorError as error:
-            self._vm.raise_if_dead("during a screenshot", cause=error)
-            raise
-        finally:
-            taken.unlink(missing_ok=True)
+        return display.screenshot(self._vm, path)
 
     def reboot(self, *, timeout: float | None = None) -> None:
         """Reboot the guest cleanly; return when a command has run over SSH and the clock is right.
