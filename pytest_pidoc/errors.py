@@ -14,7 +14,8 @@
     │   ├── BootTimeout        ... it was not ready within its time limit
     │   ├── RestoreFailed      ... its saved machine did not resume
     │   ├── NodeDied           ... its QEMU or container has ended, or the test switched it off
-    │   └── KernelPanic        ... its kernel panicked
+    │   ├── KernelPanic        ... its kernel panicked
+    │   └── NodeRestarted      ... its guest restarted, and comes up again
     ├── ConsoleError           the serial console did not show what was expected
     ├── MonitorError           QEMU refused a monitor command, or has ended
     ├── FaultError             a fault cannot be injected or undone
@@ -44,6 +45,7 @@ __all__ = [
     "MonitorError",
     "NoRoom",
     "NodeDied",
+    "NodeRestarted",
     "PidocError",
     "RestoreFailed",
     "SettingsError",
@@ -148,6 +150,10 @@ class NodeDied(BootError):
 
 class KernelPanic(BootError):
     """A node's kernel panicked, or found no root device."""
+
+
+class NodeRestarted(BootError):
+    """A node's guest restarted before a command in it had ended; the next call waits until the node is ready again."""
 
 
 class ConsoleError(PidocError):

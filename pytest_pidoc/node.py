@@ -140,6 +140,7 @@ class Node:
     @property
     def connection(self) -> fabric.Connection:
         """The node's ``fabric.Connection``: already open, with the host key pinned."""
+        self._vm.attend()
         return self._vm.connection
 
     @property
@@ -180,8 +181,8 @@ class Node:
 
         Raises
         ------
-        NodeDied, KernelPanic
-            The node ended before the command did, or its kernel panicked.
+        NodeDied, KernelPanic, NodeRestarted
+            The node ended before the command did, its kernel panicked, or its guest restarted.
         invoke.UnexpectedExit
             The command failed, unless ``warn=True``.
         """
@@ -261,6 +262,23 @@ class Node:
             The node has ended, or an argument is invalid.
         """
         return waits.until_succeeds(self._vm, command, timeout=timeout)
+
+    def wait_for_reboot(self, *, timeout: float | None = None) -> None:
+        """Wait until the guest has restarted by itself since the last command, and is ready again.
+
+        Parameters
+        ----------
+        timeout
+            Seconds to wait for the restart; by default the time limit of a boot on this host.
+
+        Raises
+        ------
+        WaitTimeout
+            It has not restarted in time.
+        BootTimeout, NodeDied, KernelPanic
+            It has, and did not become ready again; or the node has ended.
+        """
+        self._power.await_restart(timeout)
 
     @property
     def forwards(self) -> tuple[Forward, ...]:

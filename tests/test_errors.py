@@ -20,6 +20,7 @@ BELOW = {
     "RestoreFailed": "BootError",
     "NodeDied": "BootError",
     "KernelPanic": "BootError",
+    "NodeRestarted": "BootError",
     "ConsoleError": "PidocError",
     "MonitorError": "PidocError",
     "FaultError": "PidocError",

@@ -19,7 +19,7 @@ from pytest_pidoc.errors import EngineUnavailable, ImageError, MonitorError, Nod
 from pytest_pidoc.host import documents, processes
 from pytest_pidoc.machines import MIB
 from pytest_pidoc.qemu import command as qemu
-from pytest_pidoc.qemu import guard, migration
+from pytest_pidoc.qemu import events, guard, migration
 from pytest_pidoc.qemu.launch import Launch
 from pytest_pidoc.qemu.monitor import Monitor
 from pytest_pidoc.qemu.overlay import overlay_command
@@ -86,6 +86,7 @@ class DockerEngine:
         with daemon_errors(f"start {launch.name}"):
             self._clear(name)
         (launch.directory / QMP_SOCKET).unlink(missing_ok=True)  # a former life's, after a power cut
+        events.prepare(launch.directory)
         started = False
         try:
             with daemon_errors(f"start {launch.name}"):

@@ -17,7 +17,7 @@ from pytest_pidoc.engines.engine import Endpoint, how_qemu_ended, refuse_more_cp
 from pytest_pidoc.errors import EngineUnavailable, FaultError, MonitorError, NodeDied, SettingsError
 from pytest_pidoc.host import documents, processes
 from pytest_pidoc.qemu import command as qemu
-from pytest_pidoc.qemu import guard, migration
+from pytest_pidoc.qemu import events, guard, migration
 from pytest_pidoc.qemu.launch import Launch
 from pytest_pidoc.qemu.monitor import Monitor
 from pytest_pidoc.qemu.overlay import overlay_command
@@ -73,6 +73,7 @@ class LocalEngine:
         if not (directory / OVERLAY).exists():
             _run(overlay_command(launch.image.file("disk")), timeout=START_TIMEOUT, cwd=directory)
         (directory / QMP_SOCKET).unlink(missing_ok=True)  # of the QEMU before a power cut
+        events.prepare(directory)
         command = self.arguments(launch)
         if shutil.which(command[0]) is None:
             raise _missing(command[0])

@@ -82,7 +82,7 @@ def hold_ssh(shell: Shell, *, name: str) -> None:
         )
 
 
-def identify(directory: Path, identity: Identity, *, forked: bool, readdress: bool) -> None:
+def identify(directory: Path, identity: Identity, *, ssh_held: bool, readdress: bool) -> None:
     """Send the identity to the agent of the node in *directory*, and wait until the agent has set it.
 
     Parameters
@@ -91,7 +91,7 @@ def identify(directory: Path, identity: Identity, *, forked: bool, readdress: bo
         The node's directory.
     identity
         The node's identity.
-    forked
+    ssh_held
         Whether the node's SSH server waits for its key: see `hold_ssh`.
     readdress
         Whether the agent must set the address of the network card: see `Machine.readdresses`.
@@ -104,7 +104,7 @@ def identify(directory: Path, identity: Identity, *, forked: bool, readdress: bo
     name = directory.name
     try:
         with sockets.connect(directory / AGENT_SOCKET, timeout=IDENTITY_TIMEOUT) as port:
-            port.sendall(identity.request(ssh_held=forked, readdress=readdress))
+            port.sendall(identity.request(ssh_held=ssh_held, readdress=readdress))
             answer = sockets.read_line(port).decode(errors="replace").strip()
     except OSError as error:
         raise RestoreFailed(f"{name} did not take its identity: {error}.") from error

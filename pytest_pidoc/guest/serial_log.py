@@ -22,7 +22,8 @@ _SYSTEMD_GAVE_UP = re.compile(
 )
 # What a kernel prints that waits for its root device, with "rootwait" for ever; and what the next step prints.
 _AWAITS_ROOT = re.compile(rb"Waiting for root device ([^\r\n]+?)\.\.\.(?!.*VFS: Mounted root)", re.DOTALL)
-# What a kernel prints first, unless its console is quiet.
+# What a kernel prints first, unless its console is quiet: one that another kernel has started by kexec, too, of which
+# QEMU reports nothing.
 _FIRST_WORDS = b"Booting Linux on physical CPU"
 # Terminal control: CSI and OSC sequences, and what else is not text.
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b.|[\x00-\x08\x0b-\x1f\x7f]")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pytest_pidoc.images.store.image import ImageFile
 from pytest_pidoc.machines import MIB, Machine
-from pytest_pidoc.qemu import bootelf
+from pytest_pidoc.qemu import bootelf, events
 from pytest_pidoc.qemu.launch import Launch
 from pytest_pidoc.qemu.program import QemuVersion
 from pytest_pidoc.values.files import (
@@ -103,6 +103,7 @@ def arguments(
         *machine.extra,
         *("-chardev", f"socket,id=qmp0,path={QMP_SOCKET},server=on,wait=off"),
         *("-mon", "chardev=qmp0,mode=control"),
+        *events.arguments(),
         *(("-incoming", "defer", *_qtest(machine)) if saved else ()),
     ]
 

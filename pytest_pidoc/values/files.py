@@ -7,6 +7,7 @@ __all__ = [
     "BOOT_ELF",
     "CONSOLE_SOCKET",
     "DEVICE_TREE",
+    "EVENTS",
     "LAN_SOCKET",
     "OVERLAY",
     "QEMU_COMMAND",
@@ -14,6 +15,7 @@ __all__ = [
     "QMP_SOCKET",
     "QTEST_SOCKET",
     "RAM",
+    "RESTARTS_HANDLED",
     "SCREENSHOT",
     "SERIAL_LOG",
     "STATE",
@@ -29,6 +31,8 @@ QMP_SOCKET = "qmp.sock"
 CONSOLE_SOCKET = "console.sock"
 AGENT_SOCKET = "agent.sock"
 QTEST_SOCKET = "qtest.sock"  # of a restored board
+EVENTS = "events"  # what QEMU reports, in events.out; events.in is what it reads there
+RESTARTS_HANDLED = "restarts"  # after how many restarts of its guest the node was brought up again
 LAN_SOCKET = "lan.sock"
 DEVICE_TREE = "board.dtb"  # of a machine that uses one
 SCREENSHOT = "screenshot.png"  # until it is moved to where it is wanted

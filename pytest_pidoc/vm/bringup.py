@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_pidoc.errors import BootError, BootTimeout, ConsoleError
+from pytest_pidoc.errors import BootError, BootTimeout, ConsoleError, NodeRestarted
 from pytest_pidoc.guest import agent, ssh
 from pytest_pidoc.guest import banner as readiness
 from pytest_pidoc.guest.identity import Identity
@@ -82,7 +82,7 @@ class Bringup:
         launch = self._vm.launch
         launched, restored = time.monotonic() - began, None
         if launch.forked:
-            self.take_identity()
+            self._take_identity(ssh_held=True)
             restored = time.monotonic() - began
         if launch.by_console:
             self._await_console(deadline=deadline, cancelled=cancelled)
@@ -135,30 +135,35 @@ class Bringup:
         vm = self._vm
         launched = time.monotonic() - began if launched is None else launched
         opened = False
-        while not opened:
-            banner = readiness.await_banner(
-                (vm.endpoint.host, vm.endpoint.port),
-                deadline=deadline,
-                check=lambda: self._check(cancelled),
-                answers=lambda: guest_answers(vm.directory),
-            )
-            if banner is None:
-                raise self._timeout("its SSH server did not answer", deadline)
-            answered = time.monotonic() - began
-            opened = self._open(banner, deadline)
-        settle()
+        with vm.coming_up():
+            while not opened:
+                banner = readiness.await_banner(
+                    (vm.endpoint.host, vm.endpoint.port),
+                    deadline=deadline,
+                    check=lambda: self._check(cancelled),
+                    answers=lambda: guest_answers(vm.directory),
+                )
+                if banner is None:
+                    raise self._timeout("its SSH server did not answer", deadline)
+                answered = time.monotonic() - began
+                opened = self._open(banner, deadline)
+            settle()
         ready = time.monotonic() - began
         self.timings = Timings(launched, answered, ready, restored, "cold" if restored is None else "warm")
 
     def become_itself(self) -> None:
         """Copy the agent to a node that has booted, and give the node its identity and the right time."""
-        agent.start(self._vm.shell, name=self._vm.name, port=self._vm.launch.machine.agent)
-        self.take_identity()
+        vm = self._vm
+        agent.start(vm.shell, name=vm.name, port=vm.launch.machine.agent)
+        known_by = vm.host_keys
+        self._take_identity(ssh_held=False)
+        if vm.host_keys != known_by:
+            vm.hang_up()  # the server had another key than the node's
 
-    def take_identity(self) -> None:
+    def _take_identity(self, *, ssh_held: bool) -> None:
         """Give the guest its identity; from the next connection on, accept only its own host keys."""
         vm, identity = self._vm, self._identity
-        agent.identify(vm.directory, identity, forked=vm.launch.forked, readdress=vm.launch.machine.readdresses)
+        agent.identify(vm.directory, identity, ssh_held=ssh_held, readdress=vm.launch.machine.readdresses)
         vm.know_by(identity.public_host_keys)
 
     @property
@@ -208,8 +213,9 @@ class Bringup:
                 f"{vm.name} answers on port {vm.endpoint.port}, but a first command failed: {error}",
                 **vm.evidence(),
             ) from error
-        except ConnectionError as error:
+        except (ConnectionError, NodeRestarted) as error:
             vm.raise_if_dead(cause=error)
+            vm.hang_up()
             if deadline.expired:
                 raise self._timeout(f"it answers, but no command has run ({error})", deadline) from error
             return False

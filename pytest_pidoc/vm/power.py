@@ -40,33 +40,56 @@ class Power:
         self._outage: Fault | None = None
         self._hang: Fault | None = None
         self._paused = ""  # the handle of the QEMU that is paused
+        vm.recover = self.recover
 
     def reboot(self, timeout: float | None) -> None:
         """Reboot the guest cleanly, and return when it is ready again; see ``Node.reboot``."""
         vm = self._vm
         self._require_moving("it cannot be rebooted")
         began, deadline = time.monotonic(), self._deadline(timeout)
-        log = vm.serial_log.size()
-        try:
-            with vm.qmp() as monitor:
-                seen = len(monitor.events)
-                self._ask_systemd("reboot", deadline)
-                # Before QEMU reports the reset, the server that answers is the old one.
-                while all(event["event"] != "RESET" for event in monitor.events[seen:]):
-                    if deadline.expired:
-                        raise BootTimeout(
-                            f"{vm.name} has not rebooted within {deadline.timeout:.0f} s: it is still shutting down.",
-                            **vm.evidence(),
-                            tip=f"call reboot(timeout={deadline.timeout * 2:.0f}) if it only needs more time",
-                        )
-                    deadline.pause()
-                    monitor.execute("query-status")  # events come with an answer
-        except MonitorError as error:
-            vm.await_death("while it rebooted", cause=error)
-            raise
+        vm.attend()
+        seen = len(vm.restarts.all())
+        self._ask_systemd("reboot", deadline)
+        # Before QEMU reports the reset, the server that answers is the old one.
+        while len(vm.restarts.all()) == seen:
+            vm.raise_if_dead("while it rebooted")
+            if deadline.expired:
+                raise BootTimeout(
+                    f"{vm.name} has not rebooted within {deadline.timeout:.0f} s: it is still shutting down.",
+                    **vm.evidence(),
+                    tip=f"call reboot(timeout={deadline.timeout * 2:.0f}) if it only needs more time",
+                )
+            deadline.pause()
         vm.disconnect()
-        vm.boot_log = log  # a panic before this boot does not count
         self._bringup.await_ready(began=began, deadline=deadline, cancelled=lambda: False, settle=self._come_back)
+
+    def await_restart(self, timeout: float | None) -> None:
+        """Wait until the guest has restarted by itself and is ready again; see ``Node.wait_for_reboot``."""
+        vm, deadline = self._vm, self._deadline(timeout)
+        while all(restart.at < vm.last_success for restart in vm.restarts.all()):
+            vm.raise_if_dead("before it restarted")
+            if deadline.expired:
+                raise WaitTimeout(
+                    f"{vm.name} has not restarted within {deadline.timeout:.0f} s.",
+                    **vm.evidence(),
+                    tip="check what should restart it, or call reboot()",
+                )
+            deadline.pause()
+        vm.attend()
+
+    def recover(self) -> None:
+        """Wait until a guest that has restarted by itself is ready, and give it its identity again.
+
+        Its disk might not have had the identity yet.
+        """
+        self._vm.hang_up()
+        self._bringup.expect(booted=True)
+        self._bringup.await_ready(
+            began=time.monotonic(),
+            deadline=self._deadline(None),
+            cancelled=lambda: False,
+            settle=self._bringup.become_itself,
+        )
 
     def shut_down(self, timeout: float) -> Fault:
         """Shut the guest down cleanly, and return when QEMU has ended; see ``Node.shutdown``."""

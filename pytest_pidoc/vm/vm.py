@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_pidoc.engines.engine import Endpoint, Engine
-from pytest_pidoc.errors import FaultError, KernelPanic, MonitorError, NodeDied
+from pytest_pidoc.errors import FaultError, KernelPanic, MonitorError, NodeDied, NodeRestarted
 from pytest_pidoc.guest import ssh
 from pytest_pidoc.guest.output import Output
 from pytest_pidoc.guest.serial_log import SerialLog
@@ -21,6 +23,7 @@ from pytest_pidoc.qemu.monitor import Monitor
 from pytest_pidoc.values.checks import shown
 from pytest_pidoc.values.deadline import Deadline
 from pytest_pidoc.values.files import CONSOLE_SOCKET, QMP_SOCKET, SERIAL_LOG
+from pytest_pidoc.vm.restarts import Restarts
 
 if TYPE_CHECKING:  # Fabric takes 0.2 s to import: only when a connection is made
     import fabric
@@ -74,6 +77,12 @@ class Vm:
         ``off since shutdown() at 12:03:04`` if the test switched the node off, otherwise ``None``.
     dependents
         What is closed with the connections: port forwards.
+    restarts
+        The restarts of the guest since QEMU was started.
+    recover
+        Brings the node up again after its guest has restarted by itself; ``None`` while nobody can.
+    last_success
+        When the last command began that the guest has finished: seconds since the epoch.
     """
 
     def __init__(self, launch: Launch, engine: Engine, endpoint: Endpoint, *, host_keys: Sequence[str] = ()) -> None:
@@ -84,6 +93,13 @@ class Vm:
         self.boot_log = 0
         self.off: str | None = None
         self.dependents: list[Closable] = []
+        self.restarts = Restarts(endpoint.directory)
+        self.recover: Callable[[], None] | None = None
+        self.last_success = 0.0
+        self._noticed = 0  # how many restarts boot_log knows of
+        self._connected_after = 0  # and how many there were before the connection was made
+        self._attending = threading.RLock()
+        self._coming_up = False
         self._connection: fabric.Connection | None = None
         self._console: Console | None = None
         self._monitor: Monitor | None = None
@@ -140,7 +156,8 @@ class Vm:
         if self._connection is None:
             if self.off:
                 self.raise_if_dead()
-            self._connection = self.login.connection(self.raise_if_panicked)
+            self._connected_after = len(self.restarts.all())
+            self._connection = self.login.connection(self._check_running)
         return self._connection
 
     @property
@@ -175,8 +192,8 @@ class Vm:
 
         Raises
         ------
-        NodeDied, KernelPanic
-            The node ended before the command did, or its kernel panicked.
+        NodeDied, KernelPanic, NodeRestarted
+            The node ended before the command did, its kernel panicked, or its guest restarted.
         """
         return self._named(command, lambda: self.connection.run(command, **kwargs))
 
@@ -197,7 +214,7 @@ class Vm:
         Raises
         ------
         Unanswered
-            The command did not finish in time, or the connection broke, and the node still runs.
+            The command did not finish in time, the connection broke, or the guest restarted, and the node still runs.
         NodeDied, KernelPanic
             The node ended before the command did, or its kernel panicked.
         """
@@ -207,6 +224,8 @@ class Vm:
             result = self.run(command, warn=True, timeout=timeout)
         except CommandTimedOut as error:
             raise Unanswered("the guest does not answer", timed_out=True) from error
+        except NodeRestarted as error:
+            raise Unanswered(error.what) from error
         except Exception as error:
             if ssh.broke(error):
                 raise Unanswered(f"the guest does not answer: {error}") from error
@@ -230,14 +249,15 @@ class Vm:
 
     @contextlib.contextmanager
     def naming_death(self, when: str) -> Iterator[None]:
-        """Raise `NodeDied` or `KernelPanic` instead of the error of a connection that broke for that reason."""
+        """Raise `NodeDied`, `KernelPanic` or `NodeRestarted` instead of the error of a connection that broke for it."""
         self.raise_if_panicked()
+        self.attend()
         try:
             yield
         except Exception as error:
             if ssh.broke(error):
                 self.await_death(when, cause=error)
-                self.raise_if_panicked()
+                self._check_running()
             raise
 
     def death(self) -> str | None:
@@ -265,12 +285,40 @@ class Vm:
 
     def panicked(self) -> str | None:
         """Return the message of the kernel's panic since the last boot, or ``None``."""
+        self.notice_restarts()
         return self.serial_log.panic(start=self.boot_log)
 
     def raise_if_panicked(self) -> None:
         """Raise `KernelPanic` if the guest's kernel has panicked since the last boot."""
         if panic := self.panicked():
             raise KernelPanic(f"The kernel of {self.name} gave up: {panic}", **self.evidence())
+
+    def notice_restarts(self) -> None:
+        """Let what the guest printed before its last restart be that of another boot."""
+        if (number := len(self.restarts.all())) != self._noticed:
+            self._noticed = number
+            self.boot_log = self.serial_log.size()
+
+    def attend(self) -> None:
+        """Bring the node up again if its guest has restarted by itself; another thread waits meanwhile."""
+        with self._attending:
+            if self._coming_up or self.off:
+                return
+            if self.recover is not None and self.restarts.unhandled():
+                self.recover()
+            elif len(self.restarts.all()) > self._connected_after:
+                self.hang_up()  # another process has brought it up
+
+    @contextlib.contextmanager
+    def coming_up(self) -> Iterator[None]:
+        """Let the guest come up in this block: restarts until its last connection is made are part of that."""
+        with self._attending:
+            before, self._coming_up = self._coming_up, True
+            try:
+                yield
+                self.restarts.handle(self._connected_after)
+            finally:
+                self._coming_up = before
 
     def await_death(self, when: str = "", *, cause: BaseException | None = None) -> None:
         """Raise `NodeDied` if the engine finds within a second that the node has ended."""
@@ -287,6 +335,7 @@ class Vm:
         """Start the QEMU of a node that has ended again, on the same port; with *booted*, boot from its own disk."""
         self.release_port()
         self.boot_log = self.serial_log.size()
+        self.restarts, self._noticed = Restarts(self.directory), 0
         self.launch = replace(self.launch, port=self.endpoint.port, booted=booted)
         self.endpoint = self.engine.start(self.launch)
         records.move_node(self.directory.parent, self.name, asdict(self.endpoint))
@@ -303,13 +352,19 @@ class Vm:
             self._held.close()
             self._held = None
 
+    def hang_up(self) -> None:
+        """Close the SSH connection, which a restart of the guest breaks."""
+        if self._connection is not None:
+            with contextlib.suppress(OSError):
+                self._connection.close()
+        self._connection = None
+
     def disconnect(self) -> None:
-        """Close the SSH connection, which a reboot breaks, and the monitor, since QEMU serves only one at a time."""
-        for opened in (self._connection, self._monitor):
-            if opened is not None:
-                with contextlib.suppress(OSError):
-                    opened.close()
-        self._connection = self._monitor = None
+        """Close the SSH connection and the monitor, since QEMU serves only one at a time."""
+        self.hang_up()
+        if self._monitor is not None:
+            self._monitor.close()
+        self._monitor = None
 
     def close(self) -> None:
         """Close the connections and forwards; the node keeps running."""
@@ -343,10 +398,20 @@ class Vm:
         """Run a command with Fabric; raise `NodeDied` if it ended because the node died."""
         when = f"while it ran {shown(command)}"
         with self.naming_death(when):
+            began = time.time()
             result = run()
         if ssh.broke(result):  # with warn=True
             self.await_death(when)
+            self._check_running()
+        else:
+            self.last_success = began
         return result
+
+    def _check_running(self) -> None:
+        """Raise `KernelPanic` or `NodeRestarted` if the guest that was connected to does not run any more."""
+        self.raise_if_panicked()
+        if since := self.restarts.all()[self._connected_after :]:
+            raise NodeRestarted(f"{self.name} {since[-1]}, before a command in it had ended.", **self.evidence())
 
 
 def _hold(host: str, port: int) -> socket.socket | None:

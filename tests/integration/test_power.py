@@ -17,7 +17,7 @@ from leftovers import leftovers
 from support import make_image, make_launch, vm_of
 
 from pytest_pidoc.cluster import Cluster
-from pytest_pidoc.errors import FaultError, KernelPanic, NodeDied
+from pytest_pidoc.errors import FaultError, KernelPanic, NodeDied, NodeRestarted, WaitTimeout
 from pytest_pidoc.machines import MODELS
 from pytest_pidoc.qemu import command as qemu
 from pytest_pidoc.qemu.monitor import Monitor
@@ -102,6 +102,38 @@ def test_guest_with_its_users_name_that_prints_more_than_it_is_asked(pi: Node) -
         assert float(pi.run("date +%s").stdout.split()[-1]) < time.time() - 3000
     assert float(pi.run("date +%s").stdout.split()[-1]) == pytest.approx(time.time(), abs=10)
     pi.run("sed -i 1d ~/.bashrc; sudo hostnamectl set-hostname pi-1; sync")
+
+
+def test_guest_that_restarts_after_its_panic(pi: Node) -> None:
+    """It is an error only until the guest has restarted; the node is itself then, though its disk was not yet."""
+    pi.reset()
+    before, boot = who(pi), boot_id(pi)
+    pi.sudo("sysctl -q kernel.panic=2")
+
+    with pytest.raises((KernelPanic, NodeRestarted)):
+        pi.sudo("sh -c 'echo c > /proc/sysrq-trigger'")
+    pi.wait_for_reboot()
+
+    assert pi.state == "up"
+    assert who(pi) == before
+    assert boot_id(pi) != boot
+    assert clock_error(pi) < 5
+    with pytest.raises(WaitTimeout, match=r"pi-1 has not restarted within 1 s\."):
+        pi.wait_for_reboot(timeout=1)
+
+
+def test_call_ends_when_the_guest_restarts(pi: Node, own: Cluster) -> None:
+    """It says so within a second; the next call waits for the guest, in another process too."""
+    pi.reset()
+    before = who(pi)
+    later = "nohup sudo sh -c 'sleep 1; echo b > /proc/sysrq-trigger' >/dev/null 2>&1 &"
+
+    with pytest.raises(NodeRestarted, match=r"pi-1 restarted at \d\d:\d\d:\d\d by the guest itself, before a command"):
+        pi.run(f"{later} sleep 600")
+
+    with contextlib.closing(Cluster.attach(own.name)) as seen:
+        assert seen[0].run("uptime -p").stdout.startswith("up")
+    assert who(pi) == before
 
 
 def test_reboot_returns_with_the_new_system(pi: Node) -> None:

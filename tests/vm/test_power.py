@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
+import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,7 @@ from support import SshServer, StandInEngine, make_launch, node_of, qmp_peer, un
 
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.engines.engine import Endpoint
-from pytest_pidoc.errors import FaultError, KernelPanic, NodeDied, WaitTimeout
+from pytest_pidoc.errors import FaultError, KernelPanic, NodeDied, NodeRestarted, WaitTimeout
 from pytest_pidoc.guest.identity import Identity
 from pytest_pidoc.lifecycle.attempt import Member, Started
 from pytest_pidoc.node import Node
@@ -256,6 +258,35 @@ def test_kernel_that_has_started_again_has_not_given_up(node: Node) -> None:
         log.write(PANIC + b"[    0.0] Booting Linux on physical CPU 0x0000000000 [0x410fd034]\r\n")
 
     assert node.run("echo here").stdout == "here\n"
+
+
+def reset(node: Node, reason: str = "guest-reset") -> None:
+    """Write what QEMU writes when its machine is reset."""
+    event = {"timestamp": {"seconds": 1700000000, "microseconds": 5}, "event": "RESET", "data": {"reason": reason}}
+    with (node.directory / "events.out").open("a") as stream:
+        stream.write(json.dumps(event) + "\n")
+
+
+def test_kernel_that_was_restarted_has_not_given_up(node: Node) -> None:
+    """Its console may be quiet: QEMU knows."""
+    with (node.directory / SERIAL_LOG).open("ab") as log:
+        log.write(PANIC)
+    assert "sysrq triggered crash" in node.state
+
+    reset(node)
+
+    assert node.state == "up"
+
+
+def test_command_ends_when_the_guest_restarts(node: Node) -> None:
+    """It would wait for ever: nothing tells the connection."""
+    threading.Timer(1, reset, (node, "host-qmp-system-reset")).start()
+
+    with pytest.raises(
+        NodeRestarted,
+        match=r"pi-1 restarted at [\d:]+ by a command of QEMU.s monitor, before a command",
+    ):
+        node.run("sleep 60")
 
 
 def test_cluster_waits_for_the_engine_to_notice_a_death(node: Node, engine: Engine, server: SshServer) -> None:
