@@ -17,7 +17,7 @@ from pytest_pidoc.qemu.program import QemuVersion
 from pytest_pidoc.values.deadline import deadline_of
 from pytest_pidoc.values.faults import Fault, FaultLog
 from pytest_pidoc.values.files import OVERLAY
-from pytest_pidoc.vm import display, forwards, waits
+from pytest_pidoc.vm import display, forwards, programs, waits
 from pytest_pidoc.vm.bringup import Bringup, Timings
 from pytest_pidoc.vm.clock import Clock
 from pytest_pidoc.vm.cpu import Cpu
@@ -25,6 +25,7 @@ from pytest_pidoc.vm.disk import Disk
 from pytest_pidoc.vm.forwards import Forward
 from pytest_pidoc.vm.network import Network
 from pytest_pidoc.vm.power import SHUTDOWN_TIMEOUT, Power
+from pytest_pidoc.vm.programs import Program
 from pytest_pidoc.vm.vm import Vm
 
 if TYPE_CHECKING:  # Fabric takes 0.2 s to import: only when a connection is made
@@ -191,6 +192,25 @@ class Node:
     def sudo(self, command: str, **kwargs: Any) -> Result:
         """Run a command as root, or as ``user=``; otherwise like `run`."""
         return self._vm.sudo(command, **kwargs)
+
+    def start(self, command: str, *, sudo: bool = False) -> Program:
+        """Start a shell command that goes on running, as root with *sudo*, and return a handle of it at once.
+
+        It is stopped by the handle's ``with`` block or ``stop()``, at the latest when the test ends.
+
+        Raises
+        ------
+        NodeDied, KernelPanic
+            The node is off, or ends meanwhile.
+        PidocError
+            Eight of these programs run on the node already, or the user cannot use sudo without a password.
+        """
+        return programs.start(self._vm, command, sudo=sudo)
+
+    @property
+    def programs(self) -> tuple[Program, ...]:
+        """The programs that `start` has started and that were not stopped yet, oldest first."""
+        return tuple(each for each in self._vm.dependents if isinstance(each, Program))
 
     def put(self, local: Any, remote: str | None = None, **kwargs: Any) -> Any:
         """Copy a file to the node; arguments and result are those of ``fabric.Connection.put``."""
@@ -434,7 +454,7 @@ class Node:
         self._bringup.come_up(began=began, deadline=deadline_of(timeout), cancelled=lambda: False)
 
     def close(self) -> None:
-        """Close the connections and forwards to the node; the node keeps running."""
+        """Close connections and forwards, and stop started programs; the node keeps running."""
         self._vm.close()
 
     def __repr__(self) -> str:

@@ -311,6 +311,14 @@ def _copy(stream: IO[bytes], send: Callable[[bytes], object]) -> None:
             send(data)
 
 
+def _feed(channel: paramiko.Channel, stream: IO[bytes]) -> None:
+    """Give a process what the client sends, and the end of that."""
+    with contextlib.suppress(OSError, ValueError), stream:
+        while data := channel.recv(1 << 16):
+            stream.write(data)
+            stream.flush()
+
+
 def send_exit_signal(channel: paramiko.Channel, name: str) -> None:
     """Tell that a command was ended by a signal, as sshd does (RFC 4254, 6.10)."""
     message = paramiko.Message()
@@ -370,8 +378,9 @@ class SshServer:
             return
         path = f"{self.home / 'bin'}:{os.environ['PATH']}"
         environment = {"PATH": path, "HOME": str(self.home), "USER": "pi"}
-        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         with subprocess.Popen(["sh", "-c", command], cwd=self.home, env=environment, **pipes) as process:
+            threading.Thread(target=_feed, args=(channel, process.stdin), daemon=True).start()
             errors = threading.Thread(target=_copy, args=(process.stderr, channel.sendall_stderr))
             errors.start()
             _copy(process.stdout, channel.sendall)

@@ -9,10 +9,10 @@ pytestmark = pytest.mark.pidoc
 def web(pi):
     """Serve the home directory on port 8080."""
     pi.run("echo hello > index.html")
-    pi.sudo("systemd-run --unit=web --working-directory=/home/pi python3 -m http.server 8080")
-    pi.wait_for_port(8080)
-    yield pi
-    pi.sudo("systemctl stop web")
+    with pi.start("python3 -u -m http.server 8080") as server:
+        pi.wait_for_port(8080)
+        yield pi
+    assert '"GET / HTTP/1.1" 200' in server.stderr
 
 
 def test_the_page_from_outside(web):

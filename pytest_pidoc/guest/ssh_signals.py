@@ -17,7 +17,7 @@ from invoke.exceptions import CommandTimedOut
 from paramiko import Channel, Message, SSHException, Transport
 from paramiko.common import MSG_CHANNEL_REQUEST
 
-__all__ = ["SignalledRemote"]
+__all__ = ["SignalledRemote", "exit_status", "hear_signals"]
 
 CHECK_INTERVAL = 0.25  # seconds between two checks whether the node is still running
 
@@ -64,7 +64,7 @@ class SignalledRemote(Remote):  # type: ignore[misc] # Fabric has no types
         """Start a command, and listen for the signal that ends it."""
         self.context.open()
         transport, timeout = self.context.transport, self.opts["timeout"]
-        _hear_signals(transport)
+        hear_signals(transport)
         usual = transport.channel_timeout
         if timeout is not None:  # a guest that hangs does not even accept the command, and Paramiko would wait an hour
             transport.channel_timeout = timeout
@@ -92,11 +92,22 @@ class SignalledRemote(Remote):  # type: ignore[misc] # Fabric has no types
 
     @property
     def _ended_by(self) -> signal.Signals | None:
-        name = getattr(self.channel, _ENDED_BY, None)
-        return getattr(signal.Signals, f"SIG{name}", None) if name else None
+        return _signal_of(self.channel)
 
 
-def _hear_signals(transport: Transport) -> None:
+def exit_status(channel: Channel) -> int | None:
+    """Return the exit status of a channel's command, 128 and the number of a signal; ``None`` if none has come."""
+    if (ended_by := _signal_of(channel)) is not None:
+        return 128 + ended_by
+    return channel.exit_status if channel.status_event.is_set() and channel.exit_status >= 0 else None
+
+
+def _signal_of(channel: Channel) -> signal.Signals | None:
+    name = getattr(channel, _ENDED_BY, None)
+    return getattr(signal.Signals, f"SIG{name}", None) if name else None
+
+
+def hear_signals(transport: Transport) -> None:
     """Let the transport's channels keep the name of the signal that ended their command."""
     usual = Transport._channel_handler_table[MSG_CHANNEL_REQUEST]  # type: ignore[attr-defined] # there is no other way
 

@@ -278,9 +278,10 @@ def _undo_faults(cluster: Cluster) -> list[Exception]:
     """Undo what the test that has ended did; return what went wrong with that."""
     errors = cluster.faults.undo_all()
     cluster.faults.clear()
-    for forward in [forward for node in cluster for forward in node.forwards]:
+    programs = [program for node in cluster for program in node.programs]
+    for close in [*(each.stop for each in programs), *(each.close for node in cluster for each in node.forwards)]:
         try:
-            forward.close()
+            close()
         except PidocError as error:
             errors.append(error)
     return errors

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_pidoc.engines.engine import Endpoint, Engine
-from pytest_pidoc.errors import FaultError, KernelPanic, MonitorError, NodeDied, NodeRestarted
+from pytest_pidoc.errors import FaultError, KernelPanic, NodeDied, NodeRestarted, PidocError
 from pytest_pidoc.guest import ssh
 from pytest_pidoc.guest.output import Output
 from pytest_pidoc.guest.serial_log import SerialLog
@@ -76,7 +76,7 @@ class Vm:
     off
         ``off since shutdown() at 12:03:04`` if the test switched the node off, otherwise ``None``.
     dependents
-        What is closed with the connections: port forwards.
+        What is closed with the connections: port forwards, started programs.
     restarts
         The restarts of the guest since QEMU was started.
     recover
@@ -367,9 +367,9 @@ class Vm:
         self._monitor = None
 
     def close(self) -> None:
-        """Close the connections and forwards; the node keeps running."""
+        """Close the connections and what depends on them; the node keeps running."""
         for each in tuple(self.dependents):
-            with contextlib.suppress(MonitorError):
+            with contextlib.suppress(PidocError):
                 each.close()
         self.disconnect()
         if self._console is not None:
@@ -384,10 +384,9 @@ class Vm:
         self.close()
 
     def stop(self) -> None:
-        """Close the connections and end QEMU immediately."""
-        self.close()
+        """End QEMU immediately, close the connections, and release the port."""
+        self.end()  # first, since nothing in the guest needs to be stopped then
         self.release_port()
-        self.engine.stop(self.endpoint)
 
     def end(self) -> None:
         """End QEMU immediately, and close the connections afterwards."""

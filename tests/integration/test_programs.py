@@ -1,0 +1,162 @@
+"""Programs that go on running in a real guest, as a test starts, looks at and stops them."""
+
+from __future__ import annotations
+
+import contextlib
+import textwrap
+import urllib.request
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_pidoc.cluster import Cluster
+from pytest_pidoc.errors import NodeDied, WaitError, WaitTimeout
+
+if TYPE_CHECKING:
+    from pytest_pidoc.node import Node
+
+
+def processes(pi: Node, name: str) -> list[str]:
+    """Return the ids of the processes with that command line."""
+    return list(pi.run(f"pgrep -fx '{name}'", warn=True).stdout.split())
+
+
+def test_server_that_runs_until_the_end_of_the_block(any_node: Node) -> None:
+    """The test talks to it, reads its log, and it is gone afterwards; its status is that of SIGTERM."""
+    any_node.run("mkdir -p www && echo hello >www/index.html")
+    with any_node.start("exec python3 -u -m http.server -d www 8081") as server:
+        any_node.wait_for_port(8081)
+        with any_node.forward(8081) as web:
+            assert urllib.request.urlopen(f"http://{web.host}:{web.port}/", timeout=60).read() == b"hello\n"
+        any_node.wait_until_succeeds("true")
+        assert server.running
+        assert server.status is None
+        assert "Serving HTTP on 0.0.0.0 port 8081" in server.stdout
+        assert "GET / HTTP/1.1" in server.stderr
+        assert any_node.programs == (server,)
+        assert any_node.run(f"ps -o user= -p {server.pid}").stdout == "pi\n"
+
+    assert (server.running, server.status) == (False, 128 + 15)
+    assert any_node.programs == ()
+    assert not any_node.run(f"kill -0 {server.pid}", warn=True).ok
+    server.stop()
+
+
+def test_program_that_ends_by_itself(any_node: Node) -> None:
+    """Its status and all of its output are there, of a command that does not exist, too."""
+    much = any_node.start("seq 300000; echo failed >&2; exit 3")
+    none = any_node.start("no-such-command --option")
+
+    assert much.wait() == 3
+    assert much.stdout.splitlines() == [str(number) for number in range(1, 300001)]
+    assert much.stderr == "failed\n"
+    assert none.wait() == 127
+    assert "no-such-command" in none.stderr
+    for each in (much, none):
+        each.stop()
+        assert not each.running
+    assert (much.status, none.status) == (3, 127)
+
+
+def test_program_that_still_runs(any_node: Node) -> None:
+    """The wait has a limit, and shows what was printed."""
+    with any_node.start("echo begun; sleep 4711") as program:
+        with pytest.raises(WaitTimeout, match="'echo begun; sleep 4711' still runs on pi-1 after 1 s") as caught:
+            program.wait(timeout=1)
+        assert caught.value.evidence == "begun"
+
+
+def test_daemon_is_stopped_with_the_program(any_node: Node) -> None:
+    """Also one that has left its session and has the output open; the program's own end is not waited for in vain."""
+    program = any_node.start("setsid sleep 4712 & setsid sudo -n setsid sleep 4713 & sleep 0.5; echo started")
+
+    assert program.wait() == 0
+    assert program.stdout == "started\n"
+    assert processes(any_node, "sleep 4712")
+    assert processes(any_node, "sleep 4713")
+    program.stop()
+    assert processes(any_node, "sleep 4712") == processes(any_node, "sleep 4713") == []
+
+
+def test_program_that_ignores_the_signal(any_node: Node) -> None:
+    """It is killed, when its time is up."""
+    program = any_node.start("trap '' TERM; echo ready; while :; do sleep 0.1; done")
+    program.stop(timeout=1)
+
+    assert program.status == 128 + 9
+    assert program.stdout == "ready\n"
+
+
+def test_program_of_root(any_node: Node) -> None:
+    """It runs as root as a whole, and is stopped."""
+    with any_node.start("id -u; exec sleep 4714", sudo=True) as program:
+        assert processes(any_node, "sleep 4714") == [str(program.pid)]
+        any_node.wait_until_succeeds("true")
+        assert program.stdout == "0\n"
+
+    assert processes(any_node, "sleep 4714") == []
+
+
+def test_shells_that_print(any_node: Node) -> None:
+    """What the login shell and sudo say is not the program's."""
+    any_node.run("cp .bashrc saved; { echo echo welcome; echo 'echo careful >&2'; cat saved; } >.bashrc")
+    any_node.run("sudo sed -i 's/ pi-1$/ pi-1-hidden/' /etc/hosts")
+    try:
+        for sudo in (False, True):
+            program = any_node.start("echo out; echo err >&2", sudo=sudo)
+            assert (program.wait(), program.stdout, program.stderr) == (0, "out\n", "err\n")
+            program.stop()
+    finally:
+        any_node.run("mv saved .bashrc; sudo sed -i 's/ pi-1-hidden$/ pi-1/' /etc/hosts")
+
+
+def test_program_of_a_node_that_loses_its_power(any_node: Node) -> None:
+    """Who waits for it is told of the node; after the restart nothing of it is there, and stopping it is no error."""
+    program = any_node.start("sleep 4715")
+    fault = any_node.power_cut()
+
+    with pytest.raises(NodeDied, match=r"pi-1 is off since power_cut\(\)"):
+        program.wait()
+    with pytest.raises(NodeDied, match=r"pi-1 is off since power_cut\(\)"):
+        any_node.start("true")
+    program.stop()
+    fault.undo()
+    assert processes(any_node, "sleep 4715") == []
+
+
+def test_program_whose_connection_is_closed(any_node: Node) -> None:
+    """It is stopped then; a program of another process is that one's affair."""
+    program = any_node.start("sleep 4716")
+    with contextlib.closing(Cluster.attach(any_node.directory.parent)) as seen:
+        assert seen[0].programs == ()
+        other = seen[0].start("sleep 4717")
+        assert processes(any_node, "sleep 4717")
+    assert processes(any_node, "sleep 4717") == []
+    assert not other.running
+    assert program.running
+
+    any_node.connection.close()
+    with pytest.raises(WaitError, match="The connection to pi-1 ended while it ran 'sleep 4716'"):
+        program.wait()
+    program.stop()
+    assert processes(any_node, "sleep 4716") == []
+
+
+@pytest.mark.qemu
+def test_next_test_does_not_find_the_program(pytester: pytest.Pytester, inner_clusters: object) -> None:
+    """It is stopped with the test that started it, on a node that the next one uses."""
+    pytester.makepyfile(
+        textwrap.dedent("""
+        def test_one(pi):
+            pi.run("touch here")
+            pi.start("setsid sleep 4718 & exec sleep 4718")
+            pi.wait_until_succeeds("pgrep -fx 'sleep 4718'")
+
+        def test_two(pi):
+            assert pi.run("ls here").ok
+            assert pi.run("pgrep -fx 'sleep 4718'", warn=True).stdout == ""
+            assert pi.run("ls -d /sys/fs/cgroup/pidoc-* 2>/dev/null", warn=True).stdout == ""
+        """)
+    )
+
+    pytester.runpytest_subprocess("-q").assert_outcomes(passed=2)

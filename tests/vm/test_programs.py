@@ -1,0 +1,42 @@
+"""Starting programs, as far as it needs no guest."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from support import StandInEngine, make_image, make_launch, node_of
+
+from pytest_pidoc.engines.engine import Endpoint
+from pytest_pidoc.errors import NodeDied, SettingsError
+from pytest_pidoc.node import Node
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def engine() -> StandInEngine:
+    return StandInEngine()
+
+
+@pytest.fixture
+def node(tmp_path: Path, engine: StandInEngine) -> Node:
+    launch = make_launch(tmp_path / "pi-1", make_image(tmp_path / "image"))
+    return node_of(launch, engine, Endpoint("local", "127.0.0.1", 1, launch.directory, "1:2:3"))
+
+
+@pytest.mark.parametrize("command", ["", "  ", None, 1, ["./server"], "./server\0"])
+def test_no_command(node: Node, command: str) -> None:
+    """The error says what a command is."""
+    with pytest.raises(SettingsError, match=r"The command must be a .*string, not .*\nTry: pass a shell command"):
+        node.start(command)
+
+
+def test_node_that_has_died(node: Node, engine: StandInEngine) -> None:
+    """The error says how, and nothing is left to stop."""
+    engine.reason = "QEMU was killed by signal 9"
+    with pytest.raises(NodeDied, match=r"pi-1 died before it ran '\./server': QEMU was killed by signal 9"):
+        node.start("./server")
+
+    assert node.programs == ()
