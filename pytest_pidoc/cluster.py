@@ -120,7 +120,7 @@ class Cluster(Sequence[Node]):
         settings
             By default the settings of the environment.
         progress
-            Hears what is being done.
+            Hears what is being done, and how far a copy is that takes long.
         keep
             Let the nodes outlive this process: they run until ``pidoc down``.
 
@@ -146,7 +146,9 @@ class Cluster(Sequence[Node]):
         patience = Deadline(PATIENCE, interval=LOOK_INTERVAL)
         with Starter(spec, settings, ownership, progress) as starter:
             started = capacity.awaited(starter.attempt, patience=patience, progress=progress)
-        return cls(started, owned=not keep)
+        cluster = cls(started, owned=not keep)
+        cluster.progress = progress
+        return cluster
 
     @classmethod
     def attach(cls, name: str | Path) -> Cluster:
@@ -182,6 +184,16 @@ class Cluster(Sequence[Node]):
     def engine(self) -> Engine:
         """The engine that runs the nodes."""
         return self._started.found.engine
+
+    @property
+    def progress(self) -> Progress:
+        """Receives how far a copy to a node or from it is, if that takes long; by default what `up` was given."""
+        return self._started.members[0].vm.progress
+
+    @progress.setter
+    def progress(self, progress: Progress) -> None:
+        for member in self._started.members:
+            member.vm.progress = progress
 
     @property
     def faults(self) -> FaultLog:

@@ -18,6 +18,7 @@
     │   └── NodeRestarted      ... its guest restarted, and comes up again
     ├── ConsoleError           the serial console did not show what was expected
     ├── MonitorError           QEMU refused a monitor command, or has ended
+    ├── CopyError              a folder cannot be copied to a node or from it
     ├── FaultError             a fault cannot be injected or undone
     ├── WaitError              a wait cannot succeed any more
     │   └── WaitTimeout        ... it did not succeed within its time limit
@@ -36,6 +37,7 @@ __all__ = [
     "BootTimeout",
     "ChecksumMismatch",
     "ConsoleError",
+    "CopyError",
     "DownloadError",
     "EngineUnavailable",
     "FaultError",
@@ -162,6 +164,10 @@ class ConsoleError(PidocError):
 
 class MonitorError(PidocError):
     """QEMU refused a monitor command, or has ended."""
+
+
+class CopyError(PidocError):
+    """A folder cannot be copied to a node or from it, for a reason that the guest gives."""
 
 
 class FaultError(PidocError):

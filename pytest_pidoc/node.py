@@ -17,7 +17,7 @@ from pytest_pidoc.qemu.program import QemuVersion
 from pytest_pidoc.values.deadline import deadline_of
 from pytest_pidoc.values.faults import Fault, FaultLog
 from pytest_pidoc.values.files import OVERLAY
-from pytest_pidoc.vm import display, forwards, programs, waits
+from pytest_pidoc.vm import copies, display, forwards, programs, waits
 from pytest_pidoc.vm.bringup import Bringup, Timings
 from pytest_pidoc.vm.clock import Clock
 from pytest_pidoc.vm.cpu import Cpu
@@ -213,14 +213,22 @@ class Node:
         return tuple(each for each in self._vm.dependents if isinstance(each, Program))
 
     def put(self, local: Any, remote: str | None = None, **kwargs: Any) -> Any:
-        """Copy a file to the node; arguments and result are those of ``fabric.Connection.put``."""
-        with self._vm.naming_death(f"while it received {local}"):
-            return self._vm.connection.put(_text(local), remote, **kwargs)
+        """Copy a file or a folder to the node; arguments and result are those of ``fabric.Connection.put``.
+
+        A folder is copied as by ``cp -r``: into *remote* if that is a folder, otherwise as *remote*. Modes are kept.
+
+        Raises
+        ------
+        FileNotFoundError
+            The file or folder does not exist on the host.
+        CopyError
+            The guest cannot store the folder.
+        """
+        return copies.put(self._vm, local, remote, **kwargs)
 
     def get(self, remote: str, local: Any = None, **kwargs: Any) -> Any:
-        """Copy a file from the node; arguments and result are those of ``fabric.Connection.get``."""
-        with self._vm.naming_death(f"while it sent {remote}"):
-            return self._vm.connection.get(remote, _text(local), **kwargs)
+        """Copy a file or a folder from the node, as `put` to it; see ``fabric.Connection.get``."""
+        return copies.get(self._vm, remote, local, **kwargs)
 
     def wait_for_port(self, port: int, *, host: str = "127.0.0.1", timeout: float = 60.0) -> None:
         """Wait until the node can connect to a TCP port.
@@ -267,12 +275,7 @@ class Node:
     def wait_until_succeeds(self, command: str, *, timeout: float = 60.0) -> Result:
         """Run a shell command every half second until its exit status is 0; return Fabric's ``Result`` of that run.
 
-        Parameters
-        ----------
-        command
-            The shell command. If it still runs when the time is up, it is killed in the guest.
-        timeout
-            Seconds to wait.
+        *timeout* is in seconds. If the command still runs when the time is up, it is killed in the guest.
 
         Raises
         ------
@@ -460,8 +463,3 @@ class Node:
     def __repr__(self) -> str:
         state = "down" if self._vm.death() else UP if self._bringup.timings else "starting"
         return f"<Node {self.name} {self.model} ssh={self.host}:{self.port} {state}>"
-
-
-def _text(path: Any) -> Any:
-    """Return a path as a string, as Fabric requires; return anything else unchanged."""
-    return str(path) if isinstance(path, Path) else path

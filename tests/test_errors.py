@@ -23,6 +23,7 @@ BELOW = {
     "NodeRestarted": "BootError",
     "ConsoleError": "PidocError",
     "MonitorError": "PidocError",
+    "CopyError": "PidocError",
     "FaultError": "PidocError",
     "WaitError": "PidocError",
     "WaitTimeout": "WaitError",

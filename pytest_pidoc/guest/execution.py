@@ -9,6 +9,7 @@ import contextlib
 import secrets
 import shlex
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ __all__ = ["CHECK_INTERVAL", "Execution"]
 
 OPENING = 60.0  # seconds until the guest must have accepted a channel
 CHECK_INTERVAL = 0.25  # seconds between two checks whether the guest can still answer
+POLL = 0.02
 QUIET = 0.3  # seconds without output after which the rest is taken to belong to a child that runs on
 CHUNK = 1 << 16
 
@@ -132,6 +134,13 @@ class Execution:
             if not data:
                 return b""
             self._output.feed(data)
+
+    def await_end(self, check: Callable[[], None]) -> None:
+        """Wait until the program or the connection has ended; *check* is called meanwhile."""
+        while not self.ended:
+            check()
+            time.sleep(POLL)
+        self.drain()
 
     def drain(self) -> None:
         """Wait until the program's output has arrived: it is closed, or silent."""

@@ -131,12 +131,15 @@ class ClusterPool:
                 with self._first_come(spec, progress):
                     return self._free(spec, user, shared=True) or self._start(starter, claim, shared=True)
 
-            return self._awaited(attempt, progress)
+            cluster = self._awaited(attempt, progress)
+        cluster.progress = progress
+        return cluster
 
     def start(self, spec: ClusterSpec, progress: Progress) -> Cluster:
         """Start a cluster that nobody else uses; see `get` for what it raises."""
         with Starter(spec, self._settings, Ownership(processes.own()), progress) as starter:
             cluster = self._awaited(lambda: Cluster(starter.attempt()), progress)
+        cluster.progress = progress
         self._private.append(cluster)
         return cluster
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from typing import TYPE_CHECKING
 
@@ -35,3 +36,9 @@ class PytestProgress(Progress):
         with self._capture.global_and_fixture_disabled():
             self._reporter.ensure_newline()
             self._reporter.write_line(f"pidoc: [{elapsed:6.1f} s] {text}")
+
+    def anew(self) -> Progress:
+        """Return one for a job that reports only once it takes long."""
+        another = copy.copy(self)
+        another._quiet, another._start = 0.0, time.monotonic()
+        return another

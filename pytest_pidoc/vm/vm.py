@@ -23,6 +23,7 @@ from pytest_pidoc.qemu.monitor import Monitor
 from pytest_pidoc.values.checks import shown
 from pytest_pidoc.values.deadline import Deadline
 from pytest_pidoc.values.files import CONSOLE_SOCKET, QMP_SOCKET, SERIAL_LOG
+from pytest_pidoc.values.progress import Progress
 from pytest_pidoc.vm.restarts import Restarts
 
 if TYPE_CHECKING:  # Fabric takes 0.2 s to import: only when a connection is made
@@ -83,6 +84,8 @@ class Vm:
         Brings the node up again after its guest has restarted by itself; ``None`` while nobody can.
     last_success
         When the last command began that the guest has finished: seconds since the epoch.
+    progress
+        Receives how far a copy is that takes long.
     """
 
     def __init__(self, launch: Launch, engine: Engine, endpoint: Endpoint, *, host_keys: Sequence[str] = ()) -> None:
@@ -100,6 +103,7 @@ class Vm:
         self._connected_after = 0  # and how many there were before the connection was made
         self._attending = threading.RLock()
         self._coming_up = False
+        self.progress = Progress()
         self._connection: fabric.Connection | None = None
         self._console: Console | None = None
         self._monitor: Monitor | None = None

@@ -1,8 +1,10 @@
-"""Programs that go on running in a real guest, as a test starts, looks at and stops them."""
+"""Programs that go on running in a real guest, and folders that are copied to it and back."""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import subprocess
 import textwrap
 import urllib.request
 from typing import TYPE_CHECKING
@@ -10,9 +12,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_pidoc.cluster import Cluster
-from pytest_pidoc.errors import NodeDied, WaitError, WaitTimeout
+from pytest_pidoc.errors import CopyError, NodeDied, WaitError, WaitTimeout
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pytest_pidoc.node import Node
 
 
@@ -140,6 +144,25 @@ def test_program_whose_connection_is_closed(any_node: Node) -> None:
         program.wait()
     program.stop()
     assert processes(any_node, "sleep 4716") == []
+
+
+def test_folder_there_and_back(any_node: Node, tmp_path: Path) -> None:
+    """What is in it is the same, and programs run."""
+    (tmp_path / "app" / "bin").mkdir(parents=True)
+    (tmp_path / "app" / "bin" / "run").write_text("#!/bin/sh\necho it runs\n")
+    (tmp_path / "app" / "bin" / "run").chmod(0o755)
+    (tmp_path / "app" / "link").symlink_to("bin/run")
+    for number in range(200):
+        (tmp_path / "app" / f"file {number}").write_bytes(os.urandom(number * 100))
+
+    assert any_node.put(tmp_path / "app").remote == "/home/pi/app"
+    assert any_node.run("app/link").stdout == "it runs\n"
+    any_node.get("app", tmp_path / "back")
+
+    done = subprocess.run(["diff", "-r", "--no-dereference", "app", "back"], cwd=tmp_path, check=False)
+    assert done.returncode == 0
+    with pytest.raises(CopyError, match="Permission denied"):
+        any_node.put(tmp_path / "app", "/etc")
 
 
 @pytest.mark.qemu
