@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from docutils import nodes
 from sphinx.application import Sphinx
@@ -23,6 +25,7 @@ from pytest_pidoc.settings.spec import Settings
 from pytest_pidoc.settings.table import DEFAULT_MODEL, MARKER, MARKER_SIGNATURE, OPTIONS, signature
 from pytest_pidoc.values.options import Option
 
+MEASUREMENTS = Path(__file__).parents[1] / "explanation" / "measurements.md"
 HELP_WIDTH = 96  # columns
 
 
@@ -46,8 +49,15 @@ def arguments_table() -> str:
     return _table(("argument", "meaning"), [(f"`{option.name}`", _meaning(option)) for option in MARKER])
 
 
+def network_rates() -> dict[tuple[str, str], str]:
+    """Return the rates in MB/s at which nodes received (``in``) and sent (``out``), from the page of measurements."""
+    row = re.compile(r"^(\S+) +network (in|out) +\S+ +\S+ \(.*?\) +(\S+) \(", re.MULTILINE)
+    return {(model, way): rate for model, way, rate in row.findall(MEASUREMENTS.read_text(encoding="utf-8"))}
+
+
 def models_table() -> str:
     """Return a Markdown table of all models."""
+    rates = network_rates()
     rows = [
         (
             f"`{row.name}`" + (" (default)" if row.name == DEFAULT_MODEL else ""),
@@ -57,13 +67,14 @@ def models_table() -> str:
             f"{row.memory // MIB} MiB",
             row.architecture,
             f"`{row.console}`",
+            f"{rates[row.name, 'in']}, {rates[row.name, 'out']}",
             ".".join(map(str, row.least_qemu)),
             row.summary,
         )
         for row in MODELS.values()
     ]
-    head = ("model", "QEMU machine", "CPU", "cores", "memory", "guest", "serial port", "QEMU", "what it is for")
-    return _table(head, rows)
+    head = ("model", "QEMU machine", "CPU", "cores", "memory", "guest", "serial port", "network", "QEMU")
+    return _table((*head, "what it is for"), rows)
 
 
 class OptionsDirective(SphinxDirective):
