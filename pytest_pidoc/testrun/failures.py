@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["keep_after_crash", "keep_of_test"]
 
 SERIAL_LINES = 30  # of each node, in the report of a failed test
+PROGRAM_LINES = 30  # of each program that runs in a node
 
 
 def keep_of_test(test: str, when: str, clusters: Sequence[Cluster], base: Path) -> list[tuple[str, str]]:
@@ -63,6 +64,11 @@ def keep_of_test(test: str, when: str, clusters: Sequence[Cluster], base: Path) 
         if faults := cluster.faults.all():
             sections.append((f"faults of {cluster.name}", "\n".join(map(str, faults))))
         for node in cluster:
+            for program in node.programs:
+                state = "running" if program.running else f"status {program.status}"
+                last = f"{program.stdout}{program.stderr}".rstrip().splitlines()[-PROGRAM_LINES:]
+                text = "\n".join([f"$ {program.command}", *last])
+                sections.append((f"{node.name} started program ({state}), last lines", text))
             tail = node.serial_log.tail(SERIAL_LINES) or "(nothing)"
             sections.append((f"{node.name} serial log, last lines", f"{tail}\n\n{place}"))
     return sections

@@ -166,14 +166,16 @@ def test_folder_there_and_back(any_node: Node, tmp_path: Path) -> None:
 
 
 @pytest.mark.qemu
-def test_next_test_does_not_find_the_program(pytester: pytest.Pytester, inner_clusters: object) -> None:
-    """It is stopped with the test that started it, on a node that the next one uses."""
+def test_program_at_the_end_of_its_test(pytester: pytest.Pytester, inner_clusters: object) -> None:
+    """If the test fails, the report has what it printed; the next test on the node does not find it."""
     pytester.makepyfile(
         textwrap.dedent("""
         def test_one(pi):
             pi.run("touch here")
             pi.start("setsid sleep 4718 & exec sleep 4718")
+            pi.start("echo cannot listen >&2; exit 3").wait()
             pi.wait_until_succeeds("pgrep -fx 'sleep 4718'")
+            assert not "reached"
 
         def test_two(pi):
             assert pi.run("ls here").ok
@@ -182,4 +184,15 @@ def test_next_test_does_not_find_the_program(pytester: pytest.Pytester, inner_cl
         """)
     )
 
-    pytester.runpytest_subprocess("-q").assert_outcomes(passed=2)
+    result = pytester.runpytest_subprocess("-q")
+
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*pi-1 started program (running), last lines*",
+            "$ setsid sleep 4718 & exec sleep 4718",
+            "*pi-1 started program (status 3), last lines*",
+            "$ echo cannot listen >&2; exit 3",
+            "cannot listen",
+        ]
+    )
