@@ -217,6 +217,7 @@ def start(vm: Vm, command: str, *, sudo: bool) -> Program:
             tip='pass a shell command such as "./server"',
         )
     vm.raise_if_dead(f"before it ran {shown(command)}")
+    sudo = bool(sudo)
     others = [each for each in vm.dependents if isinstance(each, Program) and each.running]
     if len(others) >= MOST:
         raise PidocError(

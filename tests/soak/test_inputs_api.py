@@ -67,6 +67,7 @@ CALLS: dict[str, Callable[..., st.SearchStrategy[Any]]] = {
     "wait_for_port": lambda any_: st.fixed_dictionaries({"port": NUMBERS}, optional={"host": any_, "timeout": NUMBERS}),
     "wait_for_unit": lambda any_: st.fixed_dictionaries({"name": any_}, optional={"timeout": NUMBERS}),
     "wait_until_succeeds": lambda any_: st.fixed_dictionaries({"command": any_}, optional={"timeout": NUMBERS}),
+    "start": lambda any_: st.fixed_dictionaries({"command": any_}, optional={"sudo": any_}),
     "reboot": lambda any_: st.fixed_dictionaries({"timeout": NUMBERS}),
     "shutdown": lambda any_: st.fixed_dictionaries({"timeout": NUMBERS}),
     "power_on": lambda any_: st.fixed_dictionaries({"timeout": UNUSABLE}),
