@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +13,7 @@ from pytest_pidoc.lan.lan import Lan
 from pytest_pidoc.machines import Machine
 from pytest_pidoc.qemu.monitor import Monitor
 from pytest_pidoc.qemu.program import QemuVersion
-from pytest_pidoc.values.deadline import deadline_of
 from pytest_pidoc.values.faults import Fault, FaultLog
-from pytest_pidoc.values.files import OVERLAY
 from pytest_pidoc.vm import copies, display, forwards, programs, waits
 from pytest_pidoc.vm.bringup import Bringup, Timings
 from pytest_pidoc.vm.clock import Clock
@@ -289,10 +286,7 @@ class Node:
     def wait_for_reboot(self, *, timeout: float | None = None) -> None:
         """Wait until the guest has restarted by itself since the last command, and is ready again.
 
-        Parameters
-        ----------
-        timeout
-            Seconds to wait for the restart; by default the time limit of a boot on this host.
+        *timeout* is in seconds until the restart; by default the time limit of a boot on this host.
 
         Raises
         ------
@@ -313,11 +307,6 @@ class Node:
 
         The program in the node must listen on the node's network card (0.0.0.0), not only on its 127.0.0.1. The forward
         ends with its ``with`` block, by its ``close()``, with the test, or when the node goes down.
-
-        ::
-
-            with pi.forward(80) as web:
-                urllib.request.urlopen(f"http://{web.host}:{web.port}")
 
         Parameters
         ----------
@@ -447,14 +436,7 @@ class Node:
         BootError
             The node did not become ready.
         """
-        deadline_of(timeout)
-        began = time.monotonic()
-        self._vm.stop()
-        (self.directory / OVERLAY).unlink(missing_ok=True)
-        self._bringup.expect(booted=False)
-        self._vm.relaunch(booted=False)
-        self._power.was_started()
-        self._bringup.come_up(began=began, deadline=deadline_of(timeout), cancelled=lambda: False)
+        self._power.start_over(timeout)
 
     def close(self) -> None:
         """Close connections and forwards, and stop started programs; the node keeps running."""

@@ -6,19 +6,21 @@ answer several requests for each file.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import posixpath
 import shlex
 import tarfile
+import threading
 import zlib
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_pidoc.errors import CopyError
-from pytest_pidoc.guest.execution import Execution
+from pytest_pidoc.errors import BootError, CopyError
+from pytest_pidoc.guest.execution import CHECK_INTERVAL, Execution
 from pytest_pidoc.values.progress import CopyProgress
 
 if TYPE_CHECKING:
@@ -58,7 +60,7 @@ def put(vm: Vm, local: Any, remote: str | None, **kwargs: Any) -> Any:
             _refuse("put", kwargs)
             with vm.naming_death(f"while it received {local}"):
                 return _put_folder(vm, local, remote or ".")
-    with vm.naming_death(f"while it received {name}"):
+    with vm.naming_death(f"while it received {name}"), _watched(vm), vm.transfers:
         return _transfer(vm, f"{name} to {vm.name}").put(local, remote, **kwargs)
 
 
@@ -66,14 +68,38 @@ def get(vm: Vm, remote: str, local: Any, **kwargs: Any) -> Any:
     """Copy a file or a folder from a node; see ``Node.get``."""
     if isinstance(local, os.PathLike):
         local = os.fspath(local)
-    with vm.naming_death(f"while it sent {remote}"):
-        transfer = _transfer(vm, f"{remote} from {vm.name}")
-        if not remote or not transfer.is_remote_dir(remote):
-            return transfer.get(remote, local, **kwargs)
+    with vm.naming_death(f"while it sent {remote}"), _watched(vm):
+        with vm.transfers:
+            transfer = _transfer(vm, f"{remote} from {vm.name}")
+            if not remote or not transfer.is_remote_dir(remote):
+                return transfer.get(remote, local, **kwargs)
+            absolute = transfer.sftp.normalize(remote)
         _refuse("get", kwargs)
         if local is not None and not isinstance(local, str):
             raise IsADirectoryError(errno.EISDIR, f"A folder of {vm.name} needs a folder on the host", remote)
-        return _get_folder(vm, remote, local or ".", transfer.sftp.normalize(remote))
+        return _get_folder(vm, remote, local or ".", absolute)
+
+
+@contextlib.contextmanager
+def _watched(vm: Vm) -> Iterator[None]:
+    """Close the connection if the guest restarts or panics meanwhile: a transfer by SFTP would wait for ever."""
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(CHECK_INTERVAL):
+            try:
+                vm.check_running()
+            except BootError:
+                vm.hang_up()
+                return
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
 
 
 def _put_folder(vm: Vm, local: str, remote: str) -> Any:
@@ -147,7 +173,7 @@ def _entries(archive: tarfile.TarFile, target: Path) -> Iterator[tarfile.TarInfo
 
 def _finish(vm: Vm, execution: Execution, failed: str) -> None:
     """Wait until tar has ended, and raise an error if it failed."""
-    execution.await_end(vm.raise_if_panicked)
+    execution.await_end(vm.check_running)
     if execution.status is None:
         raise ConnectionResetError(f"{failed}: the connection broke.")
     if execution.status:
@@ -190,7 +216,7 @@ class _Sender:
 
     def _send(self, data: bytes) -> None:
         try:
-            self._execution.send(data, self._vm.raise_if_panicked)
+            self._execution.send(data, self._vm.check_running)
         except OSError as error:
             raise _Unsent from error
 
@@ -206,7 +232,7 @@ class _Receiver:
 
     def read(self, size: int) -> bytes:
         while True:
-            data = self._execution.receive(size, self._vm.raise_if_panicked)
+            data = self._execution.receive(size, self._vm.check_running)
             unpacked = data if self._unpacker is None else self._unpacker.decompress(data)
             self._progress.add(len(unpacked))
             if unpacked or not data:

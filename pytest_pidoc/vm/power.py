@@ -11,6 +11,7 @@ from pytest_pidoc.errors import BootError, BootTimeout, FaultError, MonitorError
 from pytest_pidoc.guest.output import answer, answering
 from pytest_pidoc.values.deadline import Deadline, deadline_of
 from pytest_pidoc.values.faults import Fault, FaultLog
+from pytest_pidoc.values.files import OVERLAY
 from pytest_pidoc.vm.vm import Unanswered
 
 if TYPE_CHECKING:
@@ -130,6 +131,16 @@ class Power:
         self._vm.off = None
         if self._outage is not None:
             self._outage.undo()
+
+    def start_over(self, timeout: float) -> None:
+        """Put the node back into its first state; see ``Node.reset``."""
+        vm, deadline = self._vm, deadline_of(timeout)
+        vm.stop()
+        (vm.directory / OVERLAY).unlink(missing_ok=True)
+        self._bringup.expect(booted=False)
+        vm.relaunch(booted=False)
+        self.was_started()
+        self._bringup.come_up(began=time.monotonic(), deadline=deadline, cancelled=lambda: False)
 
     def pause(self) -> Fault:
         """Pause the node; see ``Node.pause``."""

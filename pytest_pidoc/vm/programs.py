@@ -112,7 +112,7 @@ class Program:
         vm, deadline = self._vm, deadline_of(timeout, CHECK_INTERVAL / 5)
         when = f"while it ran {shown(self.command)}"
         while self.running:
-            vm.raise_if_panicked()
+            vm.check_running()
             if deadline.expired:
                 raise WaitTimeout(
                     f"{shown(self.command)} still runs on {vm.name} after {timeout:g} s.",
@@ -182,7 +182,7 @@ class Program:
                 )
             if deadline.expired:
                 raise WaitTimeout(f"{vm.name} did not start {shown(self.command)} within {deadline.timeout:g} s.")
-            vm.raise_if_panicked()
+            vm.check_running()
             deadline.pause()
         self.pid = self._execution.pid
 

@@ -80,6 +80,8 @@ class Vm:
         What is closed with the connections: port forwards, started programs.
     restarts
         The restarts of the guest since QEMU was started.
+    transfers
+        Held during a transfer by SFTP: Fabric has one client for it, which serves one thread at a time.
     recover
         Brings the node up again after its guest has restarted by itself; ``None`` while nobody can.
     last_success
@@ -101,6 +103,7 @@ class Vm:
         self.last_success = 0.0
         self._noticed = 0  # how many restarts boot_log knows of
         self._connected_after = 0  # and how many there were before the connection was made
+        self.transfers = threading.Lock()
         self._attending = threading.RLock()
         self._coming_up = False
         self.progress = Progress()
@@ -161,7 +164,7 @@ class Vm:
             if self.off:
                 self.raise_if_dead()
             self._connected_after = len(self.restarts.all())
-            self._connection = self.login.connection(self._check_running)
+            self._connection = self.login.connection(self.check_running)
         return self._connection
 
     @property
@@ -257,11 +260,13 @@ class Vm:
         self.raise_if_panicked()
         self.attend()
         try:
+            with self._attending:  # Fabric would open it twice for two threads
+                self.connection.open()
             yield
         except Exception as error:
             if ssh.broke(error):
                 self.await_death(when, cause=error)
-                self._check_running()
+                self.check_running()
             raise
 
     def death(self) -> str | None:
@@ -296,6 +301,12 @@ class Vm:
         """Raise `KernelPanic` if the guest's kernel has panicked since the last boot."""
         if panic := self.panicked():
             raise KernelPanic(f"The kernel of {self.name} gave up: {panic}", **self.evidence())
+
+    def check_running(self) -> None:
+        """Raise `KernelPanic` or `NodeRestarted` if the guest that was connected to does not run any more."""
+        self.raise_if_panicked()
+        if since := self.restarts.all()[self._connected_after :]:
+            raise NodeRestarted(f"{self.name} {since[-1]}, before a command in it had ended.", **self.evidence())
 
     def notice_restarts(self) -> None:
         """Let what the guest printed before its last restart be that of another boot."""
@@ -405,16 +416,10 @@ class Vm:
             result = run()
         if ssh.broke(result):  # with warn=True
             self.await_death(when)
-            self._check_running()
+            self.check_running()
         else:
             self.last_success = began
         return result
-
-    def _check_running(self) -> None:
-        """Raise `KernelPanic` or `NodeRestarted` if the guest that was connected to does not run any more."""
-        self.raise_if_panicked()
-        if since := self.restarts.all()[self._connected_after :]:
-            raise NodeRestarted(f"{self.name} {since[-1]}, before a command in it had ended.", **self.evidence())
 
 
 def _hold(host: str, port: int) -> socket.socket | None:

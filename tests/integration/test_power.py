@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import subprocess
 import threading
 import time
@@ -108,10 +109,11 @@ def test_guest_that_restarts_after_its_panic(pi: Node) -> None:
     """It is an error only until the guest has restarted; the node is itself then, though its disk was not yet."""
     pi.reset()
     before, boot = who(pi), boot_id(pi)
-    pi.sudo("sysctl -q kernel.panic=2")
+    later = "nohup sudo sh -c 'sleep 1; echo c > /proc/sysrq-trigger' >/dev/null 2>&1 &"
+    pi.run(f"sudo sysctl -q kernel.panic=2; mkfifo endless; {later}")
 
     with pytest.raises((KernelPanic, NodeRestarted)):
-        pi.sudo("sh -c 'echo c > /proc/sysrq-trigger'")
+        pi.get("endless", os.devnull)
     pi.wait_for_reboot()
 
     assert pi.state == "up"

@@ -8,6 +8,7 @@ import os
 import socket
 import stat
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -260,3 +261,22 @@ def test_modes_of_the_folder_itself(node: Node, server: SshServer, tmp_path: Pat
     node.put(tmp_path / "private")
 
     assert stat.S_IMODE((server.home / "private").stat().st_mode) == 0o700
+
+
+def test_copies_of_several_threads(node: Node, server: SshServer, tmp_path: Path) -> None:
+    """Files and folders, to and from one node, whose connection is not open yet."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for number in range(8):
+        (folder / str(number)).write_text(str(number))
+
+    def copy(number: int) -> str:
+        node.put(folder / str(number), str(number))
+        node.put(folder, f"folder-{number}")
+        node.get(str(number), str(tmp_path / f"back-{number}"))
+        return (tmp_path / f"back-{number}").read_text()
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(copy, range(8))) == [str(number) for number in range(8)]
+    assert listing(server.home / "folder-7") == listing(folder)
+    assert server.connections == 1
