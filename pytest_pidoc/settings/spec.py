@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from pytest_pidoc.errors import SettingsError
-from pytest_pidoc.settings.table import DEFAULT_MODEL, IMAGES_OWN, MARKER_SIGNATURE, MIB, NUMBER, OPTIONS
+from pytest_pidoc.settings.table import DEFAULT_MODEL, IMAGES_OWN, MARKER_SIGNATURE, MIB, NUMBER, OPTIONS, signature
 from pytest_pidoc.values.checks import shown
 from pytest_pidoc.values.options import choose
 
 __all__ = ["ClusterSpec", "Settings"]
+
+THE_MARKER = "the marker pidoc"
 
 
 def _default(name: str) -> Any:
@@ -116,26 +118,34 @@ class Settings(ClusterSpec):
         """Return where the value of *name* came from: an option, a variable, an ini key or ``default``."""
         return self.sources.get(name, "default")
 
-    def spec(self, marker: Mapping[str, object] | None = None, *, where: str = "the marker pidoc") -> ClusterSpec:
+    def spec(self, marker: Mapping[str, object] | None = None, *, where: str = THE_MARKER) -> ClusterSpec:
         """Return the cluster that a marker's arguments ask for, filled up from these settings.
+
+        Parameters
+        ----------
+        marker
+            The arguments by name; ``None`` as a value means not given.
+        where
+            Who takes the arguments, for the errors: the marker, or the name of the function that was called.
 
         Raises
         ------
         SettingsError
-            An argument is unknown or bad, and the tip prints the marker's signature; or the model cannot have
-            that much or that little memory.
+            An argument is unknown or bad, and the tip prints what *where* takes; or the model cannot have that much
+            or that little memory.
         """
+        tip = MARKER_SIGNATURE if where == THE_MARKER else signature(where)
         names = [each.name for each in fields(ClusterSpec)]
         values = {name: getattr(self, name) for name in names}
         rows = {option.name: option for option in OPTIONS}
         for name, value in (marker or {}).items():
             if name not in names:
-                raise SettingsError(f"{where} has no argument {shown(name)}.", tip=MARKER_SIGNATURE)
+                raise SettingsError(f"{where} has no argument {shown(name)}.", tip=tip)
             if value is not None:
                 try:
                     values[name] = rows[name].read(value, f"{name} of {where}")
                 except SettingsError as error:
-                    raise SettingsError(error.what, tip=MARKER_SIGNATURE) from None
+                    raise SettingsError(error.what, tip=tip) from None
         spec = ClusterSpec(**values)
         _check_memory(spec)
         _check_host_names(spec)

@@ -92,6 +92,17 @@ def test_factorys_bad_argument_fails_the_test(pytester: pytest.Pytester, call: s
 
 
 @pytest.mark.usefixtures("no_engine")
+def test_factorys_tip_is_what_the_factory_takes(pytester: pytest.Pytester) -> None:
+    """Its nodes are always the test's own: the tip does not offer the argument that was just refused."""
+    pytester.makepyfile("def test_it(boot_pi): boot_pi(2, fresh=True)")
+    result = pytester.runpytest()
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*boot_pi has no argument 'fresh'.", "*boot_pi(nodes=None, [*], model=None, *"])
+    assert "fresh=False" not in result.stdout.str()
+
+
+@pytest.mark.usefixtures("no_engine")
 @pytest.mark.parametrize("engine", ["local", "docker"])
 def test_engine_that_was_asked_for_skips(one_pi: pytest.Pytester, engine: str) -> None:
     """An engine that is not here skips too, with the reason."""

@@ -319,9 +319,12 @@ def test_unknown_name_in_a_marker(name: str) -> None:
 
 
 def test_spec_says_where_its_arguments_stood() -> None:
-    """The error of another caller names that caller."""
-    with pytest.raises(SettingsError, match=r"model of Cluster\.up: 'pi9' is not one of"):
+    """The error of another caller names that caller and what it takes, which is not all that the marker takes."""
+    with pytest.raises(SettingsError, match=r"model of Cluster\.up: 'pi9' is not one of") as caught:
         load().spec({"model": "pi9"}, where="Cluster.up")
+
+    assert caught.value.tip.startswith("Cluster.up(nodes=None, *, model=None, ")
+    assert "fresh" not in caught.value.tip
 
 
 @pytest.mark.parametrize("memory", ["512M", "1025M", "2G"])
