@@ -13,6 +13,7 @@ import pytest
 from pytest_pidoc import __version__, cli
 from pytest_pidoc.commands.arguments import subcommands
 from pytest_pidoc.commands.parser import make_parser
+from pytest_pidoc.settings.table import FLAGS, MARKER
 
 pytestmark = pytest.mark.usefixtures("clusters", "no_settings", "no_docker")
 
@@ -70,6 +71,15 @@ def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -
 
     assert example.startswith(f"pidoc {command}")
     assert callable(make_parser().parse_args(shlex.split(example)[1:]).run)
+
+
+def test_help_of_up_explains_the_marker(capsys: pytest.CaptureFixture[str]) -> None:
+    """Who has started nodes by hand learns how a test asks for the same: each argument there is an option here."""
+    assert usage("up", "--help") == 0
+    told = capsys.readouterr().out
+
+    assert "@pytest.mark.pidoc(nodes=3, boot_timeout=60)" in told
+    assert not [each.name for each in MARKER if each not in FLAGS and f"--{each.name.replace('_', '-')}" not in told]
 
 
 @pytest.mark.parametrize("line", sorted(DOCUMENTED))

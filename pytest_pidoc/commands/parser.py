@@ -11,6 +11,15 @@ from pytest_pidoc.version import __version__
 
 __all__ = ["make_parser"]
 
+IN_A_TEST = """\
+in a test:
+  @pytest.mark.pidoc(nodes=3, boot_timeout=60)
+  def test_it(pi_cluster): ...
+
+  The marker pidoc says which nodes a test gets. An argument of it has the name of
+  the option above, with _ for -; pytest --markers lists them all. What the marker
+  leaves out comes from pytest's options: --pidoc-nodes, --pidoc-boot-timeout, ..."""
+
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
@@ -77,11 +86,12 @@ def make_parser() -> argparse.ArgumentParser:
     )
     prune.add_argument("--dry-run", action="store_true", help="print what would be removed, and remove nothing")
 
-    add_json(
+    up = add_json(
         add_command(
             subparsers, "up", clusters.up, "start nodes that run until pidoc down", "pidoc up --nodes 3", *start
         )
     )
+    up.epilog = f"{up.epilog}\n\n{IN_A_TEST}"
     add_json(add_command(subparsers, "ps", clusters.ps, "list the running clusters and their nodes", "pidoc ps"))
     ssh = add_command(
         subparsers, "ssh", clusters.ssh, "open a shell on a node, or run a command", "pidoc ssh pi-2 -- uname -a"
