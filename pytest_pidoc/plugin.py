@@ -197,6 +197,11 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     if report.failed and clusters:
         item.stash[_failed] = True
         report.sections += failures.keep_of_test(report.nodeid, report.when, clusters, base)
+        for told in failures.properties_of_test(report.nodeid, base):
+            # The item's go into the report of its teardown, which is the one that --junit-xml reads.
+            for properties in (item.user_properties, report.user_properties):
+                if told not in properties:
+                    properties.append(told)
     return report
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_pidoc.host import processes
 from pytest_pidoc.lifecycle import artifacts, facts
 from pytest_pidoc.node import UP
 from pytest_pidoc.testrun import leases
@@ -14,10 +15,11 @@ from pytest_pidoc.testrun import leases
 if TYPE_CHECKING:
     from pytest_pidoc.cluster import Cluster
 
-__all__ = ["keep_after_crash", "keep_of_test"]
+__all__ = ["keep_after_crash", "keep_of_test", "properties_of_test"]
 
 SERIAL_LINES = 30  # of each node, in the report of a failed test
 PROGRAM_LINES = 30  # of each program that runs in a node
+PROPERTY = "pidoc_artifacts"
 
 
 def keep_of_test(test: str, when: str, clusters: Sequence[Cluster], base: Path) -> list[tuple[str, str]]:
@@ -72,6 +74,24 @@ def keep_of_test(test: str, when: str, clusters: Sequence[Cluster], base: Path) 
             tail = node.serial_log.tail(SERIAL_LINES) or "(nothing)"
             sections.append((f"{node.name} serial log, last lines", f"{tail}\n\n{place}"))
     return sections
+
+
+def properties_of_test(test: str, base: Path) -> list[tuple[str, str]]:
+    """Return what a report in JUnit's XML says of a failed test: which folder in *base* has its evidence.
+
+    Parameters
+    ----------
+    test
+        The test's id.
+    base
+        Where evidence is kept.
+
+    Returns
+    -------
+    A name and a path; nothing if the evidence could not be kept.
+    """
+    kept = artifacts.Folder.read(base / artifacts.folder_name(test))
+    return [(PROPERTY, str(kept.path))] if kept is not None and kept.run == processes.own() else []
 
 
 def keep_after_crash(error: object, clusters: Iterable[Path], base: Path) -> None:

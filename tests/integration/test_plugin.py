@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import fabric  # noqa: F401 # before pytester, which forgets what is imported in a test; OpenSSL's cannot be twice
 import pytest
@@ -176,7 +177,10 @@ def test_a_death_is_named_that_another_node_suffers_from(run) -> None:  # type: 
 def test_nodes_of_a_failed_test_are_kept(  # type: ignore[no-untyped-def]
     pytester: pytest.Pytester, inner_clusters: Path, workers
 ) -> None:
-    """They outlive the run and nobody gets them; the summary says how to end them. All others are gone."""
+    """They outlive the run and nobody gets them; the summary says how to end them. All others are gone.
+
+    A report in JUnit's XML names the folder with the logs, for the test that failed alone.
+    """
     pytester.makepyfile("""
         names = []
 
@@ -188,11 +192,16 @@ def test_nodes_of_a_failed_test_are_kept(  # type: ignore[no-untyped-def]
         def test_gets_another(pi_cluster):
             assert pi_cluster.name not in names
     """)
-    result = pytester.runpytest_subprocess("--pidoc-keep=on-failure", *workers, timeout=600)
+    result = pytester.runpytest_subprocess("--pidoc-keep=on-failure", "--junit-xml=junit.xml", *workers, timeout=600)
 
     result.assert_outcomes(failed=1, passed=1)
     result.stdout.fnmatch_lines(["*= pidoc: logs of failed tests =*", "*/pidoc/*-test_fails-*"])
     result.stdout.fnmatch_lines(["*= pidoc: nodes that are still running =*", "pidoc ssh c-*/pi-1", "pidoc down c-*"])
+    cases = ElementTree.parse(pytester.path / "junit.xml").iter("testcase")
+    folders = {case.attrib["name"]: [each.attrib["value"] for each in case.iter("property")] for case in cases}
+    assert folders["test_gets_another"] == []
+    (folder,) = folders["test_fails"]
+    assert Path(folder, "pi-1", "serial.log").exists()
     (directory,) = inner_clusters.glob("pidoc-*/c-*")
     with Cluster.attach(directory) as cluster:  # and takes it down
         assert cluster[0].run("ls here").ok
