@@ -1,3 +1,4 @@
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -30,3 +31,10 @@ def test_it_wants_a_name(pi, binary):
     result = pi.run("./hello", warn=True)  # warn=True: a failure is a result, not an exception
     assert result.exited == 2
     assert result.stderr == "usage: hello NAME\n"
+
+
+def test_it_runs_on_a_real_pi_3_or_4(binary):
+    """It has no instructions for AES and SHA, which QEMU's processors have and those of the Pis do not."""
+    objdump = ["aarch64-linux-gnu-objdump", "--disassemble", "--no-show-raw-insn", binary]
+    code = subprocess.run(objdump, check=True, capture_output=True, text=True).stdout
+    assert not re.findall(r"\t(?:aes|sha1|sha256)\w+|\tpmull2?\tv\d+\.1q", code)
