@@ -174,6 +174,13 @@ def test_shut_down_node_is_started_again(pi: Node) -> None:
     assert pi.timings.start == "warm"
 
 
+def test_reboot_can_be_scheduled(pi: Node) -> None:
+    """``shutdown``, which Ansible's reboot uses, finds logind: systemd starts it when somebody asks for it."""
+    assert "Reboot scheduled" in pi.sudo("shutdown -r +60").stderr
+    assert pi.run("systemctl is-active systemd-logind").stdout == "active\n"
+    assert pi.sudo("shutdown -c").ok
+
+
 def test_paused_node_hangs_and_goes_on(pi: Node) -> None:
     """A command with a time-out ends with it, also one that began before; then all goes on."""
     with pi.pause(), pytest.raises(CommandTimedOut):
