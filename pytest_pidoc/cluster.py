@@ -7,11 +7,12 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, overload
+from typing import TYPE_CHECKING, TypedDict, TypeVar, overload
 
 from pytest_pidoc.engines.engine import Engine
-from pytest_pidoc.errors import FaultError, KernelPanic
-from pytest_pidoc.guest import exports, ssh
+from pytest_pidoc.errors import FaultError
+from pytest_pidoc.group.nodes import Nodes
+from pytest_pidoc.guest import exports
 from pytest_pidoc.guest.ssh import Login
 from pytest_pidoc.host import processes, records
 from pytest_pidoc.lan import conditions as lan_faults
@@ -32,7 +33,6 @@ from pytest_pidoc.vm.bringup import Bringup, Timings
 from pytest_pidoc.vm.vm import Vm
 
 if TYPE_CHECKING:
-    from fabric import GroupResult
     from typing_extensions import Unpack
 
 __all__ = ["Cluster", "ClusterArguments"]
@@ -81,13 +81,15 @@ def _with_arguments(function: _Function) -> _Function:
     return function
 
 
-class Cluster(Sequence[Node]):
+class Cluster(Nodes):
     """A sequence of running nodes; `up` starts a cluster, `attach` finds a running one, `down` ends it.
 
     ::
 
         with Cluster.up(nodes=3, model="pi3-virt", engine="local") as cluster:
             print(cluster[0].run("uname -a").stdout)
+
+    A node is found by its place or by its name: ``cluster[1]`` is ``cluster["pi-2"]``.
     """
 
     def __init__(self, started: Started, *, owned: bool = False) -> None:
@@ -212,35 +214,6 @@ class Cluster(Sequence[Node]):
             start=each[0].start,
         )
 
-    def run(self, command: str, **kwargs: Any) -> GroupResult:
-        """Run a shell command on all nodes in parallel; arguments and result are those of ``fabric.Group.run``.
-
-        Raises
-        ------
-        NodeDied, KernelPanic
-            A node ended before its command did, or its kernel panicked.
-        fabric.exceptions.GroupException
-            The command failed on a node; ``result`` has the result of each node.
-        """
-        from fabric import ThreadingGroup
-        from fabric.exceptions import GroupException
-
-        connections = {member.vm: member.vm.connection for member in self._started.members}
-        group, cause = ThreadingGroup.from_connections(connections.values()), None
-        try:
-            results = group.run(command, **kwargs)
-        except GroupException as error:
-            results, cause = error.result, error
-        for vm, connection in connections.items():
-            outcome = results.get(connection)
-            if isinstance(outcome, KernelPanic):
-                raise outcome from cause
-            if ssh.broke(outcome):  # with warn=True, too
-                vm.await_death(f"while it ran {shown(command)}", cause=cause)
-        if cause is not None:
-            raise cause
-        return results
-
     def partition(self, *groups: Sequence[Node | str]) -> Fault:
         """Split the LAN into groups: a node reaches only the nodes of its own group.
 
@@ -361,13 +334,18 @@ class Cluster(Sequence[Node]):
         self._started.found.close()
 
     @overload
-    def __getitem__(self, index: int) -> Node: ...
+    def __getitem__(self, index: int | str) -> Node: ...
 
     @overload
     def __getitem__(self, index: slice) -> Sequence[Node]: ...
 
-    def __getitem__(self, index: int | slice) -> Node | Sequence[Node]:
-        return self._started.nodes[index]
+    def __getitem__(self, index: int | str | slice) -> Node | Sequence[Node]:
+        if not isinstance(index, str):
+            return self._started.nodes[index]
+        for node in self:
+            if node.name == index:
+                return node
+        raise KeyError(f"{shown(index)} is no node of {self.name}, which has {', '.join(node.name for node in self)}")
 
     def __len__(self) -> int:
         return len(self._started.nodes)

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["SerialLog"]
+__all__ = ["SerialLog", "plain"]
 
 # What a kernel, or the image's own initrd, prints when it cannot continue.
 _PANIC = re.compile(
@@ -53,9 +53,7 @@ class SerialLog:
 
     def tail(self, lines: int = 20) -> str:
         """Return the last *lines* lines as plain text, without terminal control and empty lines."""
-        text = _CONTROL.sub("", self.read(start=max(0, self.size() - 400 * lines)).decode("utf-8", "replace"))
-        kept = [line.rstrip() for line in text.splitlines() if line.strip()]
-        return "\n".join(kept[-lines:])
+        return plain(self.read(start=max(0, self.size() - 400 * lines)).decode("utf-8", "replace"), lines)
 
     def panic(self, *, start: int = 0) -> str | None:
         """Return the line in which the guest gave up, looking from offset *start* on, or ``None``.
@@ -77,3 +75,9 @@ class SerialLog:
         text = self.read(start=start)
         found = pattern.search(text, max(0, text.rfind(_FIRST_WORDS)))
         return found[found.lastindex or 0].decode("utf-8", "replace") if found else None
+
+
+def plain(text: str, lines: int) -> str:
+    """Return the last *lines* lines of what a guest printed, without terminal control and empty lines."""
+    kept = [line.rstrip() for line in _CONTROL.sub("", text).splitlines() if line.strip()]
+    return "\n".join(kept[-lines:])

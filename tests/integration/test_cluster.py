@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
+from fabric.exceptions import GroupException
 from invoke.exceptions import UnexpectedExit
 from leftovers import leftovers
 from support import vm_of
@@ -32,7 +33,32 @@ def test_a_command_runs_on_all_nodes_at_once(cluster: Cluster) -> None:
     """``Cluster.run`` returns a result per node; each has its own host name."""
     results = cluster.run("hostname")
 
-    assert sorted(result.stdout.strip() for result in results.values()) == ["pi-1", "pi-2", "pi-3"]
+    assert [results[pi].stdout.strip() for pi in cluster] == ["pi-1", "pi-2", "pi-3"]
+    assert results["pi-2"] is results[cluster["pi-2"].connection]
+    assert {result.stdout for result in cluster.sudo("id -u").values()} == {"0\n"}
+
+
+def test_a_command_that_fails_on_some_nodes_names_them(cluster: Cluster) -> None:
+    """Fabric's error for groups, with what each of them said."""
+    with pytest.raises(GroupException) as caught:
+        cluster.run("test $(hostname) = pi-2 || systemctl start no-such.service")
+
+    assert "failed on 2 of 3 nodes: pi-1, pi-3." in str(caught.value)
+    assert "exit status 5\n" in str(caught.value) or "exit status 4\n" in str(caught.value)
+    assert "no-such.service" in str(caught.value).splitlines()[-1]
+    assert caught.value.result["pi-2"].ok
+
+
+def test_files_travel_to_and_from_all_nodes(cluster: Cluster, tmp_path: Path) -> None:
+    """One file to all, and one of each back to a path of its own."""
+    (tmp_path / "file").write_bytes(bytes(range(256)) * 400)
+
+    cluster.put(tmp_path / "file", "for-all")
+    cluster.run("hostname >> for-all")
+    cluster.get("for-all", tmp_path / "{name}.bin")
+
+    for pi in cluster:
+        assert (tmp_path / f"{pi.name}.bin").read_bytes() == bytes(range(256)) * 400 + f"{pi.name}\n".encode()
 
 
 def test_a_failed_command_is_fabrics_own_error(cluster: Cluster) -> None:
