@@ -104,6 +104,20 @@ def unix_server(path: Path, serve: Callable[[socket.socket], None]) -> Iterator[
 
 
 @contextlib.contextmanager
+def forbidden_socket(path: Path) -> Iterator[None]:
+    """Serve a unix socket that this user may not open; root is another user meanwhile."""
+    user = os.geteuid()
+    with unix_server(path, lambda connection: None):
+        path.chmod(0)
+        if user == 0:
+            os.seteuid(65534)
+        try:
+            yield
+        finally:
+            os.seteuid(user)
+
+
+@contextlib.contextmanager
 def tcp_server(serve: Callable[[socket.socket], None]) -> Iterator[tuple[str, int]]:
     """Serve a port of 127.0.0.1 that the OS chooses, and give its address."""
     server = socket.create_server(("127.0.0.1", 0))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_pidoc.engines.choose import INSTALL_DOCKER, INSTALL_QEMU
+from pytest_pidoc.engines.choose import INSTALL_QEMU
 from pytest_pidoc.engines.local import LocalEngine
 from pytest_pidoc.errors import ChecksumMismatch, EngineUnavailable, PidocError
 from pytest_pidoc.host import documents, records
@@ -151,9 +151,9 @@ def _local(settings: Settings) -> Check:
     try:
         version = LocalEngine().qemu_version("qemu-system-aarch64")
         if not shutil.which("qemu-img"):
-            raise EngineUnavailable("qemu-img is not installed.")
+            raise EngineUnavailable("qemu-img is not installed.", tip=INSTALL_QEMU)
     except EngineUnavailable as error:
-        return Check("engine local", False, error.what, INSTALL_QEMU)
+        return Check("engine local", False, error.what, error.tip)
     return Check("engine local", True, str(version))
 
 
@@ -164,7 +164,7 @@ def _docker(settings: Settings) -> Check:
         with contextlib.closing(daemon.connect()) as client:
             return Check("engine docker", True, f"Docker {client.version()['Version']}")
     except EngineUnavailable as error:
-        return Check("engine docker", False, error.what, INSTALL_DOCKER)
+        return Check("engine docker", False, error.what, error.tip)
 
 
 def _isolation(settings: Settings) -> Check:
@@ -200,7 +200,7 @@ def _speed(settings: Settings) -> Check:
     try:
         seconds = speed.probe(LocalEngine())
     except EngineUnavailable as error:
-        return Check("speed", False, error.what)
+        return Check("speed", False, error.what, error.tip)
     ratio = speed.PROBE_REFERENCE / seconds
     slow = "" if ratio > 0.25 else "expect slow boots, or use a faster host"
     return Check("speed", ratio > 0.25, f"{ratio:.2f} times the reference host's emulation", slow)

@@ -119,17 +119,17 @@ def _open(timeout: float) -> docker.DockerClient:
         if any(isinstance(cause, PermissionError) for cause in causes):
             raise EngineUnavailable(
                 f"Permission denied for the Docker daemon at {_address()}.",
-                tip="add your user to the group docker, use rootless Docker, or use --pidoc-engine=local",
+                tip="add your user to the group docker and log in again, or use rootless Docker",
             ) from error
         if any(isinstance(cause, (FileNotFoundError, ConnectionRefusedError)) for cause in causes):
             raise EngineUnavailable(
                 f"No Docker daemon listens at {_address()}.",
-                tip="start Docker, set DOCKER_HOST, or use --pidoc-engine=local",
+                tip="start Docker (apt-get install docker.io; systemctl start docker), or set DOCKER_HOST",
             ) from error
         raise EngineUnavailable(
             f"The server at {_address()} does not answer like a Docker daemon.",
             evidence=str(error),
-            tip="set DOCKER_HOST to a Docker daemon, or use --pidoc-engine=local",
+            tip="set DOCKER_HOST to a Docker daemon",
         ) from error
 
 
@@ -156,7 +156,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 def _silent(timeout: float) -> EngineUnavailable:
     return EngineUnavailable(
         f"The Docker daemon at {_address()} did not answer within {timeout:g} s.",
-        tip="restart the daemon if `docker version` does not answer either, or use --pidoc-engine=local",
+        tip="restart the daemon if `docker version` does not answer either",
     )
 
 

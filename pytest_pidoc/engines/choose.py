@@ -6,12 +6,11 @@ import shutil
 
 from pytest_pidoc.errors import EngineUnavailable
 
-__all__ = ["INSTALL_DOCKER", "INSTALL_QEMU", "choose"]
+__all__ = ["INSTALL_QEMU", "choose"]
 
 PROGRAMS = ("qemu-system-aarch64", "qemu-img")
 
 INSTALL_QEMU = "install QEMU (apt-get install qemu-system-arm qemu-utils)"
-INSTALL_DOCKER = "start Docker (apt-get install docker.io; systemctl start docker)"
 
 
 def choose(engine: str) -> str:
@@ -33,12 +32,14 @@ def choose(engine: str) -> str:
         daemon.connect().close()
     except EngineUnavailable as error:
         if engine == "docker":
+            error.tip = f"{error.tip}, or use --pidoc-engine=local"
             raise
         if not (missing := _missing()):
             return "local"
         raise EngineUnavailable(
             f"No engine can run nodes: {error.what.rstrip('.')}, and the engine local lacks {missing}.",
-            tip=f"{INSTALL_QEMU}, or {INSTALL_DOCKER}; run pidoc doctor for details",
+            evidence=error.evidence,
+            tip=f"{INSTALL_QEMU}; or {error.tip}; run pidoc doctor for details",
         ) from error
     return "docker"
 

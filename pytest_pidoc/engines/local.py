@@ -201,9 +201,16 @@ def _run(command: list[str], *, timeout: float, cwd: Path | None = None) -> str:
     except FileNotFoundError as error:
         raise _missing(command[0]) from error
     except subprocess.TimeoutExpired as error:
-        raise EngineUnavailable(f"{command[0]} did not finish within {timeout:g} s.") from error
+        raise EngineUnavailable(
+            f"{command[0]} did not finish within {timeout:g} s.",
+            tip=f"run {command[0]} --version to see whether it works",
+        ) from error
     except subprocess.CalledProcessError as error:
-        raise EngineUnavailable(f"{' '.join(command)} failed.", evidence=documents.tail(error.stdout)) from error
+        raise EngineUnavailable(
+            f"{' '.join(command)} failed.",
+            evidence=documents.tail(error.stdout),
+            tip=f"run {command[0]} --version to see whether it works",
+        ) from error
     return done.stdout
 
 

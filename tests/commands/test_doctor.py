@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
+from support import forbidden_socket
 
 from pytest_pidoc.commands import doctor
 from pytest_pidoc.commands.doctor import Check, examine
@@ -60,6 +61,29 @@ def test_docker_is_found_with_its_version() -> None:
 
     assert found["engine docker"].ok
     assert found["engine docker"].found.startswith("Docker ")
+
+
+def test_daemon_that_may_not_be_used(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The remedy is that of the error, here another one than to start Docker."""
+    short_path.chmod(0o755)
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{short_path / 'docker.sock'}")
+    with forbidden_socket(short_path / "docker.sock"):
+        found = doctor._docker(Settings())
+
+    assert not found.ok
+    assert found.found.startswith("Permission denied")
+    assert found.remedy.startswith("add your user to the group docker")
+
+
+def test_qemu_that_does_not_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A QEMU that is there and prints nothing is to be reinstalled."""
+    program = tmp_path / "bin" / "qemu-system-aarch64"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+
+    assert "reinstall" in doctor._local(Settings()).remedy
 
 
 @pytest.mark.usefixtures("nothing")

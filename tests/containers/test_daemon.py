@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from support import unix_server
+from support import forbidden_socket, unix_server
 
 from pytest_pidoc.containers.daemon import connect, daemon_errors
 from pytest_pidoc.errors import EngineUnavailable, ImageError
@@ -37,7 +36,7 @@ def test_no_daemon_is_said_at_once(address: Path) -> None:
     with pytest.raises(EngineUnavailable, match="No Docker daemon listens at") as caught:
         connect()
     assert str(address) in str(caught.value)
-    assert "--pidoc-engine=local" in caught.value.tip
+    assert "apt-get install docker.io" in caught.value.tip
 
 
 def test_a_daemon_that_ended_is_no_daemon(address: Path) -> None:
@@ -118,16 +117,11 @@ def test_a_host_that_is_no_address_is_refused(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_daemon_that_may_not_be_used(address: Path) -> None:
     """A socket that this user may not open: the tip names the group and rootless Docker."""
-    user = os.geteuid()
-    with unix_server(address, lambda connection: None):
-        address.chmod(0)
-        if user == 0:
-            os.seteuid(65534)
-        try:
-            with pytest.raises(EngineUnavailable, match="Permission denied for the Docker daemon at") as caught:
-                connect()
-        finally:
-            os.seteuid(user)
+    with (
+        forbidden_socket(address),
+        pytest.raises(EngineUnavailable, match="Permission denied for the Docker daemon at") as caught,
+    ):
+        connect()
     assert "rootless" in caught.value.tip
 
 

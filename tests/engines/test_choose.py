@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from support import unix_server
+from support import forbidden_socket, unix_server
 
 from pytest_pidoc.engines.choose import choose
 from pytest_pidoc.errors import EngineUnavailable
@@ -108,6 +108,25 @@ def test_auto_with_nothing_names_both_remedies() -> None:
     assert "qemu-system-aarch64" in caught.value.what
     assert "qemu-system-arm" in caught.value.tip
     assert "docker.io" in caught.value.tip
+
+
+@pytest.mark.usefixtures("programs")
+def test_daemon_that_may_not_be_used_keeps_its_tip(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who may not use the daemon that runs is told how to, and not how to start it."""
+    short_path.chmod(0o755)
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{short_path / 'docker.sock'}")
+    with forbidden_socket(short_path / "docker.sock"):
+        with pytest.raises(EngineUnavailable, match="Permission denied") as of_auto:
+            choose("auto")
+        with pytest.raises(EngineUnavailable, match="Permission denied") as of_docker:
+            choose("docker")
+
+    for caught in (of_auto, of_docker):
+        assert "add your user to the group docker" in caught.value.tip
+        assert "start docker" not in caught.value.tip
+    assert "install QEMU" in of_auto.value.tip
+    assert "--pidoc-engine" not in of_auto.value.tip  # neither would do
+    assert of_docker.value.tip.endswith("or use --pidoc-engine=local")
 
 
 @pytest.mark.usefixtures("qemu", "hanging_docker")
