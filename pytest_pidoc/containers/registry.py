@@ -17,9 +17,9 @@ from pytest_pidoc.containers.daemon import GUEST_LABEL, IMAGE_LABEL, daemon_erro
 from pytest_pidoc.containers.running import own_labels, remove
 from pytest_pidoc.errors import ChecksumMismatch, DownloadError, ImageError
 from pytest_pidoc.host.locks import locked
-from pytest_pidoc.images.fetch.source import REGISTRY_PREFIX
 from pytest_pidoc.images.store.cache import cache_errors
 from pytest_pidoc.images.store.image import MANIFEST, Image, Manifest
+from pytest_pidoc.settings.table import REGISTRY_PREFIX
 from pytest_pidoc.values.checks import shown
 
 if TYPE_CHECKING:

@@ -13,19 +13,20 @@ PROGRAMS = ("qemu-system-aarch64", "qemu-img")
 INSTALL_QEMU = "install QEMU (apt-get install qemu-system-arm qemu-utils)"
 
 
-def choose(engine: str) -> str:
+def choose(engine: str, *, host_access: bool = False) -> str:
     """Return ``docker`` or ``local`` for ``auto``, else *engine* itself if it is available on this host.
 
-    ``auto`` is Docker if its daemon answers within 2 s, else local if QEMU is installed.
+    ``auto`` is Docker if its daemon answers within 2 s, else local if QEMU is installed. With *host_access*, which only
+    the engine local can give, it is local.
 
     Raises
     ------
     EngineUnavailable
         The engine is not available; the tip says how to install it.
     """
-    if engine == "local":
-        _require_qemu()
-        return engine
+    if engine == "local" or host_access:
+        _require_qemu("use --pidoc-engine=docker" + " without host_access" * host_access)
+        return "local"
     from pytest_pidoc.containers import daemon
 
     try:
@@ -49,9 +50,9 @@ def _missing() -> str:
     return " and ".join(program for program in PROGRAMS if not shutil.which(program))
 
 
-def _require_qemu() -> None:
+def _require_qemu(otherwise: str) -> None:
     if missing := _missing():
         raise EngineUnavailable(
             f"The engine local requires QEMU, but {missing} cannot be found on PATH.",
-            tip=f"{INSTALL_QEMU}, or use --pidoc-engine=docker",
+            tip=f"{INSTALL_QEMU}, or {otherwise}",
         )

@@ -15,7 +15,7 @@ from pytest_pidoc.images.store.cache import Cache
 from pytest_pidoc.images.store.image import Image
 from pytest_pidoc.machines import KernelArchive, machine
 from pytest_pidoc.settings.spec import ClusterSpec
-from pytest_pidoc.settings.table import NO_FILE
+from pytest_pidoc.settings.table import NO_FILE, REGISTRY_PREFIX
 from pytest_pidoc.values.checks import shown
 from pytest_pidoc.values.progress import Progress
 
@@ -55,13 +55,13 @@ def _base(cache: Cache, spec: ClusterSpec) -> tuple[str, Callable[..., Image]]:
     """Return the content address of the image without other parts, and what builds it."""
     model = machine(spec.model)
     family = spec.image.partition(":")[0]
-    if family == "raspios" or (source.is_location(spec.image) and not spec.image.startswith(source.REGISTRY_PREFIX)):
+    if family == "raspios" or (source.is_location(spec.image) and not spec.image.startswith(REGISTRY_PREFIX)):
         disk = raspios.recipe(spec.image, spec.model)
         return raspios.key(cache, disk, model), partial(raspios.build, cache, disk, model)
     if family == "debian":
         release = debian.recipe(spec.image)
         return debian.key(release, model.architecture), partial(debian.build, cache, release, model.architecture)
-    if spec.image.startswith(source.REGISTRY_PREFIX):
+    if spec.image.startswith(REGISTRY_PREFIX):
         raise SettingsError(
             f"{shown(spec.image)} is a container image, which only the engine docker can run, not the engine local.",
             tip="start Docker and use --pidoc-engine=docker, or choose another image",

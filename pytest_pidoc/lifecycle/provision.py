@@ -13,13 +13,12 @@ from pytest_pidoc.engines import availability
 from pytest_pidoc.engines.choose import choose
 from pytest_pidoc.engines.engine import Engine
 from pytest_pidoc.engines.local import LocalEngine
-from pytest_pidoc.errors import SettingsError
 from pytest_pidoc.images import recipes
-from pytest_pidoc.images.fetch.source import REGISTRY_PREFIX
 from pytest_pidoc.images.store.cache import Cache
 from pytest_pidoc.images.store.image import Image
 from pytest_pidoc.machines import Machine, machine
 from pytest_pidoc.settings.spec import ClusterSpec, Settings
+from pytest_pidoc.settings.table import REGISTRY_PREFIX
 from pytest_pidoc.values.progress import Progress
 
 __all__ = ["Provision", "build_image", "provision"]
@@ -81,16 +80,13 @@ def provision(spec: ClusterSpec, settings: Settings, progress: Progress) -> Prov
     Raises
     ------
     SettingsError
-        A published image cannot be given other parts.
+        There is no such recipe, or it cannot be used with those parts.
     EngineUnavailable
         There is no engine that could be used, or its QEMU does not have the model.
     ImageError
         The image cannot be built, pulled or trusted.
     """
-    published = spec.image.startswith(REGISTRY_PREFIX)
-    if published:
-        _refuse_parts(spec)
-    engine = choose(spec.engine)
+    engine = choose(spec.engine, host_access=spec.host_access)
     if engine == "local":
         local = LocalEngine()
         availability.require(machine(spec.model), local)  # before an image is built in vain
@@ -100,7 +96,7 @@ def provision(spec: ClusterSpec, settings: Settings, progress: Progress) -> Prov
     from pytest_pidoc.containers import daemon
 
     with contextlib.closing(daemon.connect()) as client:
-        if published:
+        if spec.image.startswith(REGISTRY_PREFIX):
             reference, image = registry.pull(
                 client, spec.image, directory=settings.cache_dir / "published", progress=progress
             )
@@ -121,16 +117,6 @@ def build_image(spec: ClusterSpec, settings: Settings, progress: Progress, *, re
         It cannot be built or trusted.
     """
     return recipes.build(Cache(settings.cache_dir), spec, progress=progress, rebuild=rebuild)
-
-
-def _refuse_parts(spec: ClusterSpec) -> None:
-    """Refuse what cannot be done to a guest that is inside a container image."""
-    for name in ("kernel", "initrd", "dtb", "append"):
-        if getattr(spec, name):
-            raise SettingsError(
-                f"{name} cannot be given with the published image {spec.image}.",
-                tip="use an image that is built on this host, such as debian:bookworm",
-            )
 
 
 def _on_docker(image: Image, reference: str, model: Machine | None = None) -> Provision:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pytest_pidoc.errors import SettingsError
-from pytest_pidoc.settings.table import DEFAULT_MODEL, IMAGES_OWN, MARKER_SIGNATURE, MIB, NUMBER, OPTIONS, signature
+from pytest_pidoc.settings import conflicts
+from pytest_pidoc.settings.table import DEFAULT_MODEL, IMAGES_OWN, MARKER_SIGNATURE, NUMBER, OPTIONS, signature
 from pytest_pidoc.values.checks import shown
 from pytest_pidoc.values.options import choose
 
@@ -131,8 +132,8 @@ class Settings(ClusterSpec):
         Raises
         ------
         SettingsError
-            An argument is unknown or bad, and the tip prints what *where* takes; or the model cannot have that much
-            or that little memory.
+            An argument is unknown or bad, and the tip prints what *where* takes; or the engine, the model or the image
+            would ignore it.
         """
         tip = MARKER_SIGNATURE if where == THE_MARKER else signature(where)
         names = [each.name for each in fields(ClusterSpec)]
@@ -146,29 +147,5 @@ class Settings(ClusterSpec):
                     values[name] = rows[name].read(value, f"{name} of {where}")
                 except SettingsError as error:
                     raise SettingsError(error.what, tip=tip) from None
-        spec = ClusterSpec(**values)
-        _check_memory(spec)
-        _check_host_names(spec)
-        return spec
-
-
-def _check_host_names(spec: ClusterSpec) -> None:
-    """Refuse one host name for several nodes, unless it is the image's own, which they all have."""
-    if spec.nodes > 1 and spec.hostname != IMAGES_OWN and NUMBER not in spec.hostname:
-        raise SettingsError(
-            f"hostname: {spec.nodes} nodes cannot all be called {shown(spec.hostname)}.",
-            tip=f'write {NUMBER} where each node\'s number should be: hostname="{spec.hostname}-{NUMBER}"',
-        )
-
-
-def _check_memory(spec: ClusterSpec) -> None:
-    """Refuse another size of RAM than the board's own: QEMU would, after an image was built for it."""
-    from pytest_pidoc.machines import MODELS
-
-    model = MODELS[spec.model]
-    if model.fixed_memory and spec.memory not in (None, model.memory):
-        raise SettingsError(
-            f"memory: {spec.memory // MIB}M is not supported by {spec.model}, which has {model.memory // MIB}M like the"
-            " board.",
-            tip="leave memory out, or choose a -virt model",
-        )
+        conflicts.refuse(values, [name for name, value in (marker or {}).items() if value is not None])
+        return ClusterSpec(**values)

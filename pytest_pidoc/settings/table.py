@@ -18,10 +18,12 @@ __all__ = [
     "NO_FILE",
     "NUMBER",
     "OPTIONS",
+    "REGISTRY_PREFIX",
     "signature",
 ]
 
 DEFAULT_MODEL = "pi3-virt"
+REGISTRY_PREFIX = "docker://"  # what the name of an image in a registry begins with, in the place of a URL's scheme
 NO_FILE = "none"  # for a part of an image that is to be left out
 MOST_NODES = 250
 NUMBER, IMAGES_OWN = "{n}", "{image}"  # in a host name

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 from pytest_pidoc.host import processes
 from pytest_pidoc.lifecycle import artifacts, facts
 from pytest_pidoc.node import UP
+from pytest_pidoc.qemu.refusals import refusals
 from pytest_pidoc.testrun import leases
+from pytest_pidoc.values.files import QEMU_LOG
 
 if TYPE_CHECKING:
     from pytest_pidoc.cluster import Cluster
@@ -71,6 +73,8 @@ def keep_of_test(test: str, when: str, clusters: Sequence[Cluster], base: Path) 
                 last = f"{program.stdout}{program.stderr}".rstrip().splitlines()[-PROGRAM_LINES:]
                 text = "\n".join([f"$ {program.command}", *last])
                 sections.append((f"{node.name} started program ({state}), last lines", text))
+            if refused := refusals(node.directory / QEMU_LOG):
+                sections.append((f"connections to the host that {node.name} was refused", _described(refused)))
             tail = node.serial_log.tail(SERIAL_LINES) or "(nothing)"
             sections.append((f"{node.name} serial log, last lines", f"{tail}\n\n{place}"))
     return sections
@@ -92,6 +96,12 @@ def properties_of_test(test: str, base: Path) -> list[tuple[str, str]]:
     """
     kept = artifacts.Folder.read(base / artifacts.folder_name(test))
     return [(PROPERTY, str(kept.path))] if kept is not None and kept.run == processes.own() else []
+
+
+def _described(refused: Sequence[str]) -> str:
+    """Return where a guest was not let, and how it is let there."""
+    remedy = "use host_access=True (engine local) if the test needs them; the guest sees 127.0.0.1 as 10.0.2.2"
+    return "\n".join([*refused, f"Try: {remedy}"])
 
 
 def keep_after_crash(error: object, clusters: Iterable[Path], base: Path) -> None:

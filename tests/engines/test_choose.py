@@ -70,6 +70,24 @@ def test_auto_is_docker_where_its_daemon_answers(monkeypatch: pytest.MonkeyPatch
     assert choose("auto") == "docker"
 
 
+@pytest.mark.docker
+@pytest.mark.usefixtures("qemu")
+def test_auto_is_local_for_access_to_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not Docker, also where its daemon answers."""
+    monkeypatch.delenv("DOCKER_HOST")
+
+    assert choose("auto", host_access=True) == "local"
+
+
+@pytest.mark.usefixtures("programs")
+def test_access_to_the_host_without_qemu() -> None:
+    """The engine docker is no way out, unless without it."""
+    with pytest.raises(EngineUnavailable, match="The engine local requires QEMU") as caught:
+        choose("auto", host_access=True)
+
+    assert caught.value.tip.endswith("or use --pidoc-engine=docker without host_access")
+
+
 @pytest.mark.usefixtures("programs")
 def test_local_without_qemu() -> None:
     """The error names what is missing, how to get it, and the other engine."""

@@ -18,7 +18,6 @@ from pytest_pidoc.images.derived import derive
 from pytest_pidoc.images.fetch.source import FileSource, Member
 from pytest_pidoc.images.stock import recipe as raspios
 from pytest_pidoc.images.store.cache import Cache
-from pytest_pidoc.lifecycle.provision import provision
 from pytest_pidoc.machines import MODELS
 from pytest_pidoc.values.progress import Progress
 from tests.images.store.test_cache import KEY, make
@@ -303,11 +302,8 @@ def test_a_bad_part_is_named(cache, built):
 @pytest.mark.parametrize("role", [*derived.ROLES, "append"])
 def test_a_published_image_takes_no_other_parts(role):
     """It is inside of a container image: that is said before anybody asks for the daemon."""
-    settings = Settings()
-    spec = settings.spec({"image": "docker://example.org/pidoc:1", role: "/a/file", "engine": "docker"})
-
     with pytest.raises(SettingsError, match=f"{role} cannot be given with the published image"):
-        provision(spec, settings, Progress())
+        Settings().spec({"image": "docker://example.org/pidoc:1", role: "/a/file", "engine": "docker"})
 
 
 def test_roles_are_settings():

@@ -10,6 +10,7 @@ import shutil
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -222,7 +223,7 @@ def test_outside_is_reached_unless_it_is_not_to_be(settings: Settings, internet:
     """What stands for it is this machine, which a guest that may sees as 10.0.2.2. SSH works either way."""
     with (
         socket.create_server(("127.0.0.1", 0)) as server,
-        Cluster.up(nodes=1, engine="local", internet=internet, host_access=True, settings=settings) as cluster,
+        Cluster.up(nodes=1, engine="local", internet=internet, settings=replace(settings, host_access=True)) as cluster,
     ):
         connect = f"timeout 5 bash -c '</dev/tcp/10.0.2.2/{server.getsockname()[1]}'"
         assert cluster[0].run(connect, warn=True).ok is internet

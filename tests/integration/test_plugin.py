@@ -75,6 +75,7 @@ def test_a_failed_test_shows_the_serial_log(run, pytester: pytest.Pytester) -> N
         @pytest.mark.pidoc(nodes=2)
         def test_fails(pi_cluster):
             pi_cluster[1].sudo("sh -c 'echo the last words > /dev/console'")
+            pi_cluster[1].run("timeout 5 bash -c '</dev/tcp/10.0.2.2/9'", warn=True)
             with pi_cluster.partition([pi_cluster[0]]):
                 assert False
         """,
@@ -84,6 +85,9 @@ def test_a_failed_test_shows_the_serial_log(run, pytester: pytest.Pytester) -> N
     result.assert_outcomes(failed=1)
     result.stdout.re_match_lines([r".*faults of c-", r"\d\d:\d\d:\d\d\.\d{3} partition pi-1 \| pi-2, undone after \d"])
     result.stdout.fnmatch_lines(["*pi-1 serial log, last lines*", "*pi-2 serial log, last lines*", "*the last words*"])
+    result.stdout.fnmatch_lines(
+        ["*connections to the host that pi-2 was refused*", "127.0.0.1 port 9", "Try: use host_access=True*"]
+    )
     (folder,) = (pytester.path / "evidence").glob("test_a_failed_test_shows_the_serial_log.py-test_fails-*")
     assert "the last words" in Path(folder, "pi-2", "serial.log").read_text(errors="replace")
     assert Path(folder, "pi-2", "qemu.command").read_text().startswith("qemu-system-aarch64 ")

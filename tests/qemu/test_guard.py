@@ -17,6 +17,7 @@ from support import eventually
 
 from pytest_pidoc.host import processes
 from pytest_pidoc.qemu import guard
+from pytest_pidoc.qemu.refusals import refusals
 
 MISSING = guard.why_open()
 kernel = pytest.mark.skipif(MISSING is not None, reason=f"no host isolation here: {MISSING}")
@@ -103,8 +104,8 @@ def test_an_address_is_read_as_the_kernel_reads_it() -> None:
 
 
 @kernel
-def test_the_kernel_refuses_connections() -> None:
-    """By every name that the loopback interface has; the log says what was refused, once."""
+def test_the_kernel_refuses_connections(tmp_path: Path) -> None:
+    """By every name that the loopback interface has; the log says what was refused, once, and is read again."""
     with socket.create_server(("", 0)) as server:
         port = server.getsockname()[1]
         hosts = ["127.0.0.1", "127.0.0.2", "0.0.0.0", "::ffff:127.0.0.1", "169.254.169.254", "127.0.0.1"]
@@ -115,6 +116,11 @@ def test_the_kernel_refuses_connections() -> None:
         done.stderr.count(f"refused a connection of the guest to 127.0.0.1 port {port}; host_access=True allows it\n")
         == 1
     )
+    log = tmp_path / "qemu.log"
+    log.write_text(f"qemu: something else\n{done.stderr}")
+    assert refusals(log)[0] == f"127.0.0.1 port {port}"
+    assert len(refusals(log)) == len(done.stderr.splitlines())
+    assert refusals(tmp_path / "none.log") == []
 
 
 @kernel

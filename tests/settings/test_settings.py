@@ -344,6 +344,36 @@ def test_boards_own_memory_may_be_named() -> None:
     assert load().spec({"model": "pi3-virt", "memory": "768M"}).memory == 768 * MIB
 
 
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        ({"engine": "docker", "host_access": True}, "host_access is not supported by the engine docker"),
+        ({"image": "docker://example.org/pi:1", "host_access": True}, "host_access cannot be given with the published"),
+        ({"image": "docker://example.org/pi:1", "append": "quiet"}, "append cannot be given with the published image"),
+        ({"internet": False, "host_access": True}, "host_access=True has no effect with internet=False"),
+        ({"model": "pi1-versatile", "announce_board": True}, "announce_board is not supported by pi1-versatile"),
+        ({"model": "pi1-versatile", "nodes": 2, "lan": True}, "lan=True is not supported by pi1-versatile"),
+    ],
+)
+def test_argument_that_would_be_ignored_is_refused(arguments: dict[str, object], what: str) -> None:
+    """A test that asks for something gets it, or hears at once that it cannot."""
+    with pytest.raises(SettingsError, match=f"^{what}") as caught:
+        load().spec(arguments)
+
+    assert caught.value.tip
+
+
+def test_setting_of_a_run_is_for_those_that_can() -> None:
+    """What a run asks of all its nodes is not refused for a model without it, but the engine docker for host access."""
+    run = load(options={"announce_board": True, "lan": True, "host_access": True})
+
+    assert run.spec({"model": "pi1-versatile", "nodes": 2}).announce_board
+    assert run.spec({"internet": False}).host_access
+    with pytest.raises(SettingsError, match="host_access is not supported by the engine docker"):
+        run.spec({"engine": "docker"})
+    assert load().spec({"model": "pi1-versatile", "lan": True}).nodes == 1
+
+
 def test_equal_specs_are_one_key() -> None:
     """Two markers that mean the same share a cluster, however they are spelt."""
     first, second = load().spec({"memory": "1G", "nodes": "2"}), load().spec({"memory": 1024 * MIB, "nodes": 2})

@@ -20,10 +20,7 @@ from pytest_pidoc.images.store.cache import Cache, image_file
 from pytest_pidoc.values.checks import shown as quoted
 from pytest_pidoc.values.progress import Progress
 
-__all__ = ["REGISTRY_PREFIX", "FileSource", "Member", "is_location", "parse"]
-
-#: What the name of an image in a registry begins with, in the place of a URL's scheme.
-REGISTRY_PREFIX = "docker://"
+__all__ = ["FileSource", "Member", "is_location", "parse"]
 
 _FORM = "write URL#sha256=<64 hex digits>"
 _MARK = "#sha256="
