@@ -300,8 +300,12 @@ class Cluster(Nodes):
         return exports.ssh_config(self._logins())
 
     def inventory(self) -> str:
-        """Return an Ansible inventory in YAML; its group ``pidoc`` contains all nodes."""
-        return exports.inventory(self._logins())
+        """Return an Ansible inventory in YAML; its group ``pidoc`` contains all nodes.
+
+        Each node has the variable ``lan_address``, if the cluster has a LAN. The fact ``ansible_default_ipv4`` is not
+        that: it is the address through which Ansible reaches the node, and 10.0.2.15 on each of them.
+        """
+        return exports.inventory(self._logins(), {node.name: node.lan_address for node in self})
 
     def _logins(self) -> dict[str, Login]:
         return {member.vm.name: member.vm.login for member in self._started.members}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from pytest_pidoc.guest.ssh import Login, quoted, unexpanded
 
@@ -26,8 +27,16 @@ def ssh_config(logins: Mapping[str, Login]) -> str:
     )
 
 
-def inventory(logins: Mapping[str, Login]) -> str:
-    """Return an Ansible inventory in YAML: the nodes are the group ``pidoc``, with those names."""
+def inventory(logins: Mapping[str, Login], lan_addresses: Mapping[str, str | None] = MappingProxyType({})) -> str:
+    """Return an Ansible inventory in YAML: the nodes are the group ``pidoc``, with those names.
+
+    Parameters
+    ----------
+    logins
+        How to log in to each node, by its name.
+    lan_addresses
+        Addresses in the LAN by the nodes' names: the variable ``lan_address`` of those that have one.
+    """
     lines = ["pidoc:", "  hosts:"]
     for name, login in logins.items():
         variables: Mapping[str, object] = {
@@ -39,6 +48,7 @@ def inventory(logins: Mapping[str, Login]) -> str:
                 f"-F none -o IdentitiesOnly=yes -o {shlex.quote(f'UserKnownHostsFile={quoted(login.known_hosts)}')}"
             ),
             "ansible_python_interpreter": "/usr/bin/python3",
+            **({"lan_address": address} if (address := lan_addresses.get(name)) else {}),
         }
         lines.append(f"    {name}:")
         lines += [f"      {key}: {json.dumps(value)}" for key, value in variables.items()]  # JSON is YAML

@@ -39,7 +39,7 @@ def test_openssh_reads_the_configuration(tmp_path: Path, name: str) -> None:
 
 def test_inventory_has_every_node_in_one_group() -> None:
     """The file is YAML whose values are JSON: a group with a host per node, and variables of each."""
-    head, group, *lines = exports.inventory(LOGINS).splitlines()
+    head, group, *lines = exports.inventory(LOGINS, {"pi-1": "192.168.77.1", "pi-2": None}).splitlines()
     found: dict[str, dict[str, object]] = {}
     variables: dict[str, object] = {}
     for line in lines:
@@ -57,4 +57,6 @@ def test_inventory_has_every_node_in_one_group() -> None:
     ]
     assert found["pi-1"]["ansible_ssh_private_key_file"] == "/a key/id"
     assert found["pi-2"]["ansible_ssh_private_key_file"] == "/50%%/id"  # OpenSSH expands it
+    assert found["pi-1"]["lan_address"] == "192.168.77.1"
+    assert "lan_address" not in found["pi-2"]  # it is in no LAN
     assert "UserKnownHostsFile" in str(found["pi-2"]["ansible_ssh_common_args"])

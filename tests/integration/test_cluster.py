@@ -191,6 +191,7 @@ def test_the_inventory_is_ansibles(cluster: Cluster) -> None:
     for pi in cluster:
         assert f"    {pi.name}:\n" in inventory
         assert f"ansible_port: {pi.port}\n" in inventory
+        assert f'lan_address: "{pi.lan_address}"\n' in inventory
     assert json.dumps(str(cluster[0].private_key)) in inventory
 
 
