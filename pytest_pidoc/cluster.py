@@ -280,6 +280,29 @@ class Cluster(Nodes):
             self._lan(), self.faults, delay=delay, jitter=jitter, loss=loss, rate=rate, between=sides
         )
 
+    def trust(self) -> None:
+        """Let the nodes log in to each other over SSH, as MPI and Ansible do: ``pi.run("ssh pi-2 hostname")``.
+
+        The user of each node gets a key that all nodes accept, and the host keys of all nodes, under their names and
+        addresses in the LAN. Nobody is asked for anything. Root gets no key: ``ssh pi-2 sudo id`` is root there. The
+        key is one of this cluster alone, and not the one with which tests log in.
+
+        Another call changes nothing, unless a node was `reset` meanwhile, which takes all of this from it.
+
+        Raises
+        ------
+        FaultError
+            The cluster has no LAN, or its switch has ended.
+        PidocError
+            The user of a node has another key in ``~/.ssh/id_ed25519``, or the disk is full.
+        NodeDied, KernelPanic
+            A node is off, has died, or its kernel panicked.
+        """
+        from pytest_pidoc.group import trust
+
+        self._lan()
+        trust.establish(self, {member.vm.name: member.vm.host_keys for member in self._started.members}, self.directory)
+
     def _lan(self) -> Lan:
         if self._started.lan is None:
             raise FaultError(

@@ -23,6 +23,11 @@ def test_a_file_comes_from_each_node(pi_cluster, tmp_path):
     assert (tmp_path / "pi-3.txt").read_text() == "pi-3\n"
 
 
+def test_nodes_log_in_to_each_other(pi_cluster):
+    pi_cluster.trust()
+    assert pi_cluster[0].run("ssh pi-2 hostname").stdout.strip() == "pi-2"
+
+
 def test_a_node_by_its_place_or_name(pi_cluster):
     assert len(pi_cluster) == 3
     assert pi_cluster[2].name == "pi-3"

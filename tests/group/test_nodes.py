@@ -2,52 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import io
 import signal
 import threading
 from typing import TYPE_CHECKING
 
-import paramiko
 import pytest
 from fabric.exceptions import GroupException
 from invoke.exceptions import UnexpectedExit
-from support import SshServer, StandInEngine, eventually, make_image, make_launch, node_of, vm_of
+from support import eventually, vm_of
 
 from pytest_pidoc.cluster import Cluster
-from pytest_pidoc.engines.engine import Endpoint
 from pytest_pidoc.errors import NodeDied, SettingsError
 from pytest_pidoc.group.results import NodesFailed
-from pytest_pidoc.lifecycle.attempt import Member, Started
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 NAMES = ("pi-1", "pi-2", "pi-3")
-
-
-@pytest.fixture
-def homes(tmp_path: Path) -> list[Path]:
-    return [tmp_path / "homes" / name for name in NAMES]
-
-
-@pytest.fixture
-def cluster(tmp_path: Path, short_path: Path, homes: list[Path]) -> Iterator[Cluster]:
-    """Give three nodes, each of which knows its name: ``cat name``."""
-    image, members = make_image(tmp_path / "image"), []
-    key = paramiko.ECDSAKey.from_private_key_file(str(image.file("private_key")))
-    with contextlib.ExitStack() as closing:
-        for name, home in zip(NAMES, homes, strict=True):
-            server = closing.enter_context(contextlib.closing(SshServer(home, client_key=key)))
-            (home / "name").write_text(name)
-            launch = dataclasses.replace(make_launch(short_path / name, image), name=name)
-            endpoint = Endpoint("local", "127.0.0.1", server.port, launch.directory, "1:2:3")
-            node = node_of(launch, StandInEngine(), endpoint, host_keys=[server.public_key])
-            closing.enter_context(contextlib.closing(node))
-            members.append(Member(node, vm_of(node)))
-        yield Cluster(Started(short_path, None, None, tuple(members)))  # type: ignore[arg-type]
 
 
 def test_result_is_found_by_node_name_and_connection(cluster: Cluster) -> None:

@@ -195,6 +195,28 @@ def test_the_inventory_is_ansibles(cluster: Cluster) -> None:
     assert json.dumps(str(cluster[0].private_key)) in inventory
 
 
+def test_nodes_log_in_to_each_other(cluster: Cluster) -> None:
+    """By name and by address, each to all and itself, without a question; a node that was reset is trusted again."""
+    everywhere = " ".join(f"{pi.name} {pi.lan_address}" for pi in cluster)
+    assert cluster[0].run("ssh pi-2 hostname", warn=True).exited == 255
+
+    cluster.trust()
+
+    assert cluster[0].run("ssh pi-2 hostname").stdout == "pi-2\n"
+    said = cluster.run(f"for to in {everywhere} localhost; do ssh $to hostname; done")
+    for pi in cluster:
+        assert said[pi].stdout.split() == ["pi-1", "pi-1", "pi-2", "pi-2", "pi-3", "pi-3", pi.name]
+        assert said[pi].stderr == ""
+    assert cluster[2].run("ssh pi-1 sudo id -u").stdout == "0\n"
+    key = cluster[0].private_key.read_text()
+    assert key not in cluster[0].run("cat ~/.ssh/*").stdout
+
+    cluster[1].reset()
+    assert "Permission denied" in cluster[0].run("ssh pi-2 hostname", warn=True).stderr
+    cluster.trust()
+    assert cluster[0].run("ssh pi-2 ssh pi-3 hostname").stdout == "pi-3\n"
+
+
 def test_timings_are_in_order(cluster: Cluster) -> None:
     """A node is launched, then answers, then runs a command."""
     for pi in cluster:
