@@ -18,5 +18,5 @@ def test_a_server_that_takes_its_time(web):
 
 
 def test_a_file_that_comes_later(pi):
-    pi.run("(sleep 1; echo done > result.txt) > /dev/null 2>&1 &")
+    pi.start("sleep 1; echo done > result.txt")
     assert pi.wait_until_succeeds("grep done result.txt", timeout=30).stdout == "done\n"

@@ -37,6 +37,8 @@ done
 echo the guest has no control groups
 exit 1
 """
+#: Debian's bash reads .bashrc if the SSH server seems to have called it, even for a command, and did so as login shell.
+_NOT_AGAIN = "export SHLVL=1; "
 _STOP = """
 for group in /sys/fs/cgroup/{group} /sys/fs/cgroup/*/{group}; do
     [ -d $group ] || continue
@@ -230,7 +232,7 @@ def start(vm: Vm, command: str, *, sudo: bool) -> Program:
     with vm.naming_death(f"before it ran {shown(command)}"):
         execution = Execution(
             vm.connection,
-            f'exec "${{SHELL:-sh}}" -c {shlex.quote(command)} </dev/null',
+            f'{_NOT_AGAIN}exec "${{SHELL:-sh}}" -c {shlex.quote(command)} </dev/null',
             prepare=f"{'' if sudo else 'sudo -n '}sh -c {join} sh $$ || exit",
             root=sudo,
         )
