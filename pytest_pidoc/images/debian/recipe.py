@@ -279,7 +279,9 @@ class _Build:
         script, secret = stat.S_IFREG | 0o755, stat.S_IFREG | 0o600
         here = Path(second_stage.INIT).parent.relative_to("/")
         yield archives.Entry(f"{here}/second-stage", (GUEST / "build" / "second-stage").read_bytes(), script)
-        yield archives.Entry(f"{here}/setup", (GUEST / self.variant.folder / "setup").read_bytes())
+        for name in ("setup", "left-out"):
+            if (path := GUEST / self.variant.folder / name).exists():
+                yield archives.Entry(f"{here}/{name}", path.read_bytes())
         yield archives.Entry(f"{here}/authorized_keys", (self.directory / "id_ed25519.pub").read_bytes())
         for name, mode in (
             ("ssh_host_ed25519_key", secret),

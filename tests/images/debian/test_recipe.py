@@ -42,7 +42,9 @@ def test_the_content_address_is_stable_and_differs_between_variants():
     assert debian.key(tuned, "arm64") != debian.key(plain, "arm64")
 
 
-@pytest.mark.parametrize("file", ["initrd/init", "tuned/setup", "tuned/root/etc/ssh/sshd_config.d/pidoc.conf"])
+@pytest.mark.parametrize(
+    "file", ["initrd/init", "tuned/setup", "tuned/left-out", "tuned/root/etc/ssh/sshd_config.d/pidoc.conf"]
+)
 def test_a_changed_guest_file_gives_a_new_image(tmp_path, monkeypatch, file):
     """One changed byte in a packaged guest file changes the key."""
     guest = shutil.copytree(debian.GUEST, tmp_path / "guest")

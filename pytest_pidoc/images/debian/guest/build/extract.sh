@@ -50,8 +50,8 @@ done
 rm -f "$out/version" "$out/control.tar" "$out/preinst" "$out/data.tar"
 
 options="--root=$root --log=$root/var/log/dpkg.log --force-depends --force-unsafe-io --no-triggers"
-if [ -e "$root/etc/dpkg/dpkg.cfg.d/pidoc" ]; then
-    options="$options $(sed -n 's/^path-/--path-/p' "$root/etc/dpkg/dpkg.cfg.d/pidoc" | tr '\n' ' ')"
+if [ -e "$here/left-out" ]; then
+    options="$options $(sed -n 's/^path-/--path-/p' "$here/left-out" | tr '\n' ' ')"
 fi
 set -f
 # shellcheck disable=SC2086
