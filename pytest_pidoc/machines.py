@@ -93,6 +93,9 @@ class Machine:
     board, compatible
         ``model`` and ``compatible`` in the real board's device tree, for models for which QEMU uses other values:
         ``announce_board`` puts them into the node's device tree.
+    revision
+        The board's revision code, which the Pi's firmware puts into the device tree: of a board the one that QEMU's
+        firmware tells, otherwise that of ``board``.
     """
 
     name: str
@@ -129,6 +132,7 @@ class Machine:
     least_qemu: tuple[int, int] = (7, 2)
     board: str = ""
     compatible: tuple[str, ...] = ()
+    revision: int = 0
 
     @property
     def has_display(self) -> bool:
@@ -211,6 +215,7 @@ MODELS: dict[str, Machine] = {
             has_counter=True,
             board="Raspberry Pi 3 Model B Rev 1.2",
             compatible=("raspberrypi,3-model-b", "brcm,bcm2837"),
+            revision=0xA02082,
         ),
         Machine(
             name="pi2-virt",
@@ -224,6 +229,7 @@ MODELS: dict[str, Machine] = {
             cold_boot=16.0,
             board="Raspberry Pi 2 Model B Rev 1.1",
             compatible=("raspberrypi,2-model-b", "brcm,bcm2836"),
+            revision=0xA01041,
         ),
         Machine(
             name="pi4-virt",
@@ -239,18 +245,21 @@ MODELS: dict[str, Machine] = {
             has_counter=True,
             board="Raspberry Pi 4 Model B Rev 1.4",
             compatible=("raspberrypi,4-model-b", "brcm,bcm2711"),
+            revision=0xB03114,
         ),
         _BCM2835(
             name="pi0",
             summary="the board: like pi1, with the device tree of a Pi Zero",
             machine="raspi0",
             tree="dtb/bcm2835-rpi-zero",
+            revision=0x920092,
         ),
         _BCM2835(
             name="pi1",
             summary="the board: BCM2835, one ARMv6 core, SD card, USB network",
             machine="raspi1ap",
             tree="dtb/bcm2835-rpi-a-plus",
+            revision=0x900021,
         ),
         _Board(
             name="pi2",
@@ -265,6 +274,7 @@ MODELS: dict[str, Machine] = {
             serial_ports=("console", "agent"),
             agent="/dev/ttyS0",
             tree="dtb/bcm2836-rpi-2-b",
+            revision=0xA21041,
             sd_gpio=0x3F200000,
         ),
         _Board(
@@ -281,6 +291,7 @@ MODELS: dict[str, Machine] = {
             serial_ports=("agent", "console"),
             agent="/dev/ttyAMA0",
             tree="dtb/bcm2837-rpi-3-b",
+            revision=0xA02082,
             sd_gpio=0x3F200000,
         ),
         _Board(
@@ -300,6 +311,7 @@ MODELS: dict[str, Machine] = {
             serial_ports=("agent", "console"),
             agent="/dev/ttyAMA0",
             tree="dtb/bcm2711-rpi-4-b",
+            revision=0xB03115,
             mailbox=0xFE00B880,
             least_qemu=(9, 0),
         ),

@@ -38,6 +38,21 @@ def test_row_is_possible(row: Machine) -> None:
 
 
 @every_model
+def test_revision_code_is_the_boards(row: Machine) -> None:
+    """It has Raspberry Pi's new style, and names the model and the processor; a board's memory, too."""
+    if not (row.tree or row.board):
+        assert row.revision == 0
+        return
+    model, processor = {"0": (0x9, 0), "1": (0x2, 0), "2": (0x4, 1), "3": (0x8, 2), "4": (0x11, 3)}[row.name[2]]
+
+    assert row.revision >> 23 == 1
+    assert row.revision >> 4 & 0xFF == model
+    assert row.revision >> 12 & 0xF == processor
+    if row.tree:
+        assert 256 * MIB << (row.revision >> 20 & 0x7) == row.memory
+
+
+@every_model
 def test_console_and_agent_are_connected_once(row: Machine) -> None:
     """Each has one port: on the boards both are UARTs, elsewhere the agent's is virtio-serial's."""
     assert row.serial_ports.count("console") == 1

@@ -54,7 +54,7 @@ def tree(launch: Launch, qemu: Qemu) -> bytes | None:
     """
     machine, files = launch.machine, launch.image.manifest.files
     if launch.announce_board:
-        given = edited(launch.image.file("dtb"), machine.machine) if "dtb" in files else None
+        given = edited(launch.image.file("dtb"), machine) if "dtb" in files else None
         return announcing(machine, given or _qemus_own(launch, qemu))
     role = "dtb" if "dtb" in files else machine.tree  # the former was given by the user
     if not role:
@@ -65,12 +65,12 @@ def tree(launch: Launch, qemu: Qemu) -> bytes | None:
             f"The image {launch.image} has no device tree {machine.tree} for {machine.name}; it has {known}.",
             tip="set one with --pidoc-dtb=PATH",
         )
-    return edited(launch.image.file(role), machine.machine)
+    return edited(launch.image.file(role), machine)
 
 
 @functools.cache
-def edited(path: Path, board: str) -> bytes:
-    """Return the tree in the file *path* with the edits that QEMU's machine *board* needs.
+def edited(path: Path, machine: Machine) -> bytes:
+    """Return the tree in the file *path* with the edits that QEMU's *machine* needs, and what the Pi's firmware adds.
 
     Raises
     ------
@@ -79,8 +79,10 @@ def edited(path: Path, board: str) -> bytes:
     """
     try:
         blob = _parsed(path.read_bytes())
-        for change in _EDITS.get(board, ()):
+        for change in _EDITS.get(machine.machine, ()):
             change(blob)
+        if machine.tree:
+            _add_what_firmware_adds(blob, machine)
         return bytes(blob.to_dtb(version=17))
     except Exception as error:  # the library has no exception of its own: a damaged tree raises any kind
         raise ImageError(f"Cannot read {path} as a device tree: {shown(error)}.") from error
@@ -91,25 +93,37 @@ def announcing(machine: Machine, own: bytes) -> bytes:
 
     What it calls itself stays the last of the compatible strings. From the others a 32-bit kernel takes the name of
     the hardware (``BCM2835`` in ``/proc/cpuinfo``) and nothing else: it starts CPUs by PSCI if the tree has it.
-
-    QEMU (since 7.2) fills the seed with random bytes at every reset, here as in its own tree. Without it a guest waits
-    for its random numbers, most of a second on a ``pi3-virt``.
     """
-    import fdt
-
     try:
         blob = _parsed(own)
         before = blob.get_property("compatible", "/") if blob.exist_property("compatible", "/") else ()
         blob.set_property("model", machine.board, "/")
         blob.set_property("compatible", [*machine.compatible, *before], "/")
-        if not blob.exist_property("rng-seed", "/chosen"):
-            blob.add_item(fdt.PropBytes("rng-seed", *bytes(32)), "/chosen")
+        _add_what_firmware_adds(blob, machine)
         return bytes(blob.to_dtb(version=17))
     except Exception as error:  # any kind, as in edited()
         raise ImageError(
             f"Cannot announce the board {machine.board} in the device tree: {shown(error)}.",
             tip="leave announce_board out, or set dtb=PATH to another tree",
         ) from error
+
+
+def _add_what_firmware_adds(blob: fdt.FDT, machine: Machine) -> None:
+    """Add the board's revision code, from which libraries know its pins, and a seed for random numbers.
+
+    QEMU (since 7.2) fills the seed with random bytes at every reset, here as in its own tree. Without it a guest waits
+    for its random numbers: most of a second on a ``pi3-virt``, 4 s on a ``pi3``.
+    """
+    import fdt
+
+    for path, item in (
+        ("system", fdt.PropWords("linux,revision", machine.revision)),
+        ("chosen", fdt.PropBytes("rng-seed", *bytes(32))),
+    ):
+        if not blob.exist_node(path):
+            blob.add_item(fdt.Node(path), "/")
+        if not blob.exist_property(item.name, path):
+            blob.add_item(item, path)
 
 
 _parsing = threading.Lock()

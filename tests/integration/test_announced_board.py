@@ -28,6 +28,7 @@ def test_forked_node_is_the_board_also_after_a_restart(engine: str, settings: Se
         pi = cluster[0]
         assert pi.timings.start == "warm"
         assert told(pi) == (row.board, [*row.compatible, "linux,dummy-virt"])
+        assert "00a02082" in pi.run("od -A n -t x4 --endian=big /proc/device-tree/system/linux,revision").stdout
 
         before = pi.run("cat /proc/sys/kernel/random/boot_id").stdout
         pi.console.log_in(deadline=Deadline(60), check=vm_of(pi).raise_if_dead)

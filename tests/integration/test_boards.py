@@ -78,6 +78,17 @@ def test_model_says_what_it_is(pi: Node, model: str) -> None:
 
 
 @each_model
+def test_board_has_its_revision_code(pi: Node, model: str) -> None:
+    """Libraries look up the pins by it; only the boards' trees have it."""
+    has_code = pi.run("test -e /proc/device-tree/system/linux,revision", warn=True).ok
+
+    assert has_code == bool(MODELS[model].tree)
+    if has_code:
+        said = pi.run("od -A n -t x4 --endian=big /proc/device-tree/system/linux,revision")
+        assert said.stdout.strip() == f"{MODELS[model].revision:08x}"
+
+
+@each_model
 def test_disk_of_a_restored_model_works(pi: Node) -> None:
     """What was written is read from the disk again, not from memory."""
     pi.run("dd if=/dev/urandom of=data bs=64k count=32 conv=fsync status=none")

@@ -52,7 +52,7 @@ def with_tree(image: Image, blob: Path) -> Image:
 
 def test_what_qemus_board_lacks_is_disabled(blob: Path) -> None:
     """A driver that touches it would panic the kernel; USB is a host, and the card is where QEMU has it."""
-    edited = fdt.parse_dtb(devicetree.edited(blob, "raspi4b"))
+    edited = fdt.parse_dtb(devicetree.edited(blob, MODELS["pi4"]))
 
     assert edited.get_property("status", "/soc/hdmi@7ef00700").value == "disabled"
     assert edited.get_property("dr_mode", "/soc/usb@7e980000").value == "host"
@@ -63,8 +63,8 @@ def test_what_qemus_board_lacks_is_disabled(blob: Path) -> None:
     assert edited.get_property("model", "/").value == "Raspberry Pi 4 Model B"
 
 
-@pytest.mark.parametrize(("board", "mode"), [("raspi1ap", "otg"), ("raspi0", "host")])
-def test_pi_of_the_first_generation_has_its_second_uart(tmp_path: Path, board: str, mode: str) -> None:
+@pytest.mark.parametrize(("model", "mode"), [("pi1", "otg"), ("pi0", "host")])
+def test_pi_of_the_first_generation_has_its_second_uart(tmp_path: Path, model: str, mode: str) -> None:
     """It is the agent's port; and the Zero's USB port, which asks a pin that QEMU lacks, is a host."""
     blob = fdt.FDT()
     for parent, name in (("/", "soc"), ("/soc", "serial@7e215040"), ("/soc", "usb@7e980000")):
@@ -73,7 +73,7 @@ def test_pi_of_the_first_generation_has_its_second_uart(tmp_path: Path, board: s
     blob.set_property("dr_mode", "otg", "/soc/usb@7e980000")
     (tmp_path / "pi.dtb").write_bytes(blob.to_dtb(version=17))
 
-    edited = fdt.parse_dtb(devicetree.edited(tmp_path / "pi.dtb", board))
+    edited = fdt.parse_dtb(devicetree.edited(tmp_path / "pi.dtb", MODELS[model]))
 
     assert edited.get_property("status", "/soc/serial@7e215040").value == "okay"
     assert edited.get_property("dr_mode", "/soc/usb@7e980000").value == mode
@@ -87,7 +87,7 @@ def test_ports_are_the_first_of_their_kinds(blob: Path) -> None:
         named.set_property(name, path, "/aliases")
     blob.write_bytes(named.to_dtb(version=17))
 
-    edited = fdt.parse_dtb(devicetree.edited(blob, "raspi4b"))
+    edited = fdt.parse_dtb(devicetree.edited(blob, MODELS["pi4"]))
 
     assert [each.name for each in edited.get_node("/aliases").props] == ["mmc0"]
 
@@ -106,7 +106,7 @@ def test_the_pis_own_tree_has_the_card_where_qemu_has_it(tmp_path: Path) -> None
         blob.set_property(name, path, "/aliases")
     (tmp_path / "pi.dtb").write_bytes(blob.to_dtb(version=17))
 
-    edited = fdt.parse_dtb(devicetree.edited(tmp_path / "pi.dtb", "raspi4b"))
+    edited = fdt.parse_dtb(devicetree.edited(tmp_path / "pi.dtb", MODELS["pi4"]))
 
     for path, status in (
         ("/soc/mmc@7e300000", "okay"),
@@ -117,9 +117,32 @@ def test_the_pis_own_tree_has_the_card_where_qemu_has_it(tmp_path: Path) -> None
     assert edited.get_property("mmc0", "/aliases").value == "/soc/mmc@7e300000"
 
 
+@pytest.mark.parametrize("name", [row.name for row in MODELS.values() if row.tree])
+def test_firmwares_part_of_the_tree_is_there(blob: Path, name: str) -> None:
+    """The board has its revision code, and a seed that QEMU fills."""
+    row = MODELS[name]
+
+    edited = fdt.parse_dtb(devicetree.edited(blob, row))
+
+    assert list(edited.get_property("linux,revision", "/system")) == [row.revision]
+    assert list(edited.get_property("rng-seed", "/chosen")) == [0] * 8  # words of four bytes
+
+
+def test_firmwares_part_of_the_users_tree_stays(blob: Path) -> None:
+    """A tree that was read on a real board has that board's revision code."""
+    given = fdt.parse_dtb(blob.read_bytes())
+    given.add_item(fdt.Node("system"), "/")
+    given.add_item(fdt.PropWords("linux,revision", 0xC03111), "/system")
+    blob.write_bytes(given.to_dtb(version=17))
+
+    edited = fdt.parse_dtb(devicetree.edited(blob, MODELS["pi4"]))
+
+    assert list(edited.get_property("linux,revision", "/system")) == [0xC03111]
+
+
 def test_tree_of_another_board_is_left_as_it_is(blob: Path) -> None:
     """Nothing is added to a tree whose board needs nothing."""
-    assert devicetree.edited(blob, "raspi9") == blob.read_bytes()
+    assert devicetree.edited(blob, MODELS["pi3-virt"]) == blob.read_bytes()
 
 
 def test_reserved_memory_is_each_trees_own(tmp_path: Path) -> None:
@@ -130,7 +153,7 @@ def test_reserved_memory_is_each_trees_own(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(blob.to_dtb(version=17))
 
     for name in ("first", "second", "third"):
-        assert devicetree.edited(tmp_path / name, "raspi9") == (tmp_path / name).read_bytes()
+        assert devicetree.edited(tmp_path / name, MODELS["pi3-virt"]) == (tmp_path / name).read_bytes()
 
 
 def test_users_own_tree_comes_first(tmp_path: Path, blob: Path) -> None:
@@ -179,6 +202,7 @@ def test_board_is_announced_before_qemus_machine() -> None:
     assert announced.get_property("model").value == "Raspberry Pi 2 Model B Rev 1.1"
     assert list(announced.get_property("compatible")) == ["raspberrypi,2-model-b", "brcm,bcm2836", "linux,dummy-virt"]
     assert announced.get_property("stdout-path", "/chosen").value == "/pl011@9000000"
+    assert list(announced.get_property("linux,revision", "/system")) == [0xA01041]
     assert list(announced.get_property("rng-seed", "/chosen")) == [0] * 8  # words of four bytes
 
 

@@ -96,7 +96,7 @@ def tree() -> bytes:
     return bytes(blob.to_dtb(version=17))
 
 
-@pytest.mark.parametrize("board", ["raspi4b", "raspi0", "announced"])
+@pytest.mark.parametrize("board", ["pi4", "pi0", "announced"])
 @FAST
 @given(content=mutated(tree(), hot=(0, 4, 8, 12, 32, 36, 56, 72)) | st.binary(max_size=200))
 def test_device_tree(tmp_path: Path, board: str, content: bytes) -> None:
@@ -106,7 +106,7 @@ def test_device_tree(tmp_path: Path, board: str, content: bytes) -> None:
         if board == "announced":
             devicetree.announcing(MODELS["pi4-virt"], content)
         else:
-            devicetree.edited.__wrapped__(path, board)
+            devicetree.edited.__wrapped__(path, MODELS[board])
 
 
 CONFIG = "# comment\n[all]\nkernel=kernel8.img\nauto_initramfs=1\n[pi3]\ninitramfs initramfs8 followkernel\n[pi4]\n"
