@@ -89,6 +89,23 @@ def test_board_has_its_revision_code(pi: Node, model: str) -> None:
 
 
 @each_model
+def test_devices_of_a_board_have_their_drivers(pi: Node, model: str) -> None:
+    """Temperature, I2C bus, PWM and random numbers are there without a modprobe, and pins without sudo."""
+    if not MODELS[model].tree:
+        assert pi.run("ls /dev/i2c-1", warn=True).failed
+        return
+    assert pi.run("systemctl is-active pidoc-drivers").stdout == "active\n"
+
+    assert pi.run("ls /sys/class/pwm").stdout.startswith("pwmchip0")
+    for device in ("/dev/i2c-1", "/dev/gpiochip0"):
+        assert pi.run(f"test -r {device} -a -w {device}").ok, device
+    if model == "pi4":  # QEMU has neither of them there
+        return
+    assert 20_000 < int(pi.run("cat /sys/class/thermal/thermal_zone0/temp").stdout) < 26_000
+    assert pi.sudo("head -c 16 /dev/hwrng | wc -c").stdout == "16\n"
+
+
+@each_model
 def test_disk_of_a_restored_model_works(pi: Node) -> None:
     """What was written is read from the disk again, not from memory."""
     pi.run("dd if=/dev/urandom of=data bs=64k count=32 conv=fsync status=none")

@@ -82,7 +82,15 @@ def test_every_folder_of_a_variant_has_its_files():
 
 
 @pytest.mark.parametrize(
-    "script", ["initrd/init", "build/second-stage", "build/extract.sh", "tuned/setup", "plain/setup"]
+    "script",
+    [
+        "initrd/init",
+        "build/second-stage",
+        "build/extract.sh",
+        "tuned/setup",
+        "tuned/root/etc/pidoc/drivers",
+        "plain/setup",
+    ],
 )
 def test_the_guest_scripts_are_valid_shell(script):
     """A syntax error would only show after a minute of building."""
