@@ -52,6 +52,12 @@ CODE_CACHE = 64
 #: by ``cache.no-flush`` or ``cache=unsafe``, QEMU 10.0 would not write the tables either.
 SD_CACHE = "cache.writeback=off,file.cache.no-flush=on"
 
+#: QEMU (7.2 to 10.1) resets a board when its watchdog is started, and not when its time is over. An initrd of the
+#: recipe ``debian`` loads the kernel's own, softdog, first: it is /dev/watchdog, and works. Other initrds and kernels
+#: start with the board's, and systemd would start that at each boot if RuntimeWatchdogSec= is set, and at each reboot
+#: by default. The second one is softdog, if somebody loads it. (systemd has this argument since version 248.)
+WATCHDOG = "systemd.watchdog_device=/dev/watchdog1"
+
 
 def arguments(
     launch: Launch, *, guest: Path, forward: str, template: Path | None = None, read_only: bool = False
@@ -81,6 +87,7 @@ def arguments(
         # A USB card's driver makes one up at each boot; a machine that is to be saved has no card to wait for.
         f"pidoc.mac={mac_address(launch)}" if machine.plugs_network and not launch.record else "",
         machine.append,
+        WATCHDOG if machine.mailbox is not None and machine.initrd not in manifest.files else "",
         manifest.append,
         bootelf.initrd_argument(manifest.files["initrd"].size, machine.ram or 0) if _has_boot_elf(launch) else "",
     ]

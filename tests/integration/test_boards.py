@@ -95,6 +95,7 @@ def test_devices_of_a_board_have_their_drivers(pi: Node, model: str) -> None:
         assert pi.run("ls /dev/i2c-1", warn=True).failed
         return
     assert pi.run("systemctl is-active pidoc-drivers").stdout == "active\n"
+    assert pi.run("cat /sys/class/watchdog/watchdog0/identity").stdout == "Software Watchdog\n"
 
     assert pi.run("ls /sys/class/pwm").stdout.startswith("pwmchip0")
     for device in ("/dev/i2c-1", "/dev/gpiochip0"):

@@ -280,6 +280,19 @@ def test_guest_is_told_the_address_of_a_usb_network_card(tmp_path: Path, model: 
 
 
 @pytest.mark.parametrize("model", MODELS)
+def test_watchdog_that_resets_at_once_is_not_systemds(tmp_path: Path, model: str) -> None:
+    """On a board, systemd is told to take the second watchdog, if the initrd is not one that loads softdog first."""
+    own = make_image(tmp_path / "image")
+    files = {**own.manifest.files, "initrd/board": own.manifest.files["initrd"]}
+    debian = dataclasses.replace(own, manifest=dataclasses.replace(own.manifest, files=files))
+    told = "systemd.watchdog_device=/dev/watchdog1"
+
+    row = MODELS[model]
+    assert told not in kernel_arguments(make_launch(tmp_path / "node", debian, machine=row))
+    assert (told in kernel_arguments(make_launch(tmp_path / "other", own, machine=row))) == bool(row.mailbox)
+
+
+@pytest.mark.parametrize("model", MODELS)
 def test_clock_counts_instructions_where_the_timer_is_the_bcm2835s(tmp_path: Path, model: str) -> None:
     """That timer, once set too late, never fires; and only a machine with one processor can count."""
     machine = MODELS[model]

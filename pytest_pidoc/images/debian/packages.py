@@ -49,8 +49,9 @@ class Architecture:
 _ROOT = ("crc32c_generic", "ext4")  # without the former, ext4 says "Cannot load crc32c driver"
 VIRT = ("virtio_pci", "virtio_blk", "virtio_net", *_ROOT)
 #: The boards' SD card and USB, and the network card on USB, which may be plugged in later; see
-#: ``guest/tuned/root/etc/modprobe.d/pidoc.conf``. The watchdog is what restarts a board.
-BOARD = ("bcm2835", "sdhci-iproc", "mmc_block", *_ROOT, "phy-generic", "dwc2", "cdc_subset", "bcm2835_wdt")
+#: ``guest/tuned/root/etc/modprobe.d/pidoc.conf``. The board's watchdog is what restarts it; see ``WATCHDOG`` in
+#: `pytest_pidoc.qemu.command` for why the kernel's own comes before.
+BOARD = ("bcm2835", "sdhci-iproc", "mmc_block", *_ROOT, "phy-generic", "dwc2", "cdc_subset", "softdog", "bcm2835_wdt")
 
 ARCHITECTURES = {
     "arm64": Architecture(kernel="linux-image-arm64", initrds={"initrd": VIRT, "initrd/board": BOARD}),
