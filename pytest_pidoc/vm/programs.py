@@ -37,7 +37,7 @@ done
 echo the guest has no control groups
 exit 1
 """
-#: Debian's bash reads .bashrc if the SSH server seems to have called it, even for a command, and did so as login shell.
+#: Debian's bash reads .bashrc if an SSH server seems to have called it; the login shell has read it already.
 _NOT_AGAIN = "export SHLVL=1; "
 _STOP = """
 for group in /sys/fs/cgroup/{group} /sys/fs/cgroup/*/{group}; do
