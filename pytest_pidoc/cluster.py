@@ -301,7 +301,9 @@ class Cluster(Nodes):
         from pytest_pidoc.group import trust
 
         self._lan()
-        trust.establish(self, {member.vm.name: member.vm.host_keys for member in self._started.members}, self.directory)
+        host_keys = {member.vm.name: member.vm.host_keys for member in self._started.members}
+        host_names = {node.name: self._started.spec.host_name(number) for number, node in enumerate(self, 1)}
+        trust.establish(self, host_keys, self.directory, host_names=host_names)
 
     def _lan(self) -> Lan:
         if self._started.lan is None:

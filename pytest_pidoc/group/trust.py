@@ -34,8 +34,14 @@ add known_hosts "$hosts"
 """
 
 
-def establish(nodes: Sequence[Node], host_keys: Mapping[str, Sequence[str]], directory: Path) -> None:
-    """Let the user of each node log in to every node, by name and by address in the LAN.
+def establish(
+    nodes: Sequence[Node],
+    host_keys: Mapping[str, Sequence[str]],
+    directory: Path,
+    *,
+    host_names: Mapping[str, str] | None = None,
+) -> None:
+    """Let the user of each node log in to every node, by its names and by its address in the LAN.
 
     Parameters
     ----------
@@ -45,6 +51,8 @@ def establish(nodes: Sequence[Node], host_keys: Mapping[str, Sequence[str]], dir
         Their public host keys by their names.
     directory
         The cluster's.
+    host_names
+        Their guests' host names by their names, if these differ.
 
     Raises
     ------
@@ -54,11 +62,11 @@ def establish(nodes: Sequence[Node], host_keys: Mapping[str, Sequence[str]], dir
         A node ended meanwhile, or its kernel panicked.
     """
     private, public = _cluster_key(directory)
-    known = [
-        f"{node.name},{node.name}.local,{node.lan_address} {key} {MARK}"
-        for node in nodes
-        for key in host_keys[node.name]
-    ]
+    known = []
+    for node in nodes:
+        names = dict.fromkeys(filter(None, (node.name, (host_names or {}).get(node.name))))
+        places = [*(place for name in names for place in (name, f"{name}.local")), node.lan_address]
+        known += [f"{','.join(map(str, places))} {key} {MARK}" for key in host_keys[node.name]]
 
     def script(node: Node) -> str:
         itself = [f"localhost,127.0.0.1,::1 {key} {MARK}" for key in host_keys[node.name]]

@@ -64,6 +64,17 @@ def test_nodes_are_known_by_names_and_addresses(cluster: Cluster, homes: list[Pa
         assert known["localhost"] == known["127.0.0.1"] == known[node.name]
 
 
+def test_nodes_are_known_by_host_names_of_their_own(cluster: Cluster, homes: list[Path]) -> None:
+    """A guest's name can be another than its node's."""
+    host_keys = {node.name: vm_of(node).host_keys for node in cluster}
+    establish(
+        cluster, host_keys, cluster.directory, host_names={node.name: f"broker-{node.name[3:]}" for node in cluster}
+    )
+
+    (line,) = [line for line in files(homes[0])["known_hosts"].splitlines() if line.startswith("pi-2")]
+    assert line.split()[0] == "pi-2,pi-2.local,broker-2,broker-2.local,192.168.77.2"
+
+
 def test_another_call_changes_nothing(cluster: Cluster, homes: list[Path]) -> None:
     """Nor do several at once; and what others have put into the files stays."""
     for name in ("authorized_keys", "known_hosts"):
