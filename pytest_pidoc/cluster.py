@@ -54,6 +54,8 @@ class ClusterArguments(TypedDict, total=False):
     kernel: str | Path | None
     initrd: str | Path | None
     dtb: str | Path | None
+    image_user: str | None
+    image_password: str | None
     append: str | None
     announce_board: bool | None
     mips: float | None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -76,7 +76,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(benchmark_hooks, "pidoc_benchmarks")
 
 
-def _choose(config: pytest.Config, rows: Iterable[Option]) -> Chosen:
+def _choose(config: pytest.Config, rows: Sequence[Option]) -> Chosen:
     options = {option.name: config.getoption(option.ini) for option in rows}
     return choose(rows, options, os.environ, {option.name: config.getini(option.ini) for option in rows})
 
@@ -86,8 +86,8 @@ def _settings_of(config: pytest.Config) -> Settings:
     if _settings not in config.stash:
         from pytest_pidoc.settings.spec import Settings
 
-        values, sources = config.stash[_chosen]
-        config.stash[_settings] = Settings(**values, sources=sources)
+        chosen = config.stash[_chosen]
+        config.stash[_settings] = Settings(**chosen.values, sources=chosen.sources)
     return config.stash[_settings]
 
 

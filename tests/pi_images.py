@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pytest_pidoc.images.debian import archives
 from pytest_pidoc.images.debian.packages import BOARD
-from pytest_pidoc.images.stock.first_boot import PASSWORD_HASH
+from pytest_pidoc.images.stock.accounts import DEFAULT
 from pytest_pidoc.images.store.image import Image
 
 __all__ = ["BOOTED", "Booted", "Style", "make"]
@@ -69,7 +69,7 @@ class Style:
     """
 
     user_at_first_boot: bool
-    password: str = PASSWORD_HASH
+    password: str = DEFAULT.encrypted()
     own_modules: bool = True
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from pytest_pidoc.errors import ImageError, SettingsError
@@ -11,6 +12,7 @@ from pytest_pidoc.images.debian import recipe as debian
 from pytest_pidoc.images.fetch import source
 from pytest_pidoc.images.fetch.source import FileSource, Member
 from pytest_pidoc.images.stock import recipe as raspios
+from pytest_pidoc.images.stock.accounts import Account
 from pytest_pidoc.images.store.cache import Cache
 from pytest_pidoc.images.store.image import Image
 from pytest_pidoc.machines import KernelArchive, machine
@@ -56,7 +58,8 @@ def _base(cache: Cache, spec: ClusterSpec) -> tuple[str, Callable[..., Image]]:
     model = machine(spec.model)
     family = spec.image.partition(":")[0]
     if family == "raspios" or (source.is_location(spec.image) and not spec.image.startswith(REGISTRY_PREFIX)):
-        disk = raspios.recipe(spec.image, spec.model)
+        account = Account(spec.image_user, spec.image_password)
+        disk = replace(raspios.recipe(spec.image, spec.model), account=account)
         return raspios.key(cache, disk, model), partial(raspios.build, cache, disk, model)
     if family == "debian":
         release = debian.recipe(spec.image)

@@ -6,12 +6,20 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from pytest_pidoc.errors import SettingsError
-from pytest_pidoc.settings.table import IMAGES_OWN, MIB, NUMBER, REGISTRY_PREFIX
+from pytest_pidoc.settings.table import (
+    DEFAULT_IMAGE_PASSWORD,
+    DEFAULT_IMAGE_USER,
+    IMAGES_OWN,
+    MIB,
+    NUMBER,
+    REGISTRY_PREFIX,
+)
 from pytest_pidoc.values.checks import shown
 
 __all__ = ["refuse"]
 
 PARTS = ("kernel", "initrd", "dtb", "append")
+ACCOUNT = {"image_user": DEFAULT_IMAGE_USER, "image_password": DEFAULT_IMAGE_PASSWORD}
 
 
 def refuse(values: Mapping[str, Any], given: Collection[str]) -> None:
@@ -51,6 +59,13 @@ def _conflicts(values: Mapping[str, Any], given: Collection[str]) -> Iterator[tu
             yield (
                 f"{name} cannot be given with the published image {values['image']}.",
                 "use an image that is built on this host, such as debian:bookworm",
+            )
+    for name, default in ACCOUNT.items():
+        has_user = published or values["image"].partition(":")[0] == "debian"
+        if has_user and values[name] != default and (name in given or "image" not in given):
+            yield (
+                f"{name} cannot be given with the image {values['image']}, which has its user already.",
+                f"leave {name} out, or use it with raspios or your own disk image",
             )
     if values["host_access"] and values["engine"] == "docker":
         yield (

@@ -10,7 +10,16 @@ from typing import Any
 
 from pytest_pidoc.errors import SettingsError
 from pytest_pidoc.settings import conflicts
-from pytest_pidoc.settings.table import DEFAULT_MODEL, IMAGES_OWN, MARKER_SIGNATURE, NUMBER, OPTIONS, signature
+from pytest_pidoc.settings.table import (
+    DEFAULT_IMAGE_PASSWORD,
+    DEFAULT_IMAGE_USER,
+    DEFAULT_MODEL,
+    IMAGES_OWN,
+    MARKER_SIGNATURE,
+    NUMBER,
+    OPTIONS,
+    signature,
+)
 from pytest_pidoc.values.checks import shown
 from pytest_pidoc.values.options import choose
 
@@ -34,9 +43,10 @@ class ClusterSpec:
 
     ``memory`` is in bytes: ``None`` means the model's own. ``cpus`` is a limit unless it is ``None``. ``boot_timeout``
     is in seconds: ``None`` means by the host's speed. ``kernel``, ``initrd`` and ``dtb`` are each a path, or a URL with
-    its SHA-256, of what is used instead of the image's own. ``mips`` is how many million instructions are a second of
-    the guest's clock, which follows the host's clock if it is ``None``. ``hostname`` has ``{n}`` where the number of
-    the node is, or is ``{image}`` for the image's own.
+    its SHA-256, of what is used instead of the image's own. ``image_user`` and ``image_password`` log in on the serial
+    console of somebody else's disk image, once. ``mips`` is how many million instructions are a second of the guest's
+    clock, which follows the host's clock if it is ``None``. ``hostname`` has ``{n}`` where the number of the node is,
+    or is ``{image}`` for the image's own.
     """
 
     nodes: int = 1
@@ -50,6 +60,8 @@ class ClusterSpec:
     kernel: str | None = None
     initrd: str | None = None
     dtb: str | None = None
+    image_user: str = DEFAULT_IMAGE_USER
+    image_password: str = field(default=DEFAULT_IMAGE_PASSWORD, repr=False)
     append: str | None = None
     announce_board: bool = _default("announce_board")
     mips: float | None = None
@@ -112,8 +124,8 @@ class Settings(ClusterSpec):
             A value is not usable; the message names where it came from and what would be right.
         """
         environment = os.environ if environment is None else environment
-        values, sources = choose(OPTIONS, options or {}, environment, ini or {}, prefix=prefix)
-        return cls(**values, sources=sources)
+        chosen = choose(OPTIONS, options or {}, environment, ini or {}, prefix=prefix)
+        return cls(**chosen.values, sources=chosen.sources)
 
     def source(self, name: str) -> str:
         """Return where the value of *name* came from: an option, a variable, an ini key or ``default``."""

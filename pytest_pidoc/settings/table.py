@@ -9,6 +9,8 @@ from pytest_pidoc.values.checks import MOST_SECONDS
 from pytest_pidoc.values.options import Option
 
 __all__ = [
+    "DEFAULT_IMAGE_PASSWORD",
+    "DEFAULT_IMAGE_USER",
     "DEFAULT_MODEL",
     "FLAGS",
     "IMAGES_OWN",
@@ -24,6 +26,8 @@ __all__ = [
 
 DEFAULT_MODEL = "pi3-virt"
 REGISTRY_PREFIX = "docker://"  # what the name of an image in a registry begins with, in the place of a URL's scheme
+#: Of Raspberry Pi OS before 2022. Everybody knows them.
+DEFAULT_IMAGE_USER, DEFAULT_IMAGE_PASSWORD = "pi", "raspberry"
 NO_FILE = "none"  # for a part of an image that is to be left out
 MOST_NODES = 250
 NUMBER, IMAGES_OWN = "{n}", "{image}"  # in a host name
@@ -60,6 +64,20 @@ def _model(value: object) -> str:
 def _image(value: object) -> str:
     wanted = "an image such as debian:bookworm, raspios, a path, URL#sha256=HEX or docker://host/name:tag"
     return inputs.line(value, wanted)
+
+
+def _image_user(value: object) -> str:
+    name = inputs.line(value, "the name of a user")
+    if name == "root" or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}", name):
+        raise ValueError("the name of a user other than root: at most 32 of A to Z, a to z, 0 to 9, _, . and -")
+    return name
+
+
+def _image_password(value: object) -> str:
+    wanted = "a password: a text of 1 to 100 printable characters"
+    if len(inputs.line(value, wanted)) > 100:
+        raise ValueError(wanted)
+    return str(value)  # with its spaces
 
 
 def _file(value: object) -> str:
@@ -169,6 +187,24 @@ OPTIONS: tuple[Option, ...] = (
     Option("kernel", _file, "the kernel to boot instead of the image's own", _FILE, "guest"),
     Option("initrd", _file, "the initial RAM disk instead of the image's own; none: boot without one", _FILE, "guest"),
     Option("dtb", _file, "the device tree instead of the image's or QEMU's", _FILE, "guest"),
+    Option(
+        "image_user",
+        _image_user,
+        "the user of your own disk image, who can become root by sudo; on Raspberry Pi OS since 2022, the user to make "
+        f"(default: {DEFAULT_IMAGE_USER})",
+        "NAME",
+        "guest",
+        "how-to/raspberry-pi-os",
+    ),
+    Option(
+        "image_password",
+        _image_password,
+        f"that user's password on the serial console (default: {DEFAULT_IMAGE_PASSWORD})",
+        "PASSWORD",
+        "guest",
+        "how-to/raspberry-pi-os",
+        secret=True,
+    ),
     Option("append", _append, "kernel arguments to add to those of the model and the image", "ARGUMENTS", "guest"),
     Option(
         "announce_board",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from pytest_pidoc.errors import SettingsError
@@ -33,6 +33,8 @@ class Option(NamedTuple):
         The page of the documentation that tells more: ``how-to/cpu-limits``.
     default
         What a flag is if nobody has chosen, which the signature of the marker shows; ``None`` for all others.
+    secret
+        Whether no message shows its value.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Option(NamedTuple):
     applies: Literal["guest", "nodes", "run"] = "run"
     page: str = ""
     default: bool | str | None = None
+    secret: bool = False
 
     @property
     def option(self) -> str:
@@ -69,21 +72,24 @@ class Option(NamedTuple):
         try:
             return self.parse(_plain(value))
         except ValueError as error:
-            raise SettingsError(f"{source}: {shown(value)} is not {error}.") from None
+            given = "the value" if self.secret else shown(value)
+            raise SettingsError(f"{source}: {given} is not {error}.") from None
 
 
 class Chosen(NamedTuple):
-    """The values that somebody chose, by the option's name, and where each of them came from."""
+    """The values that somebody chose, by the option's name, where each of them came from, and which are secret."""
 
     values: dict[str, Any]
     sources: dict[str, str]
+    secrets: frozenset[str] = frozenset()
 
     def __str__(self) -> str:
-        return ", ".join(f"{name} {self.values[name]} (from {source})" for name, source in self.sources.items())
+        values = {name: "***" if name in self.secrets else value for name, value in self.values.items()}
+        return ", ".join(f"{name} {values[name]} (from {source})" for name, source in self.sources.items())
 
 
 def choose(
-    rows: Iterable[Option],
+    rows: Sequence[Option],
     options: Mapping[str, object],
     environment: Mapping[str, str],
     ini: Mapping[str, object],
@@ -97,7 +103,7 @@ def choose(
     SettingsError
         A value is not usable; the message names where it came from and what would be right.
     """
-    found = Chosen({}, {})
+    found = Chosen({}, {}, frozenset(option.name for option in rows if option.secret))
     for option in rows:
         for source, value in (
             (option.option.replace("--pidoc-", prefix), options.get(option.name)),

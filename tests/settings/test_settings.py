@@ -18,7 +18,7 @@ from pytest_pidoc.errors import SettingsError
 from pytest_pidoc.machines import MIB, MODELS
 from pytest_pidoc.settings.spec import ClusterSpec, Settings
 from pytest_pidoc.settings.table import FLAGS, MARKER, MARKER_SIGNATURE, OPTIONS
-from pytest_pidoc.values.options import Option
+from pytest_pidoc.values.options import Option, choose
 
 every_option = pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
 
@@ -35,6 +35,8 @@ GOOD: dict[str, tuple[str, Any]] = {
     "kernel": (" ~/kernel8.img ", "~/kernel8.img"),
     "initrd": ("none", "none"),
     "dtb": ("https://example.org/a.dtb#sha256=0", "https://example.org/a.dtb#sha256=0"),
+    "image_user": (" ada ", "ada"),
+    "image_password": ("my secret ", "my secret "),
     "append": ("quiet maxcpus=1", "quiet maxcpus=1"),
     "announce_board": ("yes", True),
     "mips": ("500", 500.0),
@@ -59,6 +61,7 @@ BAD: list[tuple[str, object]] = [
     *(("cpus", value) for value in ("0", "-1", "nan", "inf", "many", True, 1000, [1])),
     *(("boot_timeout", value) for value in (0, "-5", "nan", "inf", "soon", False, 90_000)),
     *((name, value) for name in ("kernel", "initrd", "dtb") for value in (" ", "a\nb", 7, ["a"])),
+    *(("image_user", value) for value in ("root", " ", "ada:x", "a b", "-ada", "a" * 33, 1000, "ada\n")),
     *(("append", value) for value in ("quiet\nroot=/dev/sda", "a\0b", 7, ["quiet"])),
     *(("mips", value) for value in ("0", "-1", "700", 2000, "nan", "fast", True)),
     *(("hostname", value) for value in ("-pi", "pi_1", "pi.local", "{N}", "pi {n}", "p" * 64, 7, ["pi"])),
@@ -171,6 +174,26 @@ def test_bad_value_is_refused(name: str, value: object) -> None:
         load(options={name: value})
 
     assert caught.value.what.startswith(f"{option}: {value!r} is not ")
+
+
+@pytest.mark.parametrize("value", ["two\nlines", "x" * 101, 1234])
+def test_a_bad_password_is_refused_without_being_shown(value: object) -> None:
+    """What was mistyped may be nearly right."""
+    with pytest.raises(SettingsError) as caught:
+        load(options={"image_password": value})
+
+    assert caught.value.what.startswith("--pidoc-image-password: the value is not a password")
+    assert str(value) not in str(caught.value)
+
+
+def test_a_password_is_not_shown() -> None:
+    """Neither where settings are printed, nor where it came from."""
+    settings = load(options={"image": "./my.img"}, environment={"PIDOC_IMAGE_PASSWORD": "only mine"})
+    chosen = choose(OPTIONS, {}, {"PIDOC_IMAGE_PASSWORD": "only mine"}, {})
+
+    assert "only mine" not in f"{settings!r} {settings.spec()!r} {chosen}"
+    assert str(chosen) == "image_password *** (from PIDOC_IMAGE_PASSWORD)"
+    assert settings.spec().image_password == "only mine"
 
 
 def test_prefix_names_the_command_lines_option() -> None:

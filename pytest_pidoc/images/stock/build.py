@@ -16,10 +16,11 @@ from pytest_pidoc.images.debian.packages import VIRT
 from pytest_pidoc.images.debian.second_stage import FAST
 from pytest_pidoc.images.fetch.source import FileSource
 from pytest_pidoc.images.fetch.unpack import unpack
-from pytest_pidoc.images.stock import boot_files, elf, ext4, partitions
+from pytest_pidoc.images.stock import accounts, boot_files, elf, ext4, partitions
+from pytest_pidoc.images.stock.accounts import Account
 from pytest_pidoc.images.stock.ext4 import Ext4
 from pytest_pidoc.images.stock.fat import Fat
-from pytest_pidoc.images.stock.first_boot import PASSWORD, PASSWORD_HASH, USER, Patience, first_boot
+from pytest_pidoc.images.stock.first_boot import Patience, first_boot
 from pytest_pidoc.images.stock.partitions import Partition
 from pytest_pidoc.images.store.buildlog import BuildLog
 from pytest_pidoc.images.store.cache import Cache, image_file
@@ -55,13 +56,17 @@ class Recipe:
         In the form of ``--pidoc-image``.
     source
         The disk image, compressed or not.
+    account
+        Who logs in to it.
     """
 
     name: str
     source: FileSource
+    account: Account = accounts.DEFAULT
 
     def __str__(self) -> str:
-        return self.name
+        own = "" if self.account.name == accounts.DEFAULT.name else f" image_user={self.account.name}"
+        return f"{self.name}{own}"
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,7 @@ class Build:
         number = root.number if root else 0
         root_fs = self.take_root(root)
         self.require_architecture(root_fs)
+        accounts.require(root_fs, self.recipe.account, image=self.recipe.source.name)
         donor = donor_of(self.machine)
         debian_image = debian.build(self.cache, donor.recipe, donor.architecture, progress=self.progress)
         versions = self.versions(root_fs)
@@ -134,7 +140,7 @@ class Build:
         elif boot is not None and self.machine.archive is None:
             versions["kernel"] = "the image's own"
             self.take_kernel(Fat(self.disk, boot, self.log))
-        new_user = _wants_user(root_fs)
+        new_user = accounts.created_at_first_boot(root_fs)
         self.put_root_back(root)
         if new_user:
             self.ask_for_user(boot)
@@ -149,6 +155,7 @@ class Build:
             partition=number,
             kernel=debian_image.file("kernel"),
             initrd=self.work / "initrd",
+            account=self.recipe.account,
             public_key=(self.directory / "id_ed25519.pub").read_text("ascii").strip(),
             new_user=new_user,
             log=self.log,
@@ -168,12 +175,12 @@ class Build:
             architecture=self.machine.architecture,
             key="",  # the cache knows it
             files=dict(self.files()),
-            user=USER,
+            user=self.recipe.account.name,
             host_keys=(host_key,),
             append=" ".join(["rootwait", FAST, *([ONE_DRIVER, OWN_KERNEL] if self.machine.plugs_network else [])]),
             partition=number,
             stock=True,
-            password=PASSWORD,
+            password=self.recipe.account.password,
             versions=versions,
             sources=(Source(self.recipe.source.name, "", self.recipe.source.identify(self.cache)),),
         )
@@ -325,10 +332,11 @@ class Build:
         if boot is None:
             raise ImageError(
                 f"{self.recipe.source.name} requires userconf.txt, but has no boot partition for it.",
-                tip="use an image with a FAT boot partition, or one that already has the user pi",
+                tip="use an image with a FAT boot partition, or one that already has a user with a password",
             )
         files = Fat(self.disk, boot, self.log)
-        for name, content in (("userconf.txt", f"{USER}:{PASSWORD_HASH}\n"), ("ssh", "")):
+        account = self.recipe.account
+        for name, content in (("userconf.txt", f"{account.name}:{account.encrypted()}\n"), ("ssh", "")):
             (self.work / name).write_text(content, encoding="ascii")
             files.copy_in(self.work / name, name)
 
@@ -355,13 +363,6 @@ class Build:
         for path in sorted(self.directory.iterdir()):
             role = f"dtb/{path.stem}" if path.suffix == ".dtb" else roles.get(path.name, path.name)
             yield role, image_file(path)
-
-
-def _wants_user(root_fs: Ext4) -> bool:
-    """Tell whether the image creates its user at the first boot: Raspberry Pi OS since April 2022."""
-    return root_fs.exists("/usr/lib/userconf-pi/userconf") and root_fs.exists(
-        "/etc/systemd/system/multi-user.target.wants/userconfig.service"
-    )
 
 
 def _copy(source: Path, start: int, target: Path, to: int, size: int) -> None:

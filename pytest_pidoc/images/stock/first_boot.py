@@ -5,6 +5,7 @@ Everything that changes the guest is in `_make_reachable`; each step has a time 
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -16,16 +17,12 @@ import pexpect
 from pytest_pidoc.errors import ConsoleError
 from pytest_pidoc.guest.console import Console
 from pytest_pidoc.images.debian.second_stage import FAST, quoted
+from pytest_pidoc.images.stock.accounts import DEFAULT, Account
 from pytest_pidoc.images.store.buildlog import BuildLog, sentence
 from pytest_pidoc.machines import Machine
 from pytest_pidoc.values.progress import Progress
 
-__all__ = ["PASSWORD", "PASSWORD_HASH", "PATIENCE", "USER", "Patience", "Session", "first_boot"]
-
-#: Who logs in: the user of Raspberry Pi OS before 2022. On newer images ``userconf.txt`` creates the user.
-USER, PASSWORD = "pi", "raspberry"  # published, so SSH does not accept it
-#: As ``openssl passwd -6 -salt pidoc raspberry`` prints it: Python has no such function since 3.13.
-PASSWORD_HASH = "$6$pidoc$xj7ipJN6L165MweJaRAym1eqbJ/MRJ.flfecgUsb7knqRx7H3JXIoEMAMyHnSpre8SzayC/13tIrOkflGADIj."  # noqa: S105
+__all__ = ["PATIENCE", "Patience", "Session", "first_boot"]
 
 CONSOLE = "console.sock"
 _PROMPT = r"[$#] ?(?:\x1b\[[0-9;?]*[a-zA-Z])* ?$"  # Raspbian's ends with a change of colour and a space
@@ -75,13 +72,14 @@ def first_boot(
     partition: int,
     kernel: Path,
     initrd: Path,
+    account: Account,
     public_key: str,
     new_user: bool,
     log: BuildLog,
     progress: Progress,
     patience: Patience = PATIENCE,
 ) -> None:
-    """Boot a disk once, allow `USER` to log in over SSH with a key and nobody with a password, and shut it down.
+    """Boot a disk once, allow one user to log in over SSH with a key and nobody with a password, and shut it down.
 
     Parameters
     ----------
@@ -93,6 +91,8 @@ def first_boot(
         The number of the root partition; 0 if the disk has no partition table.
     kernel, initrd
         What QEMU boots it with.
+    account
+        The user, with a password for the serial console.
     public_key
         The key that can log in, as a line of ``authorized_keys``.
     new_user
@@ -116,7 +116,7 @@ def first_boot(
     with log.start(command, what=what, directory=directory) as process:
         console = _connect(directory / CONSOLE, alive=lambda: process.poll() is None, log=log)
         with console:
-            session = Session(console, log, progress, patience)
+            session = Session(console, log, progress, patience, account=account)
             session.log_in(new_user=new_user)
             _make_reachable(session, public_key)
             session.switch_off()
@@ -128,10 +128,13 @@ def first_boot(
 
 def _make_reachable(session: Session, public_key: str) -> None:
     """Change the guest so that its SSH server accepts our key. This is all that pidoc changes in it."""
+    # sudo reads no file whose name has a dot, and of two lines for a user the last counts.
+    user = session.account.name
+    sudoers = f"/etc/sudoers.d/{'010_pi' if user == DEFAULT.name else '999_' + user.replace('.', '-')}-nopasswd"
     session.run(
         "allowing sudo without a password",
-        f"sudo -n true 2>/dev/null || echo {PASSWORD} | sudo -S sh -c "
-        f"'echo \"{USER} ALL=(ALL) NOPASSWD: ALL\" > /etc/sudoers.d/010_pi-nopasswd'",
+        f"sudo -n true 2>/dev/null || printf '%s\\n' {shlex.quote(session.account.password)} | sudo -S sh -c "
+        f"'echo \"{user} ALL=(ALL) NOPASSWD: ALL\" > {sudoers}'",
     )
     session.run(
         "adding an SSH key to authorized_keys",
@@ -163,16 +166,27 @@ class Session:
         Receive each step; QEMU itself writes the console's output to the log.
     patience
         The time limits of the steps.
+    account
+        Who logs in.
     """
 
-    def __init__(self, console: Console, log: BuildLog, progress: Progress, patience: Patience = PATIENCE) -> None:
+    def __init__(
+        self,
+        console: Console,
+        log: BuildLog,
+        progress: Progress,
+        patience: Patience = PATIENCE,
+        *,
+        account: Account = DEFAULT,
+    ) -> None:
+        self.account = account
         self._console = console
         self._log = log
         self._progress = progress
         self._patience = patience
 
     def log_in(self, *, new_user: bool) -> None:
-        """Log in as `USER` with `PASSWORD`.
+        """Log in with the account's name and password.
 
         With *new_user* a failed login is repeated, because the user might not exist yet.
 
@@ -189,18 +203,18 @@ class Session:
             f"The image showed no login prompt on its serial console within {self._patience.prompt:.0f} s.",
         )
         while True:
-            self._console.sendline(USER)
+            self._console.sendline(self.account.name)
             self._expect(["assword: "], self._patience.command, "The serial console did not ask for a password.")
-            self._console.sendline(PASSWORD)
+            self._console.sendline(self.account.password)
             answers = ["ogin incorrect", _PROMPT]
             if answers[self._expect(answers, self._patience.command, "The login started no shell.")] == _PROMPT:
                 break
             waited = time.monotonic() - start
             if not new_user or waited > self._patience.user:
                 raise self._log.error(
-                    f"Logging in as {USER} with password {PASSWORD} failed on the serial console"
+                    f"Logging in as {self.account.name} with {self.account.shown_password} failed on the serial console"
                     + (f", for {waited:.0f} s after userconf.txt should have created the user." if new_user else "."),
-                    tip=f"use an image in which the user {USER} has the password {PASSWORD}, such as a published one",
+                    tip="set image_user and image_password to a user of the image and its password",
                 )
             self._expect(["login: "], self._patience.command, "The serial console did not ask for a login again.")
         self.run("switching off the shell's echo and colours", "unset HISTFILE; export TERM=dumb; stty -echo cols 500")

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -15,6 +16,7 @@ from pytest_pidoc.images.fetch import source
 from pytest_pidoc.images.fetch.source import FileSource
 from pytest_pidoc.images.stock import build as stock
 from pytest_pidoc.images.stock import ext4, fat
+from pytest_pidoc.images.stock.accounts import DEFAULT
 from pytest_pidoc.images.stock.build import Recipe
 from pytest_pidoc.images.stock.first_boot import PATIENCE, Patience
 from pytest_pidoc.images.store.buildlog import BuildLog
@@ -118,6 +120,8 @@ def key(cache: Cache, recipe: Recipe, machine: Machine) -> str:
         "machine": "" if stock.boots_donor(machine) else machine.name,  # those with Debian's kernel are all alike
         "least": stock.LEAST,
     }
+    if recipe.account != DEFAULT:
+        parts["account"] = dataclasses.astuple(recipe.account)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

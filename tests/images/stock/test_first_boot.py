@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import re
+import shlex
 import socket
 import threading
 import time
@@ -12,6 +13,7 @@ import pytest
 from pytest_pidoc.errors import ImageError
 from pytest_pidoc.guest.console import Console
 from pytest_pidoc.images.stock import first_boot
+from pytest_pidoc.images.stock.accounts import DEFAULT, Account
 from pytest_pidoc.images.stock.first_boot import Patience, Session
 from pytest_pidoc.images.store.buildlog import BuildLog
 from pytest_pidoc.machines import MODELS
@@ -69,7 +71,7 @@ def session(tmp_path):
     """Return a function that starts a guest and gives it and a session with it."""
     with contextlib.ExitStack() as stack:
 
-        def session(play=Guest.play, **arguments):
+        def session(play=Guest.play, account=DEFAULT, **arguments):
             ours, theirs = socket.socketpair()
             guest = Guest(theirs, **arguments)
 
@@ -81,7 +83,7 @@ def session(tmp_path):
             thread.start()
             stack.callback(thread.join, 10)
             console = stack.enter_context(Console(ours))
-            return guest, Session(console, BuildLog(tmp_path / "log"), Progress(), SOON)
+            return guest, Session(console, BuildLog(tmp_path / "log"), Progress(), SOON, account=account)
 
         yield session
 
@@ -140,7 +142,7 @@ def test_a_password_that_was_changed_is_told(session):
     """With what is tried, and what would do."""
     _, one = session(password="secret")
 
-    with pytest.raises(ImageError, match=r"(?s)Logging in as pi with password raspberry failed.*Try: use an image in"):
+    with pytest.raises(ImageError, match=r"(?s)as pi with the password raspberry failed.*Try: set image_user"):
         one.log_in(new_user=False)
 
 
@@ -222,16 +224,27 @@ def test_a_machine_that_goes_off_by_itself_is_told(session):
         one.log_in(new_user=False)
 
 
-def test_the_known_password_is_the_one_that_userconf_gets():
-    """The encrypted form fits: ``openssl passwd -6`` says so."""
-    import subprocess
+def test_another_user_logs_in_and_can_become_root(session, tmp_path):
+    """With a password of any characters, which no log and no error has."""
+    ada = Account("ada.l", "it's $ecret")
+    guest, one = session(account=ada, password=ada.password)
 
-    salt = first_boot.PASSWORD_HASH.split("$")[2]
-    command = ["openssl", "passwd", "-6", "-salt", salt, first_boot.PASSWORD]
+    one.log_in(new_user=False)
+    first_boot._make_reachable(one, "ssh-ed25519 AAAA pidoc")
 
-    assert (
-        subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == first_boot.PASSWORD_HASH
-    )
+    allowed = guest.commands[1]
+    assert f"printf '%s\\n' {shlex.quote(ada.password)} | sudo -S sh -c" in allowed
+    assert "ada.l ALL=(ALL) NOPASSWD: ALL" in allowed
+    assert "> /etc/sudoers.d/999_ada-l-nopasswd" in allowed
+    assert ada.password not in (tmp_path / "log").read_text()
+
+
+def test_another_users_password_that_is_wrong_is_not_shown(session):
+    """The error says what to set."""
+    _, one = session(account=Account("ada", "engine"), password="other")
+
+    with pytest.raises(ImageError, match=r"(?s)Logging in as ada with its image_password failed.*Try: set image_user"):
+        one.log_in(new_user=False)
 
 
 def test_the_machine_has_no_network(tmp_path):
