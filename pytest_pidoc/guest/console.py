@@ -32,6 +32,8 @@ __all__ = ["Console"]
 NUDGE = 3.0  # seconds of silence after which Enter is pressed again: a login program might have just started
 SEEN = 4000  # characters that are kept for the error when something does not come
 KEPT = 1 << 20  # bytes of output that are kept until they are read; older ones are only in the serial log
+#: A shell's prompt, which can change its colour before and after its last character, a space: Raspberry Pi OS does.
+PROMPT = r"[$#](?:\x1b\[[0-9;]*m)* (?:\x1b\[[0-9;]*m)*$"
 LINE = 512  # characters of a line: a terminal takes 4095, the FIFO of a serial port 8 or 16 at a time
 
 
@@ -132,7 +134,7 @@ class Console(_Spawn):
             No prompt appears in time, or the login fails.
         """
         # With an automatic login, "login: pi (automatic login)" might have arrived as far as the space.
-        prompts: list[Any] = [r"[$#] $", pexpect.TIMEOUT, *([r"login: $"] if password else [])]
+        prompts: list[Any] = [PROMPT, pexpect.TIMEOUT, *([r"login: $"] if password else [])]
         while not deadline.expired:
             self.sendline("")
             seen = self.expect(prompts, timeout=min(NUDGE, deadline.remaining + 0.1))
@@ -154,7 +156,7 @@ class Console(_Spawn):
         self.sendline(user)
         self.expect("assword: ", timeout=max(1.0, deadline.remaining))
         self.sendline(password)
-        if self.expect([r"[$#] $", "Login incorrect"], timeout=max(1.0, deadline.remaining)) == 1:
+        if self.expect([PROMPT, "Login incorrect"], timeout=max(1.0, deadline.remaining)) == 1:
             raise ConsoleError(
                 f"Logging in to {self.node_name} as {user} with its image's password failed on the serial console.",
                 tip=f"check that nothing in the guest has changed the password of {user}",

@@ -227,8 +227,19 @@ stty echo
 PS1='pi@pi-1:~$ ' exec bash --norc --noprofile -i
 """
 
+#: A guest whose profile prints, and whose prompt has the colours of Raspberry Pi OS.
+NOISY = LOGIN.replace(
+    "PS1='pi@pi-1:~$ '",
+    r"""
+printf '####\n# Authorised users only #\n####\nlocale: Cannot set LC_ALL\n'
+PS1="$(printf '\033[01;32mpi@pi-1\033[00m:\033[01;34m~ $\033[00m ')" """,
+)
 
-@pytest.fixture(params=[("bash", "--norc", "--noprofile", "-i"), ("sh", "-c", LOGIN)], ids=["shell", "login"])
+
+@pytest.fixture(
+    params=[("bash", "--norc", "--noprofile", "-i"), ("sh", "-c", LOGIN), ("sh", "-c", NOISY)],
+    ids=["shell", "login", "noisy"],
+)
 def shell(request: pytest.FixtureRequest, short_path: Path) -> Iterator[Console]:
     """A console with a real shell on a real terminal, which may ask for a name and a password."""
     with (
