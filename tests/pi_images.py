@@ -1,13 +1,14 @@
 """Disk images of the structure of Raspberry Pi OS, made of Debian's packages: MBR, FAT with the boot files, ext4.
 
 Their root is that of an image ``debian:bookworm`` with all that was tuned put back to how Debian has it: logins on the
-serial console with a password, no key, SSH off, an address by DHCP, the boot partition in fstab by its PARTUUID.
+serial console with a password, no key, SSH off, an address by DHCP. The files of `pi_files` make it Raspberry Pi OS.
 """
 
 from __future__ import annotations
 
 import gzip
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -15,12 +16,28 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pi_files
+from pi_files import Style
+
 from pytest_pidoc.images.debian import archives
 from pytest_pidoc.images.debian.packages import BOARD
-from pytest_pidoc.images.stock.accounts import DEFAULT
 from pytest_pidoc.images.store.image import Image
 
 __all__ = ["BOOTED", "Booted", "Style", "make"]
+
+#: What makes the donor boot faster, keep still and let us in.
+TUNED = (
+    "/etc/tmpfiles.d/systemd-nologin.conf",
+    "/etc/tmpfiles.d/tmp.conf",
+    "/etc/systemd/system.conf.d/pidoc.conf",
+    "/etc/systemd/journald.conf.d/pidoc.conf",
+    "/etc/modprobe.d/pidoc.conf",
+    "/etc/dpkg/dpkg.cfg.d/pidoc",
+    "/etc/ssh/sshd_config.d/pidoc.conf",
+    "/etc/sudoers.d/pidoc",
+    "/home/pi/.ssh/authorized_keys",
+    "/var/lib/dbus/machine-id",
+)
 
 MIB = 1 << 20
 BOOT_START, BOOT_SIZE = 4 * MIB, 96 * MIB
@@ -52,27 +69,6 @@ BOOTED = {
 }
 
 
-@dataclass(frozen=True)
-class Style:
-    """Which images it is like.
-
-    Attributes
-    ----------
-    user_at_first_boot
-        As since April 2022: the user has no password until ``userconf.txt`` gives him one, and ``ssh`` in the boot
-        partition enables SSH. Before: pi and raspberry.
-    password
-        The encrypted password of the user pi.
-    own_modules
-        Whether the kernel in the boot partition has its modules in the root, as a Pi's has. Without them the
-        image is one whose kernel the emulated machine cannot use.
-    """
-
-    user_at_first_boot: bool
-    password: str = DEFAULT.encrypted()
-    own_modules: bool = True
-
-
 def make(donor: Image, directory: Path, style: Style) -> Path:
     """Make ``directory/disk.img`` from the image ``debian:bookworm``; return its path."""
     directory.mkdir()
@@ -94,13 +90,8 @@ def make(donor: Image, directory: Path, style: Style) -> Path:
     (directory / booted.kernel).write_bytes(gzip.compress(kernel, 1) if booted.kernel == "kernel8.img" else kernel)
     (directory / booted.initramfs).write_bytes(donor.file("initrd/board").read_bytes() + initramfs)
     shutil.copyfile(donor.file(booted.donors_tree), directory / booted.tree)
-    (directory / "config.txt").write_text(
-        "# For more options see the documentation\nauto_initramfs=1\n[pi4]\narm_boost=1\n"
-    )
-    (directory / "cmdline.txt").write_text(
-        f"console=serial0,115200 console=tty1 root=PARTUUID={DISK_ID:08x}-02 rootfstype=ext4 fsck.repair=yes rootwait "
-        "quiet init=/usr/lib/raspberrypi-sys-mods/firstboot\n"
-    )
+    (directory / "config.txt").write_text(pi_files.config(style))
+    (directory / "cmdline.txt").write_text(pi_files.cmdline(style, f"{DISK_ID:08x}"))
     for name in (booted.kernel, booted.initramfs, booted.tree, "config.txt", "cmdline.txt"):
         _run("mcopy", "-i", boot, directory / name, f"::/{name}")
         (directory / name).unlink()
@@ -156,47 +147,31 @@ def _edits(root: Path, directory: Path, style: Style) -> Iterator[str]:
             yield f"rm {folder}/{name}"
     for name in ("ssh.service", "pidoc-console.service", "dbus.service", "systemd-logind.service"):
         yield f"rm {units}/multi-user.target.wants/{name}"
-    yield "rm /etc/tmpfiles.d/systemd-nologin.conf"
-    yield "rm /etc/systemd/system.conf.d/pidoc.conf"
-    yield "rm /etc/modprobe.d/pidoc.conf"
-    yield "rm /etc/ssh/sshd_config.d/pidoc.conf"
-    for key in ("ssh_host_ed25519_key", "ssh_host_ed25519_key.pub"):
-        yield f"rm /etc/ssh/{key}"
-    yield "rm /home/pi/.ssh/authorized_keys"
+    yield f"rm {units}/sshd.service"
+    for name in TUNED:
+        yield f"rm {name}"
+    for name in _names(root, "/etc/ssh"):
+        if name.startswith("ssh_host_"):
+            yield f"rm /etc/ssh/{name}"
+    for library in _names(root, "/usr/lib"):
+        if library.endswith(("-linux-gnu", "-linux-gnueabihf", "-linux-gnueabi")):
+            yield f"rm /usr/lib/{library}/libnss_myhostname.so.2"
     yield "rmdir /home/pi/.ssh"
     if not style.own_modules:
         yield from _remove_tree(root, directory, "/usr/lib/modules")
         yield "mkdir /usr/lib/modules"
         yield "mkdir /usr/lib/modules/4.19.75+"
-    yield "mkdir /boot/firmware"
-    for folder in ("/etc/NetworkManager", "/etc/NetworkManager/conf.d"):
-        yield f"mkdir {folder}"
 
-    shadow = _read(root, "/etc/shadow")
-    password = "*" if style.user_at_first_boot else style.password
-    changed = "\n".join(
-        f"pi:{password}:" + line.split(":", 2)[2] if line.startswith("pi:") else line for line in shadow.splitlines()
-    )
-    files = {
-        "/etc/shadow": (changed + "\n", 0o640),
-        "/etc/hostname": ("raspberrypi\n", 0o644),
-        "/etc/fstab": (
-            f"proc /proc proc defaults 0 0\nPARTUUID={DISK_ID:08x}-01 /boot/firmware vfat defaults 0 2\n"
-            f"PARTUUID={DISK_ID:08x}-02 / ext4 defaults,noatime 0 1\n",
-            0o644,
-        ),
-        "/etc/dhcpcd.conf": ("hostname\n", 0o644),
-        "/etc/systemd/network/eth0.network": ("[Match]\nName=eth0\n[Network]\nDHCP=ipv4\n", 0o644),
-    }
-    links = {
-        f"{units}/multi-user.target.wants/systemd-networkd.service": "/lib/systemd/system/systemd-networkd.service"
-    }
-    if style.user_at_first_boot:
-        yield "mkdir /usr/lib/userconf-pi"
-        yield "mkdir /usr/lib/raspberrypi-sys-mods"
-        files |= FIRST_BOOT
-        for name in ("userconfig", "sshswitch", "regenerate_ssh_host_keys"):
-            links[f"{units}/multi-user.target.wants/{name}.service"] = f"/lib/systemd/system/{name}.service"
+    files = _users(root, style) | pi_files.contents(style, f"{DISK_ID:08x}")
+    there = {"/", "/etc", "/lib", "/home", f"/home/{style.user}"}
+    for path in ["/boot/firmware/-", "/etc/NetworkManager/conf.d/-", *files, *pi_files.links(style)]:
+        for folder in reversed(Path(path).parents):
+            if str(folder) not in there and not _exists(root, str(folder)):
+                yield f"mkdir {folder}"
+            there.add(str(folder))
+    if style.user != "pi":
+        yield f"ln /home/pi /home/{style.user}"
+        yield "unlink /home/pi"
     for number, (path, (content, mode)) in enumerate(files.items()):
         copy = directory / f"file-{number}"
         copy.write_text(content)
@@ -204,58 +179,22 @@ def _edits(root: Path, directory: Path, style: Style) -> Iterator[str]:
         yield f"rm {path}"
         yield f"cd {Path(path).parent}"
         yield f"write {copy} {Path(path).name}"
-        yield f"set_inode_field {path} uid 0"
-        yield f"set_inode_field {path} gid {42 if path == '/etc/shadow' else 0}"
-    for path, target in links.items():
+        owner = 1000 if path.startswith("/home/") else 0
+        yield f"set_inode_field {path} uid {owner}"
+        yield f"set_inode_field {path} gid {42 if path.endswith('shadow') else owner}"
+    for path, target in pi_files.links(style).items():
         yield f"cd {Path(path).parent}"
         yield f"symlink {Path(path).name} {target}"
 
 
-def _unit(what: str, program: str, more: str = "", section: str = "") -> tuple[str, int]:
-    text = f"[Unit]\nDescription={what}\n{more}\n[Service]\nType=oneshot\nExecStart={program}\n{section}"
-    return text + "\n[Install]\nWantedBy=multi-user.target\n", 0o644
-
-
-#: In the role of userconf-pi and raspberrypi-sys-mods: they find the same files in the same place and do the same.
-FIRST_BOOT = {
-    "/usr/lib/userconf-pi/userconf": (
-        '#!/bin/sh\n[ "$1" = pi ] || exit 1\necho "$1:$2" | chpasswd --encrypted\nsystemctl -q disable userconfig\n',
-        0o755,
-    ),
-    "/usr/lib/userconf-pi/userconf-service": (
-        "#!/bin/sh -e\nsleep 3 # a Pi is not fast either, and the console asks for a login already\n"
-        "line=$(head -n 1 /boot/firmware/userconf.txt)\n"
-        '/usr/lib/userconf-pi/userconf "${line%%:*}" "${line#*:}"\nrm /boot/firmware/userconf.txt\n',
-        0o755,
-    ),
-    "/usr/lib/raspberrypi-sys-mods/sshswitch": (
-        "#!/bin/sh -e\n[ -e /boot/firmware/ssh ] || exit 0\nrm /boot/firmware/ssh\n"
-        "systemctl enable --now --no-block ssh\n",
-        0o755,
-    ),
-    "/usr/lib/raspberrypi-sys-mods/regenerate_ssh_host_keys": (
-        "#!/bin/sh -e\nrm -f /etc/ssh/ssh_host_*_key*\n"
-        "for kind in ed25519 ecdsa; do ssh-keygen -q -t $kind -N '' -f /etc/ssh/ssh_host_${kind}_key; done\n"
-        "systemctl -q disable regenerate_ssh_host_keys\n",
-        0o755,
-    ),
-    "/lib/systemd/system/userconfig.service": _unit(
-        "User configuration dialog",
-        "/usr/lib/userconf-pi/userconf-service",
-        "After=systemd-user-sessions.service\n",
-        "StandardInput=tty\nTTYPath=/dev/tty8\nTTYReset=yes\nTTYVHangup=yes\nTTYVTDisallocate=yes\n",
-    ),
-    "/lib/systemd/system/sshswitch.service": _unit(
-        "Turn on SSH if /boot/ssh or /boot/firmware/ssh is present",
-        "/usr/lib/raspberrypi-sys-mods/sshswitch",
-        "After=regenerate_ssh_host_keys.service boot-firmware.mount\n",
-    ),
-    "/lib/systemd/system/regenerate_ssh_host_keys.service": _unit(
-        "Regenerate SSH host keys",
-        "/usr/lib/raspberrypi-sys-mods/regenerate_ssh_host_keys",
-        "Before=ssh.service\nConditionFileIsExecutable=/usr/bin/ssh-keygen\n",
-    ),
-}
+def _users(root: Path, style: Style) -> dict[str, tuple[str, int]]:
+    """Return the files about users, with the one that the image has by his name and with his password."""
+    modes = {"passwd": 0o644, "group": 0o644, "shadow": 0o640, "gshadow": 0o640}
+    texts = {name: re.sub(r"\bpi\b", style.user, _read(root, f"/etc/{name}")) for name in modes}
+    password = "*" if style.user_at_first_boot else style.password
+    user, _, others = texts["shadow"].partition(f"\n{style.user}:")
+    texts["shadow"] = f"{user}\n{style.user}:{password}:{others.split(':', 1)[1]}"
+    return {f"/etc/{name}": (text, modes[name]) for name, text in texts.items()}
 
 
 def _remove_tree(root: Path, directory: Path, path: str) -> Iterator[str]:
@@ -270,6 +209,10 @@ def _remove_tree(root: Path, directory: Path, path: str) -> Iterator[str]:
 def _names(root: Path, path: str) -> list[str]:
     lines = _run("debugfs", "-R", f"ls -p {path}", root).splitlines()
     return [line.split("/")[5] for line in lines if line.startswith("/") and line.split("/")[5] not in (".", "..", "")]
+
+
+def _exists(root: Path, path: str) -> bool:
+    return "Inode: " in _run("debugfs", "-R", f"stat {path}", root)
 
 
 def _read(root: Path, path: str) -> str:
