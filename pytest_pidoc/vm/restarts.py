@@ -44,7 +44,8 @@ class Restart:
 class Restarts:
     """The restarts of the guest in *directory*, and after how many of them the node was brought up again.
 
-    That number is kept in the directory, because the next process that uses the node has to know it.
+    That number is kept in the directory, with the length that the serial log had then, because the next process that
+    uses the node has to know them.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -66,13 +67,17 @@ class Restarts:
 
     def unhandled(self) -> list[Restart]:
         """Return the restarts after which the node was not brought up again, oldest first."""
-        found = self.all()
-        try:
-            return found[int(self._handled.read_bytes()) :]
-        except (OSError, ValueError):  # there was none yet
-            return found
+        return self.all()[self.handled()[0] :]
 
-    def handle(self, number: int) -> None:
-        """Record that the node was brought up again after the first *number* restarts."""
-        if self.unhandled():
-            documents.write(self._handled, str(number), mode=0o600)
+    def handled(self) -> tuple[int, int]:
+        """Return after how many restarts the node was brought up, and where its boot begins in the serial log."""
+        try:
+            number, log = map(int, self._handled.read_bytes().split())
+        except (OSError, ValueError):  # it has booted once
+            return 0, 0
+        return number, log
+
+    def handle(self, number: int, log: int) -> None:
+        """Record that the node was brought up after *number* restarts, and where that boot begins in the serial log."""
+        if self.handled() != (number, log):
+            documents.write(self._handled, f"{number} {log}", mode=0o600)

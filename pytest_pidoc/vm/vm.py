@@ -95,13 +95,12 @@ class Vm:
         self.engine = engine
         self.endpoint = endpoint
         self.host_keys = tuple(host_keys) or launch.image.manifest.host_keys
-        self.boot_log = 0
         self.off: str | None = None
         self.dependents: list[Closable] = []
         self.restarts = Restarts(endpoint.directory)
+        self._noticed, self.boot_log = self.restarts.handled()
         self.recover: Callable[[], None] | None = None
         self.last_success = 0.0
-        self._noticed = 0  # how many restarts boot_log knows of
         self._connected_after = 0  # and how many there were before the connection was made
         self.transfers = threading.Lock()
         self._attending = threading.RLock()
@@ -331,7 +330,7 @@ class Vm:
             before, self._coming_up = self._coming_up, True
             try:
                 yield
-                self.restarts.handle(self._connected_after)
+                self.restarts.handle(self._connected_after, self.boot_log)
             finally:
                 self._coming_up = before
 

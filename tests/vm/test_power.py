@@ -20,6 +20,7 @@ from pytest_pidoc.lifecycle.attempt import Member, Started
 from pytest_pidoc.node import Node
 from pytest_pidoc.qemu.command import mac_address
 from pytest_pidoc.values.files import QMP_SOCKET, SERIAL_LOG
+from pytest_pidoc.vm.vm import Vm
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -276,6 +277,18 @@ def test_kernel_that_was_restarted_has_not_given_up(node: Node) -> None:
     reset(node)
 
     assert node.state == "up"
+
+
+def test_panic_of_an_earlier_boot_is_none_for_another_process(node: Node, engine: Engine) -> None:
+    """It reads the same serial log, and knows where the last boot begins."""
+    with (node.directory / SERIAL_LOG).open("ab") as log:
+        log.write(PANIC)
+    vm = vm_of(node)
+    vm.relaunch(booted=True)
+    with vm.coming_up():
+        node.run("true")
+
+    assert Vm(vm.launch, engine, vm.endpoint).panicked() is None
 
 
 def test_command_ends_when_the_guest_restarts(node: Node) -> None:

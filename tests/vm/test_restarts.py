@@ -52,9 +52,11 @@ def test_every_process_knows_what_was_dealt_with(tmp_path: Path) -> None:
     one, other = Restarts(tmp_path), Restarts(tmp_path)
     tell(tmp_path, "RESET", 100)
     assert (len(one.unhandled()), len(other.unhandled())) == (1, 1)
+    assert one.handled() == (0, 0)
 
-    one.handle(1)
+    one.handle(1, 2500)
     assert other.unhandled() == []
+    assert other.handled() == (1, 2500)
     tell(tmp_path, "RESET", 200)
 
     assert [restart.at for restart in other.unhandled()] == [200]
