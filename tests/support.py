@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import paramiko
 import pytest
-from paramiko.common import cMSG_CHANNEL_REQUEST
+from paramiko.common import MSG_CHANNEL_REQUEST, cMSG_CHANNEL_REQUEST
 
 from pytest_pidoc.engines.engine import Endpoint
 from pytest_pidoc.engines.local import LocalEngine
@@ -306,6 +306,9 @@ class _Session(paramiko.ServerInterface):
         threading.Thread(target=self._server.run, args=(channel, command.decode()), daemon=True).start()
         return True
 
+    def check_channel_pty_request(self, *_: object) -> bool:
+        return True  # though the command gets none
+
     def check_channel_direct_tcpip_request(
         self, number: int, origin: tuple[str, int], destination: tuple[str, int]
     ) -> int:
@@ -364,6 +367,7 @@ class SshServer:
         self.die: Callable[[], None] = lambda: None
         self.wanted: list[tuple[str, int]] = []
         self._transports: list[paramiko.Transport] = []
+        self._running: dict[paramiko.Channel, subprocess.Popen[bytes]] = {}
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         home.mkdir(parents=True)
@@ -393,7 +397,9 @@ class SshServer:
         path = f"{self.home / 'bin'}:{os.environ['PATH']}"
         environment = {"PATH": path, "HOME": str(self.home), "USER": "pi"}
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        with subprocess.Popen(["sh", "-c", command], cwd=self.home, env=environment, **pipes) as process:
+        options = {"cwd": self.home, "env": environment, "start_new_session": True, **pipes}
+        with subprocess.Popen(["sh", "-c", command], **options) as process:
+            self._running[channel] = process
             threading.Thread(target=_feed, args=(channel, process.stdin), daemon=True).start()
             errors = threading.Thread(target=_copy, args=(process.stderr, channel.sendall_stderr))
             errors.start()
@@ -406,6 +412,11 @@ class SshServer:
             else:
                 channel.send_exit_status(status)
             channel.close()
+
+    def signal(self, channel: paramiko.Channel, name: str) -> None:
+        """Send a signal to the processes of a channel's command, as sshd does (RFC 4254, 6.9)."""
+        if eventually(lambda: channel in self._running) and self._running[channel].poll() is None:
+            os.killpg(self._running[channel].pid, signal.Signals[f"SIG{name}"])
 
     def join(self, number: int, target: socket.socket) -> None:
         """Connect the channel with that number to a socket, in both directions."""
@@ -456,7 +467,21 @@ class SshServer:
             self.connections += 1
             transport = paramiko.Transport(connection)
             self._transports.append(transport)
+            self._hear_signals(transport)
             transport.add_server_key(self.host_key)
             transport.set_subsystem_handler("sftp", paramiko.SFTPServer, _Sftp)
             with contextlib.suppress(paramiko.SSHException, EOFError, OSError):
                 transport.start_server(event=threading.Event(), server=_Session(self))
+
+    def _hear_signals(self, transport: paramiko.Transport) -> None:
+        """Let the transport take the message ``signal``, which paramiko drops."""
+        usual = transport._channel_handler_table[MSG_CHANNEL_REQUEST]
+
+        def handle(channel: paramiko.Channel, message: paramiko.Message) -> None:
+            copy = paramiko.Message(message.get_remainder())
+            if copy.get_text() == "signal":
+                copy.get_boolean()
+                self.signal(channel, copy.get_text())
+            usual(channel, message)
+
+        transport._channel_handler_table = {**transport._channel_handler_table, MSG_CHANNEL_REQUEST: handle}

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import io
 import logging
+import os
 import shlex
 import signal
 import socket
@@ -17,7 +18,18 @@ import paramiko
 import pytest
 from fabric.runners import Remote
 from invoke.exceptions import CommandTimedOut, UnexpectedExit
-from support import SshServer, StandInEngine, make_image, make_launch, node_of, qmp_peer, tcp_server, unix_server, vm_of
+from support import (
+    SshServer,
+    StandInEngine,
+    eventually,
+    make_image,
+    make_launch,
+    node_of,
+    qmp_peer,
+    tcp_server,
+    unix_server,
+    vm_of,
+)
 
 from pytest_pidoc.engines.engine import Endpoint
 from pytest_pidoc.errors import BootError, BootTimeout, ConsoleError, KernelPanic, MonitorError, NodeDied
@@ -28,7 +40,7 @@ from pytest_pidoc.values.files import CONSOLE_SOCKET, QMP_SOCKET, SERIAL_LOG
 from pytest_pidoc.vm.bringup import Timings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from pytest_pidoc.images.store.image import Image
@@ -273,6 +285,98 @@ def test_command_whose_time_is_up(node: Node, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(Remote, "kill", kill)
     with pytest.raises(CommandTimedOut):
         node.run("sleep 600", timeout=0.3)
+
+
+class TimeIsUp(BaseException):
+    """What pytest-timeout's handler raises, ``Failed``, is no ``Exception``, either."""
+
+
+@contextlib.contextmanager
+def interrupted(error: type[BaseException], *, when: Callable[[], bool]) -> Iterator[None]:
+    """Raise an error in a handler of a signal as soon as *when* is true, as Ctrl-C and pytest-timeout do."""
+
+    def handle(number: int, frame: object) -> None:
+        if when():
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            raise error
+
+    usual = signal.signal(signal.SIGALRM, handle)
+    signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, usual)
+
+
+def ends(pid: int) -> bool:
+    """Tell whether a process ends, or has ended."""
+    return eventually(lambda: not alive(pid))
+
+
+def alive(pid: int) -> bool:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, 0)
+        return True
+    return False
+
+
+WAITING = "echo $$ >pid.new; mv pid.new pid; sleep 600; true"
+
+
+@pytest.mark.parametrize("error", [TimeIsUp, KeyboardInterrupt])
+@pytest.mark.parametrize(
+    "wait_for",
+    [
+        lambda node: node.run(WAITING),
+        lambda node: node.run(WAITING, pty=True, env={"A": "1"}),
+        lambda node: node.run(f"trap '' TERM; {WAITING}", warn=True),
+        lambda node: node.sudo(f"sh -c '{WAITING}'"),
+        lambda node: node.wait_until_succeeds(WAITING),
+    ],
+    ids=["run", "pty", "no-sigterm", "sudo", "wait"],
+)
+def test_wait_that_is_interrupted(
+    node: Node, server: SshServer, wait_for: Callable[[Node], object], error: type[BaseException]
+) -> None:
+    """The error of the signal's handler ends the wait, and the command is ended on the node; others still run there."""
+    pid = server.home / "pid"
+    with interrupted(error, when=pid.exists), pytest.raises(error):
+        wait_for(node)
+
+    assert ends(int(pid.read_text()))
+    assert node.run("echo next").stdout == "next\n"
+    assert server.connections == 1
+
+
+def test_interrupted_wait_for_a_port(node: Node, server: SshServer) -> None:
+    """A wait with a loop in the guest ends, too."""
+    begun = server.home / "begun"
+    (server.home / "bin" / "bash").write_text(f"#!/bin/sh\ntouch {begun}\nexec sleep 600\n")
+    (server.home / "bin" / "bash").chmod(0o755)
+    with interrupted(TimeIsUp, when=begun.exists), pytest.raises(TimeIsUp):
+        node.wait_for_port(1)
+
+
+def test_command_whose_time_is_up_is_ended(node: Node, server: SshServer) -> None:
+    """The next test on a node that is shared does not find it."""
+    with pytest.raises(CommandTimedOut):
+        node.run(WAITING, timeout=1)
+
+    assert ends(int((server.home / "pid").read_text()))
+
+
+def test_command_that_ends_by_itself_gets_no_signal(
+    node: Node, server: SshServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is sent for a usual command, and what it left running goes on."""
+    signals: list[str] = []
+    monkeypatch.setattr(server, "signal", lambda channel, name: signals.append(name))
+    node.run("sleep 600 >&- 2>&- & echo $! >pid")
+    node.run("kill -TERM $$", warn=True)
+    node.run("kill $(cat pid)")
+
+    assert signals == []
 
 
 def test_death_before_a_command(node: Node, engine: StandInEngine, server: SshServer) -> None:

@@ -17,6 +17,8 @@ from invoke.exceptions import CommandTimedOut
 from paramiko import Channel, Message, SSHException, Transport
 from paramiko.common import MSG_CHANNEL_REQUEST
 
+from pytest_pidoc.guest import giving_up
+
 __all__ = ["SignalledRemote", "exit_status", "hear_signals"]
 
 CHECK_INTERVAL = 0.25  # seconds between two checks whether the node is still running
@@ -36,6 +38,7 @@ class SignalledRemote(Remote):  # type: ignore[misc] # Fabric has no types
         self._check = check
         self._checked = 0.0
         self._late = False
+        self._given_up = False
 
     @property
     def process_is_finished(self) -> bool:
@@ -45,7 +48,7 @@ class SignalledRemote(Remote):  # type: ignore[misc] # Fabric has no types
             try:
                 self._check()
             except BaseException:
-                self.kill()  # or the threads that read its output wait for ever
+                super().kill()  # nothing in the guest is left to be ended
                 raise
         return bool(super().process_is_finished)
 
@@ -54,11 +57,46 @@ class SignalledRemote(Remote):  # type: ignore[misc] # Fabric has no types
         """Whether the command was ended because its time was up."""
         return self._late
 
+    def wait(self) -> None:
+        """Wait for the end of the command; end it if the wait is interrupted, by Ctrl-C or a test's time limit."""
+        try:
+            super().wait()
+        except KeyboardInterrupt:
+            if not self._at_a_keyboard:
+                self.kill()  # or the threads that read its output wait for ever
+            raise
+        except BaseException:
+            self.kill()
+            raise
+
+    def send_interrupt(self, interrupt: KeyboardInterrupt) -> None:
+        """Pass Ctrl-C on to a program that somebody uses at a terminal; otherwise raise it."""
+        if not self._at_a_keyboard:
+            raise interrupt
+        super().send_interrupt(interrupt)
+
     def kill(self) -> None:
         """End the command; its waiter can continue before this returns, while invoke's timer still seems to run."""
         if threading.current_thread() is self._timer:
             self._late = True
-        super().kill()
+        self._given_up = True
+        try:
+            giving_up.end(self.channel)
+        finally:
+            super().kill()
+
+    def stop(self) -> None:
+        """Clean up after a command; end it if it is still running, since nobody waits for it any more."""
+        channel = getattr(self, "channel", None)
+        try:
+            if channel is not None and not channel.closed and exit_status(channel) is None:
+                giving_up.end(channel)
+        finally:
+            super().stop()
+
+    @property
+    def _at_a_keyboard(self) -> bool:
+        return bool(self.using_pty and self.streams["in"])
 
     def start(self, *arguments: Any, **keywords: Any) -> None:
         """Start a command, and listen for the signal that ends it."""
@@ -86,7 +124,7 @@ class SignalledRemote(Remote):  # type: ignore[misc] # Fabric has no types
 
     def generate_result(self, **keywords: Any) -> Any:
         """Return the result, with the signal's description where a shell would have printed it."""
-        if self._ended_by is not None:
+        if self._ended_by is not None and not self._given_up:
             keywords["stderr"] += f"{signal.strsignal(self._ended_by)}\n"
         return super().generate_result(**keywords)
 

@@ -144,7 +144,8 @@ def _run(vm: Vm, command: str, seconds: float) -> Result:
     NodeDied
         The node has ended.
     """
-    bounded = f'timeout -k 1 {max(seconds, 0.01):.2f} "${{SHELL:-sh}}" -c {shlex.quote(command)}'
+    # Without exec, timeout(1) would lead a group of processes of its own, which gets no signal if this is given up.
+    bounded = f'exec timeout -k 1 {max(seconds, 0.01):.2f} "${{SHELL:-sh}}" -c {shlex.quote(command)}'
     return vm.ask(bounded, timeout=seconds + GRACE)
 
 

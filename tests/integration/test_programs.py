@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import textwrap
 import urllib.request
 from typing import TYPE_CHECKING
 
 import pytest
+from invoke.exceptions import CommandTimedOut
 
 from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.errors import CopyError, NodeDied, WaitError, WaitTimeout
@@ -44,6 +46,33 @@ def test_server_that_runs_until_the_end_of_the_block(any_node: Node) -> None:
     assert any_node.programs == ()
     assert not any_node.run(f"kill -0 {server.pid}", warn=True).ok
     server.stop()
+
+
+class TimeIsUp(BaseException):
+    """What pytest-timeout's handler raises is no ``Exception``, either."""
+
+
+def test_given_up_command_is_ended(any_node: Node) -> None:
+    """The next test on the node does not find it: its time was up, or the test's, while it ran or waited for a port."""
+
+    def time_is_up(number: int, frame: object) -> None:
+        raise TimeIsUp
+
+    with pytest.raises(CommandTimedOut):
+        any_node.run("sleep 4321; true", timeout=2)
+    with pytest.raises(CommandTimedOut):
+        any_node.sudo("sleep 4321", timeout=2)
+    usual = signal.signal(signal.SIGALRM, time_is_up)
+    try:
+        for wait in (lambda: any_node.run("sleep 4321"), lambda: any_node.wait_for_port(81)):
+            signal.setitimer(signal.ITIMER_REAL, 2)
+            with pytest.raises(TimeIsUp):
+                wait()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, usual)
+
+    any_node.wait_until_succeeds("! pgrep -fx 'sleep 4321' && ! pgrep -fx 'bash -c until .*'", timeout=30)
 
 
 def test_program_that_ends_by_itself(any_node: Node) -> None:
