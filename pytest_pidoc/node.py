@@ -175,7 +175,8 @@ class Node:
         """Run a shell command and return Fabric's ``Result``.
 
         Arguments, result and exceptions are those of ``fabric.Connection.run``; output is not echoed unless
-        ``hide=False``.
+        ``hide=False``. With ``asynchronous=True``, Fabric's promise is returned at once; its ``join()`` waits for the
+        result.
 
         Raises
         ------

@@ -374,8 +374,8 @@ class SshServer:
         sudo = home / "bin" / "sudo"
         sudo.parent.mkdir()
         sudo.write_text(
-            '#!/bin/sh\nwho=root\nwhile :; do case "$1" in -S|-H|-n) shift;; -p) shift 2;; -u) who="$2"; shift 2;;'
-            ' *) break;; esac; done\necho "as $who:"\nexec "$@"\n'
+            '#!/bin/sh\nwho=root\nwhile :; do case "$1" in -S|-H|-n|--preserve-env=*) shift;; -p) shift 2;;'
+            ' -u) who="$2"; shift 2;; *) break;; esac; done\necho "as $who:"\nexec "$@"\n'
         )
         sudo.chmod(0o755)
         self._thread = threading.Thread(target=self._accept)

@@ -12,11 +12,12 @@ import signal
 import socket
 import subprocess
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import paramiko
 import pytest
 from fabric.runners import Remote
+from invoke import Responder
 from invoke.exceptions import CommandTimedOut, UnexpectedExit
 from support import (
     SshServer,
@@ -135,6 +136,99 @@ def test_command_that_a_signal_ends_is_reported_as_such(node: Node, name: str) -
 
     assert (result.exited, result.stdout) == (128 + number, "so far\n")
     assert result.stderr == f"{signal.strsignal(number)}\n"
+
+
+class _Answer(Responder):
+    """Answers the one question of a program that asks."""
+
+    def __init__(self) -> None:
+        super().__init__("name\\? ", "pi\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "stdout"),
+    [
+        ("echo out", {"hide": "stdout"}, "out\n"),
+        ("echo out", {"hide": "both", "echo": True}, "out\n"),
+        ("echo out", {"hide": None, "echo": True, "echo_format": "> {command}"}, "out\n"),
+        ("echo out; exit 3", {"warn": True}, "out\n"),
+        ("echo out", {"pty": True, "fallback": False}, "out\n"),
+        ("echo $NAME", {"env": {"NAME": "value"}}, "value\n"),
+        ("echo $NAME", {"env": {"NAME": "value"}, "replace_env": True}, "value\n"),
+        ("echo out", {"shell": "/bin/bash"}, "out\n"),
+        ("echo out", {"timeout": 60}, "out\n"),
+        (r"printf '\344\n'", {"encoding": "latin-1"}, "ä\n"),
+        ("cat", {"in_stream": io.StringIO("typed")}, "typed"),
+        ("printf 'name? '; read name; echo $name", {"watchers": [_Answer()]}, "name? pi\n"),
+        ("echo out >made; exit 1", {"dry": True}, ""),
+        ("echo out", {"asynchronous": False, "disown": False}, "out\n"),
+        ("echo out", {"out_stream": io.StringIO(), "err_stream": io.StringIO(), "hide": False}, "out\n"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+@pytest.mark.parametrize("name", ["run", "sudo"])
+def test_fabrics_arguments(node: Node, name: str, command: str, arguments: dict[str, Any], stdout: str) -> None:
+    """All arguments of Fabric do what they do there, as root too."""
+    if "in_stream" in arguments:
+        arguments["in_stream"].seek(0)
+    if name == "run":
+        assert node.run(command, **arguments).stdout == stdout
+    else:
+        expected = f"as root:\n{stdout}" if "dry" not in arguments else ""
+        assert node.sudo(f"sh -c {shlex.quote(command)}", **arguments).stdout.replace("\r\n", "\n") == expected
+
+
+def test_disowned_command(node: Node, server: SshServer) -> None:
+    """It has no result, and nobody waits for it."""
+    assert node.run("while ! test -e enough; do sleep 0.01; done; touch done", disown=True) is None
+    node.run("touch enough")
+
+    assert eventually((server.home / "done").exists)
+
+
+def test_unknown_argument_is_an_error_as_everywhere(node: Node) -> None:
+    """A misspelt one is not dropped."""
+    with pytest.raises(TypeError, match="timeuot"):
+        node.run("true", timeuot=3)
+
+
+@pytest.mark.parametrize("name", ["run", "sudo"])
+def test_promise_of_a_result(node: Node, name: str) -> None:
+    """The test goes on while the command runs, and gets its result when it asks."""
+    promise = getattr(node, name)("sh -c 'while ! test -e enough; do sleep 0.01; done; echo out'", asynchronous=True)
+    assert "enough" in repr(promise)
+    node.run("touch enough")
+
+    assert promise.join().stdout.endswith("out\n")
+
+
+def test_promise_of_a_command_that_fails(node: Node) -> None:
+    """The errors are those of a command that was waited for."""
+    with pytest.raises(UnexpectedExit), node.run("exit 3", asynchronous=True):
+        pass
+    with pytest.raises(CommandTimedOut):
+        node.run("sleep 600", asynchronous=True, timeout=0.2).join()
+    assert node.run("exit 3", asynchronous=True, warn=True).join().exited == 3
+
+
+@pytest.mark.parametrize("warn", [False, True])
+def test_promise_of_a_node_that_dies(node: Node, engine: StandInEngine, server: SshServer, *, warn: bool) -> None:
+    """It is said to have died while the command ran."""
+    promise = node.run("sleep 600", asynchronous=True, warn=warn)
+    engine.reason = "QEMU was killed by signal 9"
+    server.hang_up()
+    with pytest.raises(NodeDied, match="pi-1 died while it ran 'sleep 600': QEMU was killed by signal 9"):
+        promise.join()
+
+
+def test_promise_that_is_interrupted(node: Node, server: SshServer) -> None:
+    """Its command is ended, too."""
+    pid = server.home / "pid"
+    promise = node.run(WAITING, asynchronous=True)
+    with interrupted(TimeIsUp, when=pid.exists), pytest.raises(TimeIsUp):
+        promise.join()
+
+    assert ends(int(pid.read_text()))
 
 
 def test_sudo_runs_as_root(node: Node) -> None:

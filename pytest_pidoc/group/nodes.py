@@ -32,7 +32,8 @@ class Nodes(Sequence[Node]):
         Returns
         -------
         Results
-            The result of each node: ``results["pi-2"].stdout``, or ``results[pi]``.
+            The result of each node: ``results["pi-2"].stdout``, or ``results[pi]``. With ``asynchronous=True``,
+            a promise of it: ``results["pi-2"].join().stdout``.
 
         Raises
         ------

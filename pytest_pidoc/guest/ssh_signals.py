@@ -130,7 +130,8 @@ class SignalledRemote(Remote):  # type: ignore[misc] # Fabric has no types
 
     @property
     def _ended_by(self) -> signal.Signals | None:
-        return _signal_of(self.channel)
+        channel = getattr(self, "channel", None)  # with dry=True there is none
+        return None if channel is None else _signal_of(channel)
 
 
 def exit_status(channel: Channel) -> int | None:

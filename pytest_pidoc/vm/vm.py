@@ -17,7 +17,7 @@ from pytest_pidoc.guest import ssh
 from pytest_pidoc.guest.output import Output
 from pytest_pidoc.guest.serial_log import SerialLog
 from pytest_pidoc.guest.ssh import Login
-from pytest_pidoc.host import documents, records
+from pytest_pidoc.host import documents, ports, records
 from pytest_pidoc.qemu.launch import Launch
 from pytest_pidoc.qemu.monitor import Monitor
 from pytest_pidoc.values.checks import shown
@@ -263,9 +263,7 @@ class Vm:
                 self.connection.open()
             yield
         except Exception as error:
-            if ssh.broke(error):
-                self.await_death(when, cause=error)
-                self.check_running()
+            self._name_death(error, when)
             raise
 
     def death(self) -> str | None:
@@ -301,10 +299,13 @@ class Vm:
         if panic := self.panicked():
             raise KernelPanic(f"The kernel of {self.name} gave up: {panic}", **self.evidence())
 
-    def check_running(self) -> None:
-        """Raise `KernelPanic` or `NodeRestarted` if the guest that was connected to does not run any more."""
+    def check_running(self, after: int | None = None) -> None:
+        """Raise `KernelPanic` or `NodeRestarted` if the guest that was connected to does not run any more.
+
+        *after* is how many restarts there were before the connection was made, by default the present one.
+        """
         self.raise_if_panicked()
-        if since := self.restarts.all()[self._connected_after :]:
+        if since := self.restarts.all()[self._connected_after if after is None else after :]:
             raise NodeRestarted(f"{self.name} {since[-1]}, before a command in it had ended.", **self.evidence())
 
     def notice_restarts(self) -> None:
@@ -358,7 +359,7 @@ class Vm:
         """Kill QEMU immediately. From then on the node is off, for the reason *why*, and its port is reserved."""
         self.off = why  # first, so that calls that wait for an answer raise an error with the reason
         self.end()
-        self._held = _hold(self.endpoint.host, self.endpoint.port)
+        self._held = ports.hold(self.endpoint.host, self.endpoint.port)
 
     def release_port(self) -> None:
         """Release the port that is reserved while the node is off."""
@@ -411,23 +412,31 @@ class Vm:
         """Run a command with Fabric; raise `NodeDied` if it ended because the node died."""
         when = f"while it ran {shown(command)}"
         with self.naming_death(when):
-            began = time.time()
+            began, after = time.time(), self._connected_after
             result = run()
-        if ssh.broke(result):  # with warn=True
-            self.await_death(when)
-            self.check_running()
-        else:
+        if (runner := getattr(result, "runner", None)) is None:
+            return self._named_result(result, when, began)
+        from pytest_pidoc.guest.promises import Promised  # invoke's promise of a result
+
+        def settle(join: Callable[[], Result]) -> Result:
+            try:
+                return self._named_result(join(), when, began, after)
+            except Exception as error:
+                self._name_death(error, when, after)
+                raise
+
+        return Promised(runner, settle)
+
+    def _named_result(self, result: Result, when: str, began: float, after: int | None = None) -> Result:
+        """Return a result; raise `NodeDied` if there is no status because the node died."""
+        if not self._name_death(result, when, after):  # with warn=True
             self.last_success = began
         return result
 
-
-def _hold(host: str, port: int) -> socket.socket | None:
-    """Bind a port without listening on it: no other process gets it, and connections to it are refused."""
-    held = socket.socket()
-    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        held.bind((host, port))
-    except OSError:  # another process was faster
-        held.close()
-        return None
-    return held
+    def _name_death(self, outcome: object, when: str, after: int | None = None) -> bool:
+        """Tell whether the connection broke; raise an error if the node died, panicked or restarted for it."""
+        if not ssh.broke(outcome):
+            return False
+        self.await_death(when, cause=outcome if isinstance(outcome, Exception) else None)
+        self.check_running(after)
+        return True

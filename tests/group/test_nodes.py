@@ -89,6 +89,15 @@ def test_command_that_says_nothing_or_takes_too_long(cluster: Cluster) -> None:
         cluster.run("echo begun; exec sleep 5", timeout=1)
 
 
+def test_promises_of_all_nodes(cluster: Cluster) -> None:
+    """The commands run while the test does something else, and each node has its result."""
+    promises = cluster.run("while ! test -e enough; do sleep 0.01; done; cat name", asynchronous=True)
+    cluster.run("touch enough")
+
+    assert [promise.join().stdout for promise in promises.values()] == ["pi-1", "pi-2", "pi-3"]
+    assert promises["pi-2"].command.startswith("while")
+
+
 def test_failed_command_may_be_a_result(cluster: Cluster) -> None:
     """With ``warn=True``, as for one node."""
     assert [result.exited for result in cluster.run("exit 4", warn=True).values()] == [4, 4, 4]
