@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import inspect
 import warnings
 from collections.abc import Callable, Iterator, Sequence, Set
@@ -396,6 +397,9 @@ class Cluster(Nodes):
                 f"{self!r} was not ended; call down() or use a with block", ResourceWarning, source=self, stacklevel=1
             )
 
+    def __reduce__(self) -> tuple[Callable[[Path], Cluster], tuple[Path]]:
+        return Cluster.attach, (self.directory,)
+
     def __repr__(self) -> str:
         return f"<Cluster {self.name} {len(self)} x {self.spec.model} {'down' if self._down else 'up'}>"
 
@@ -404,3 +408,14 @@ def _names(group: Node | str | Sequence[Node | str]) -> list[str]:
     """Return the names of one node or of several; anything else is returned unchanged, for the check of names."""
     nodes = group if isinstance(group, (Sequence, Set)) and not isinstance(group, str) else (group,)
     return [node.name if isinstance(node, Node) else node for node in nodes]
+
+
+def _attached(directory: Path, name: str) -> Node:
+    """Return the node of that name; all nodes of a cluster that come to a process are of one object there."""
+    if directory not in _ATTACHED:
+        _ATTACHED[directory] = Cluster.attach(directory)
+    return _ATTACHED[directory][name]
+
+
+_ATTACHED: dict[Path, Cluster] = {}
+copyreg.pickle(Node, lambda node: (_attached, (node.directory.parent, node.name)))

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import io
 import logging
+import multiprocessing
 import os
 import shlex
 import signal
@@ -471,6 +472,38 @@ def test_command_that_ends_by_itself_gets_no_signal(
     node.run("kill $(cat pid)")
 
     assert signals == []
+
+
+def in_child(do: Callable[[], object]) -> object:
+    """Return what a function returns in a child process that has inherited everything by fork."""
+    fork = multiprocessing.get_context("fork")
+    answers = fork.SimpleQueue()
+    child = fork.Process(target=lambda: answers.put(do()))
+    child.start()
+    child.join(30)
+    if child.exitcode is None:
+        child.kill()
+        child.join()
+    assert child.exitcode == 0
+    return answers.get()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_inherited_node(node: Node, server: SshServer) -> None:
+    """A child process uses the node over a connection of its own, and that of its parent goes on."""
+    promise = node.run("while ! test -e enough; do sleep 0.01; done; echo parent", asynchronous=True)
+
+    def use() -> str:
+        node.put(io.BytesIO(), "enough")
+        node.close()
+        return node.run("echo child").stdout
+
+    with vm_of(node).transfers:  # another thread of the parent is in the middle of a copy
+        assert in_child(use) == "child\n"
+
+    assert promise.join().stdout == "parent\n"
+    assert node.run("echo parent").stdout == "parent\n"
+    assert server.connections == 3
 
 
 def test_death_before_a_command(node: Node, engine: StandInEngine, server: SshServer) -> None:

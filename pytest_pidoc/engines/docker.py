@@ -16,7 +16,7 @@ from pytest_pidoc.containers.reaper import watched
 from pytest_pidoc.containers.running import own_labels, remove
 from pytest_pidoc.engines.engine import Endpoint, how_qemu_ended, refuse_more_cpus
 from pytest_pidoc.errors import EngineUnavailable, ImageError, MonitorError, NodeDied
-from pytest_pidoc.host import documents, processes
+from pytest_pidoc.host import documents, forking, processes
 from pytest_pidoc.machines import MIB
 from pytest_pidoc.qemu import command as qemu
 from pytest_pidoc.qemu import events, guard, migration
@@ -65,6 +65,13 @@ class DockerEngine:
         self._reference = reference
         self._versions: dict[str, QemuVersion] = {}
         self._lock = threading.Lock()
+        forking.renew_in_children(self)
+
+    def forget(self) -> list[Any]:
+        """Let the client open connections of its own, in a child process that has inherited it."""
+        self._lock = threading.Lock()
+        self._client.close()  # it can be used on
+        return []
 
     def qemu_version(self, binary: str) -> QemuVersion:
         """Return the version of the QEMU program *binary* in the container image."""

@@ -17,7 +17,7 @@ from pytest_pidoc.guest import ssh
 from pytest_pidoc.guest.output import Output
 from pytest_pidoc.guest.serial_log import SerialLog
 from pytest_pidoc.guest.ssh import Login
-from pytest_pidoc.host import documents, ports, records
+from pytest_pidoc.host import documents, forking, ports, records
 from pytest_pidoc.qemu.launch import Launch
 from pytest_pidoc.qemu.monitor import Monitor
 from pytest_pidoc.values.checks import shown
@@ -96,20 +96,28 @@ class Vm:
         self.endpoint = endpoint
         self.host_keys = tuple(host_keys) or launch.image.manifest.host_keys
         self.off: str | None = None
-        self.dependents: list[Closable] = []
         self.restarts = Restarts(endpoint.directory)
         self._noticed, self.boot_log = self.restarts.handled()
         self.recover: Callable[[], None] | None = None
         self.last_success = 0.0
         self._connected_after = 0  # and how many there were before the connection was made
-        self.transfers = threading.Lock()
-        self._attending = threading.RLock()
-        self._coming_up = False
         self.progress = Progress()
         self._connection: fabric.Connection | None = None
         self._console: Console | None = None
         self._monitor: Monitor | None = None
+        self.forget()
+        forking.renew_in_children(self)
         self._held: socket.socket | None = None
+
+    def forget(self) -> list[Any]:
+        """Go on without connections and with locks that nobody holds; return the connections, open as they are."""
+        before = [self._connection, self._console, self._monitor]
+        self._connection, self._console, self._monitor = None, None, None
+        self.dependents: list[Closable] = []
+        self.transfers = threading.Lock()
+        self._attending = threading.RLock()
+        self._coming_up = False
+        return [each for each in before if each is not None]
 
     @property
     def name(self) -> str:
@@ -300,10 +308,7 @@ class Vm:
             raise KernelPanic(f"The kernel of {self.name} gave up: {panic}", **self.evidence())
 
     def check_running(self, after: int | None = None) -> None:
-        """Raise `KernelPanic` or `NodeRestarted` if the guest that was connected to does not run any more.
-
-        *after* is how many restarts there were before the connection was made, by default the present one.
-        """
+        """Raise `KernelPanic` or `NodeRestarted` if the guest that was connected to *after* restarts runs no more."""
         self.raise_if_panicked()
         if since := self.restarts.all()[self._connected_after if after is None else after :]:
             raise NodeRestarted(f"{self.name} {since[-1]}, before a command in it had ended.", **self.evidence())

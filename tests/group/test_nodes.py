@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 import signal
 import threading
 from typing import TYPE_CHECKING
@@ -96,6 +97,18 @@ def test_promises_of_all_nodes(cluster: Cluster) -> None:
 
     assert [promise.join().stdout for promise in promises.values()] == ["pi-1", "pi-2", "pi-3"]
     assert promises["pi-2"].command.startswith("while")
+
+
+def test_pickled_nodes_are_attached(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process gets the running nodes, all of one cluster, which is attached once."""
+    attached: list[Path] = []
+    parcels = pickle.dumps([cluster[2], cluster["pi-1"]]), pickle.dumps(cluster)
+    monkeypatch.setattr(Cluster, "attach", lambda directory: attached.append(directory) or cluster)
+    names = [node.name for node in pickle.loads(parcels[0])]
+
+    assert names == ["pi-3", "pi-1"]
+    assert attached == [cluster.directory]
+    assert pickle.loads(parcels[1]) is cluster
 
 
 def test_failed_command_may_be_a_result(cluster: Cluster) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
+import sys
 import textwrap
 import urllib.request
 from typing import TYPE_CHECKING
@@ -73,6 +76,30 @@ def test_given_up_command_is_ended(any_node: Node) -> None:
         signal.signal(signal.SIGALRM, usual)
 
     any_node.wait_until_succeeds("! pgrep -fx 'sleep 4321' && ! pgrep -fx 'bash -c until .*'", timeout=30)
+
+
+def greet(pi: Node) -> str:
+    return pi.run("echo hello from $(hostname)").stdout
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_node_in_other_processes(any_node: Node) -> None:
+    """A child inherits it, a pool and a new process get it by pickle, and the parent's connection goes on."""
+    fork, hello = multiprocessing.get_context("fork"), "hello from pi-1\n"
+    promise = any_node.run("sleep 3; echo parent", asynchronous=True)
+    answers = fork.SimpleQueue()
+    child = fork.Process(target=lambda: answers.put(greet(any_node)))
+    child.start()
+    assert answers.get() == hello
+    child.join()
+    with fork.Pool(2) as pool:
+        assert pool.map(greet, [any_node] * 4) == [hello] * 4
+    program = "import pickle, sys; print(pickle.load(sys.stdin.buffer).run('hostname').stdout)"
+    done = subprocess.run([sys.executable, "-c", program], input=pickle.dumps(any_node), stdout=-1, check=True)
+
+    assert done.stdout.strip() == b"pi-1"
+    assert promise.join().stdout == "parent\n"
+    assert greet(any_node) == hello
 
 
 def test_program_that_ends_by_itself(any_node: Node) -> None:
