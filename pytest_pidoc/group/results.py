@@ -13,6 +13,7 @@ from invoke.exceptions import CommandTimedOut, Failure
 
 from pytest_pidoc.errors import KernelPanic, NodeDied
 from pytest_pidoc.guest.serial_log import plain
+from pytest_pidoc.guest.ssh_signals import give_up
 from pytest_pidoc.node import Node
 
 __all__ = ["NodesFailed", "Results", "on_all"]
@@ -104,7 +105,8 @@ class NodesFailed(GroupException):  # type: ignore[misc] # Fabric has no types
 def on_all(nodes: Sequence[Node], call: Callable[[Node], Any], what: str) -> Results:
     """Call a function for each node, side by side, and return when all calls have ended.
 
-    If the wait is interrupted, by Ctrl-C or by the time limit of a test, the connections are closed: the calls end.
+    If the wait is interrupted, by Ctrl-C or by the time limit of a test, the calls end: the commands are ended on the
+    nodes, and the connections are closed.
 
     Raises
     ------
@@ -119,9 +121,9 @@ def on_all(nodes: Sequence[Node], call: Callable[[Node], Any], what: str) -> Res
         calls = [pool.submit(call, node) for node in nodes]
         outcomes = [_outcome(each) for each in calls]
     except BaseException:
-        for node in nodes:
-            with contextlib.suppress(NodeDied, OSError):
-                node.connection.close()
+        with ThreadPoolExecutor(max_workers=max(1, len(nodes))) as others:
+            for node in nodes:
+                others.submit(_give_up, node)
         raise
     finally:
         pool.shutdown(wait=False)
@@ -134,6 +136,11 @@ def on_all(nodes: Sequence[Node], call: Callable[[Node], Any], what: str) -> Res
     if results.failed:
         raise NodesFailed(what, results)
     return results
+
+
+def _give_up(node: Node) -> None:
+    with contextlib.suppress(NodeDied, OSError):
+        give_up(node.connection)
 
 
 def _outcome(call: Future[Any]) -> Any:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
+from fabric import Connection
 from fabric.runners import Remote
 from invoke.exceptions import CommandTimedOut
 from paramiko import Channel, Message, SSHException, Transport
@@ -19,10 +21,11 @@ from paramiko.common import MSG_CHANNEL_REQUEST
 
 from pytest_pidoc.guest import giving_up
 
-__all__ = ["SignalledRemote", "exit_status", "hear_signals"]
+__all__ = ["SignalledRemote", "exit_status", "give_up", "hear_signals"]
 
 CHECK_INTERVAL = 0.25  # seconds between two checks whether the node is still running
 
+_RUNNING: weakref.WeakKeyDictionary[Transport, weakref.WeakSet[SignalledRemote]] = weakref.WeakKeyDictionary()
 _ENDED_BY = "pidoc_ended_by"  # the attribute of a channel with the signal's name
 
 
@@ -108,6 +111,7 @@ class SignalledRemote(Remote):  # type: ignore[misc] # Fabric has no types
             transport.channel_timeout = timeout
         try:
             super().start(*arguments, **keywords)
+            _RUNNING.setdefault(transport, weakref.WeakSet()).add(self)
         except SSHException as error:
             if timeout is None or "Timeout" not in str(error):
                 raise
@@ -132,6 +136,13 @@ class SignalledRemote(Remote):  # type: ignore[misc] # Fabric has no types
     def _ended_by(self) -> signal.Signals | None:
         channel = getattr(self, "channel", None)  # with dry=True there is none
         return None if channel is None else _signal_of(channel)
+
+
+def give_up(connection: Connection) -> None:
+    """End the commands that run over a connection, on the node too, and close it."""
+    for runner in tuple(_RUNNING.get(connection.transport, ())):
+        runner.kill()
+    connection.close()
 
 
 def exit_status(channel: Channel) -> int | None:
