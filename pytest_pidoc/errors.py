@@ -18,7 +18,7 @@
     │   └── NodeRestarted      ... its guest restarted, and comes up again
     ├── ConsoleError           the serial console did not show what was expected
     ├── MonitorError           QEMU refused a monitor command, or has ended
-    ├── CopyError              a folder cannot be copied to a node or from it
+    ├── CopyError              a file or a folder cannot be copied to a node or from it
     ├── FaultError             a fault cannot be injected or undone
     ├── WaitError              a wait cannot succeed any more
     │   └── WaitTimeout        ... it did not succeed within its time limit
@@ -167,7 +167,7 @@ class MonitorError(PidocError):
 
 
 class CopyError(PidocError):
-    """A folder cannot be copied to a node or from it, for a reason that the guest gives."""
+    """A file or a folder cannot be copied to a node or from it, for a reason that the guest gives."""
 
 
 class FaultError(PidocError):

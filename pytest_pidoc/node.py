@@ -14,7 +14,7 @@ from pytest_pidoc.machines import Machine
 from pytest_pidoc.qemu.monitor import Monitor
 from pytest_pidoc.qemu.program import QemuVersion
 from pytest_pidoc.values.faults import Fault, FaultLog
-from pytest_pidoc.vm import copies, display, forwards, programs, waits
+from pytest_pidoc.vm import contents, copies, display, forwards, programs, waits
 from pytest_pidoc.vm.bringup import Bringup, Timings
 from pytest_pidoc.vm.clock import Clock
 from pytest_pidoc.vm.cpu import Cpu
@@ -188,7 +188,11 @@ class Node:
         return self._vm.run(command, **kwargs)
 
     def sudo(self, command: str, **kwargs: Any) -> Result:
-        """Run a command as root, or as ``user=``; otherwise like `run`."""
+        """Run a command as root, or as ``user=``; otherwise like `run`.
+
+        Of ``sudo("a; b")``, ``sudo("a && b")`` and ``sudo("a > file")``, only *a* runs as root, as in a shell; use
+        ``sudo("sh -c 'a; b'")``, and `write` for files.
+        """
         return self._vm.sudo(command, **kwargs)
 
     def start(self, command: str, *, sudo: bool = False) -> Program:
@@ -228,17 +232,34 @@ class Node:
         """Copy a file or a folder from the node, as `put` to it; see ``fabric.Connection.get``."""
         return copies.get(self._vm, remote, local, **kwargs)
 
-    def wait_for_port(self, port: int, *, host: str = "127.0.0.1", timeout: float = 60.0) -> None:
-        """Wait until the node can connect to a TCP port.
+    def write(
+        self, path: str, content: str | bytes, *, sudo: bool = False, mode: int | None = None, owner: str | None = None
+    ) -> None:
+        """Write text (as UTF-8) or bytes into a file of the node, as root with *sudo*.
 
-        Parameters
-        ----------
-        port
-            The port number.
-        host
-            A name or an address as the node sees it; by default the node itself.
-        timeout
-            Seconds to wait.
+        Others see the old file or the whole new one. *mode* and *owner* (``root:adm``) stay as they are if not given; a
+        new file has the mode 0o644. A relative *path* starts at the user's home, with *sudo*, too.
+
+        Raises
+        ------
+        FileNotFoundError, PermissionError, IsADirectoryError
+            The folder for it is missing, the user must not write there, or *path* is a folder.
+        CopyError, SettingsError
+            The guest cannot store it, for the reason that is shown; or an argument is invalid.
+        """
+        contents.write(self._vm, path, content, sudo=sudo, mode=mode, owner=owner)
+
+    def read(self, path: str, *, sudo: bool = False) -> str:
+        """Return the text in a file of the node, in UTF-8; for bytes, call ``get(path, io.BytesIO())``.
+
+        Errors are those of `write`.
+        """
+        return contents.read(self._vm, path, sudo=sudo)
+
+    def wait_for_port(self, port: int, *, host: str = "127.0.0.1", timeout: float = 60.0) -> None:
+        """Wait at most *timeout* seconds until the node can connect to a TCP port, by default its own.
+
+        *host* is a name or an address as the node sees it.
 
         Raises
         ------
@@ -250,14 +271,7 @@ class Node:
         waits.wait_for_port(self._vm, port, host=host, timeout=timeout)
 
     def wait_for_unit(self, name: str, *, timeout: float = 60.0) -> None:
-        """Wait until a systemd unit is active.
-
-        Parameters
-        ----------
-        name
-            The unit's name; the suffix ``.service`` is optional.
-        timeout
-            Seconds to wait.
+        """Wait at most *timeout* seconds until a systemd unit is active; the suffix ``.service`` is optional.
 
         Raises
         ------
@@ -307,14 +321,8 @@ class Node:
         """Forward a free port of the host's 127.0.0.1 to a port of the node.
 
         The program in the node must listen on the node's network card (0.0.0.0), not only on its 127.0.0.1. The forward
-        ends with its ``with`` block, by its ``close()``, with the test, or when the node goes down.
-
-        Parameters
-        ----------
-        port
-            The node's port.
-        protocol
-            ``tcp``; on the engine ``local`` also ``udp``.
+        ends with its ``with`` block, by its ``close()``, with the test, or when the node goes down. *protocol* is
+        ``tcp``, on the engine ``local`` also ``udp``.
 
         Raises
         ------
@@ -340,12 +348,8 @@ class Node:
     def reboot(self, *, timeout: float | None = None) -> None:
         """Reboot the guest cleanly; return when a command has run over SSH and the clock is right.
 
-        `serial_log` and `console` stay the same; `connection` and `monitor` are new objects afterwards.
-
-        Parameters
-        ----------
-        timeout
-            Seconds to wait; by default the time limit of a boot on this host.
+        `serial_log` and `console` stay the same; `connection` and `monitor` are new objects afterwards. *timeout* is in
+        seconds; by default the time limit of a boot on this host.
 
         Raises
         ------
@@ -390,12 +394,7 @@ class Node:
         """Boot a node that is off or has died from its own disk; a running node keeps running.
 
         This is a cold boot, with empty memory. The node keeps its name, port, MAC address, host key and machine id, and
-        its clock is right.
-
-        Parameters
-        ----------
-        timeout
-            Seconds to wait; by default the time limit of a boot on this host.
+        its clock is right. *timeout* is in seconds; by default the time limit of a boot on this host.
 
         Raises
         ------

@@ -48,7 +48,7 @@ def test_the_house_is_small_enough_to_find_ones_way() -> None:
 
 
 def test_a_node_holds_what_a_test_uses() -> None:
-    """At most 46 public members; what drives the machine is not among them."""
+    """At most 47 public members; what drives the machine is not among them."""
     made_in_init = {
         node.attr
         for node in ast.walk(ast.parse((imports.PACKAGE / "node.py").read_text(encoding="utf-8")))
@@ -56,7 +56,7 @@ def test_a_node_holds_what_a_test_uses() -> None:
     }
     public = {name for name in {*vars(Node), *made_in_init} if not name.startswith("_")}
 
-    assert len(public) <= 46
+    assert len(public) <= 47
     assert not public & {"launch", "endpoint", "bringup", "stop", "shell", "qmp", "relaunch", "death"}
 
 

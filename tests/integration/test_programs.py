@@ -1,4 +1,4 @@
-"""Programs that go on running in a real guest, and folders that are copied to it and back."""
+"""Programs that go on running in a real guest, folders that are copied to it and back, and files that are written."""
 
 from __future__ import annotations
 
@@ -252,3 +252,39 @@ def test_program_at_the_end_of_its_test(pytester: pytest.Pytester, inner_cluster
             "cannot listen",
         ]
     )
+
+
+def test_files_as_root(any_node: Node) -> None:
+    """A configuration is written where only root may, and read; its old owner and mode stay."""
+    with pytest.raises(PermissionError, match=r"pi has no right to it on pi-1; pass sudo=True: '/etc/app.conf'"):
+        any_node.write("/etc/app.conf", "port = 80\n")
+    any_node.write("/etc/app.conf", "port = 80\n", sudo=True, mode=0o640, owner="root:adm")
+    any_node.write("/etc/app.conf", "port = 81\n", sudo=True)
+
+    assert any_node.run("stat -c '%U:%G %a' /etc/app.conf").stdout == "root:adm 640\n"
+    assert any_node.read("/etc/app.conf", sudo=True) == "port = 81\n"
+    with pytest.raises(PermissionError, match="pass sudo=True: '/root/file'"):
+        any_node.read("/root/file")
+    with pytest.raises(FileNotFoundError, match=r"call sudo\('mkdir -p /etc/app'\) first: '/etc/app/port'"):
+        any_node.write("/etc/app/port", "80", sudo=True)
+    any_node.sudo("rm /etc/app.conf")
+
+
+def test_files_of_the_kernel(any_node: Node) -> None:
+    """What cannot be replaced is written to."""
+    any_node.write("/proc/sys/vm/swappiness", "42", sudo=True)
+    assert any_node.read("/proc/sys/vm/swappiness") == "42\n"
+    with pytest.raises(CopyError, match="Invalid argument"):
+        any_node.write("/proc/sys/vm/swappiness", "many", sudo=True)
+
+
+def test_file_of_a_shell_that_speaks(any_node: Node) -> None:
+    """What a login says is not in a text; the user's own file keeps its owner when root writes it."""
+    before = any_node.read(".bashrc")
+    any_node.write(".bashrc", f"echo welcome; echo back >&2\n{before}", sudo=True)
+    try:
+        any_node.write("hello", b"#!/bin/sh\necho hello\n", mode=0o755)
+        assert any_node.read("hello") == "#!/bin/sh\necho hello\n"
+        assert any_node.run("stat -c %U .bashrc; ./hello").stdout == "welcome\npi\nhello\n"
+    finally:
+        any_node.write(".bashrc", before)
