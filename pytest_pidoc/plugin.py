@@ -8,7 +8,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections.abc import Callable, Generator, Iterator, Sequence
+import sys
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -181,9 +182,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item], config: pytest.Confi
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Add the end of every node's serial log to the report of a failure, and keep the logs."""
-    report = yield
+    with _short_traceback(item, call):
+        report = yield
     if _pool not in item.config.stash:
         return report
     from pytest_pidoc.host import processes
@@ -203,6 +207,15 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
                 if told not in properties:
                     properties.append(told)
     return report
+
+
+def _short_traceback(item: pytest.Item, call: pytest.CallInfo[None]) -> contextlib.AbstractContextManager[None]:
+    """Let the report show no frames below the test's own, unless all are asked for."""
+    if call.excinfo is None or "pytest_pidoc.node" not in sys.modules or item.config.getoption("fulltrace"):
+        return contextlib.nullcontext()
+    from pytest_pidoc.testrun import tracebacks
+
+    return tracebacks.ending_at_the_test(call.excinfo, had_nodes=bool(item.stash.get(_clusters, [])))
 
 
 @pytest.fixture(scope="session")
