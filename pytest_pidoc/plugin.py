@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pytest_pidoc.images.store.image import Image
     from pytest_pidoc.node import Node
     from pytest_pidoc.settings.spec import ClusterSpec, Settings
+    from pytest_pidoc.testrun.failures import Held
     from pytest_pidoc.testrun.pool import ClusterPool
     from pytest_pidoc.testrun.run import Run
     from pytest_pidoc.values.progress import Progress
@@ -40,7 +41,7 @@ _chosen = pytest.StashKey[Chosen]()
 _settings = pytest.StashKey["Settings"]()
 _pool = pytest.StashKey["ClusterPool"]()
 _run = pytest.StashKey["Run"]()
-_clusters = pytest.StashKey[list["Cluster"]]()
+_held = pytest.StashKey[list["Held"]]()
 _failed = pytest.StashKey[bool]()
 _kept = pytest.StashKey[list[str]]()
 #: In its own tables in TOML, pytest 9 takes values as they are, and since 9.2 of more than one type.
@@ -197,10 +198,10 @@ def pytest_runtest_makereport(
     # Also of a test that passes: a start can have failed in it. A report reaches the one who sums up, whatever happens
     # to the process that made it.
     report.pidoc_evidence = (str(base), processes.own())  # type: ignore[attr-defined] # pytest hands on what it has
-    clusters = item.stash.get(_clusters, [])
-    if report.failed and clusters:
+    held = item.stash.get(_held, [])
+    if report.failed and held:
         item.stash[_failed] = True
-        report.sections += failures.keep_of_test(report.nodeid, report.when, clusters, base)
+        report.sections += failures.keep_of_test(report.nodeid, report.when, held, base)
         for told in failures.properties_of_test(report.nodeid, base):
             # The item's go into the report of its teardown, which is the one that --junit-xml reads.
             for properties in (item.user_properties, report.user_properties):
@@ -215,7 +216,7 @@ def _short_traceback(item: pytest.Item, call: pytest.CallInfo[None]) -> contextl
         return contextlib.nullcontext()
     from pytest_pidoc.testrun import tracebacks
 
-    return tracebacks.ending_at_the_test(call.excinfo, had_nodes=bool(item.stash.get(_clusters, [])))
+    return tracebacks.ending_at_the_test(call.excinfo, had_nodes=bool(item.stash.get(_held, [])))
 
 
 @pytest.fixture(scope="session")
@@ -255,7 +256,7 @@ def pi_cluster(request: pytest.FixtureRequest, pidoc_settings: Settings, _pidoc_
             cluster = _pidoc_pool.start(asked.spec, progress)
         else:
             cluster = _pidoc_pool.get(asked.spec, progress, user=request.node.nodeid, shared=asked.shared)
-    request.node.stash.setdefault(_clusters, []).append(cluster)
+    _note(request.node, cluster)
     yield cluster
     _end_use(request.node, pidoc_settings, _pidoc_pool, cluster)
 
@@ -286,7 +287,7 @@ def boot_pi(
         with _unavailable_skips(pidoc_settings):
             cluster = _pidoc_pool.start(spec, _progress(request.config))
         started.append(cluster)
-        request.node.stash.setdefault(_clusters, []).append(cluster)
+        _note(request.node, cluster)
         return cluster
 
     yield boot
@@ -313,6 +314,13 @@ def _run_of(config: pytest.Config) -> Run:
         if _settings_of(config).workers == "shared" and processes.is_alive(run.owner):
             return run
     return Run.new()
+
+
+def _note(item: pytest.Item, cluster: Cluster) -> None:
+    """Note which cluster a test has, and since when."""
+    from pytest_pidoc.testrun.failures import Held
+
+    item.stash.setdefault(_held, []).append(Held.now(cluster))
 
 
 def _end_use(item: pytest.Item, settings: Settings, pool: ClusterPool, cluster: Cluster) -> None:

@@ -51,9 +51,14 @@ class SerialLog:
         except FileNotFoundError:
             return 0
 
-    def tail(self, lines: int = 20) -> str:
-        """Return the last *lines* lines as plain text, without terminal control and empty lines."""
-        return plain(self.read(start=max(0, self.size() - 400 * lines)).decode("utf-8", "replace"), lines)
+    def tail(self, lines: int = 20, *, start: int = 0, end: int | None = None) -> str:
+        """Return the last *lines* lines as plain text, without terminal control and empty lines.
+
+        Of the log, only the bytes from offset *start* to *end* count.
+        """
+        end = self.size() if end is None else end
+        start = max(start, end - 400 * lines)
+        return plain(self.read(start=start)[: max(0, end - start)].decode("utf-8", "replace"), lines)
 
     def panic(self, *, start: int = 0) -> str | None:
         """Return the line in which the guest gave up, looking from offset *start* on, or ``None``.

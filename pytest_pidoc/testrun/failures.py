@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,15 +17,39 @@ from pytest_pidoc.values.files import QEMU_LOG
 
 if TYPE_CHECKING:
     from pytest_pidoc.cluster import Cluster
+    from pytest_pidoc.guest.serial_log import SerialLog
 
-__all__ = ["keep_after_crash", "keep_of_test", "properties_of_test"]
+__all__ = ["Held", "keep_after_crash", "keep_of_test", "properties_of_test", "serial_lines"]
 
 SERIAL_LINES = 30  # of each node, in the report of a failed test
+ENOUGH = 10  # lines since the test got the node: with fewer, those before it are shown, too
 PROGRAM_LINES = 30  # of each program that runs in a node
+GOT = "--- the test got the node here ---"
 PROPERTY = "pidoc_artifacts"
 
 
-def keep_of_test(test: str, when: str, clusters: Sequence[Cluster], base: Path) -> list[tuple[str, str]]:
+@dataclass(frozen=True)
+class Held:
+    """A cluster that a test has.
+
+    Attributes
+    ----------
+    cluster
+        The cluster.
+    sizes
+        How many bytes the serial log of each node, by its name, had when the test got it.
+    """
+
+    cluster: Cluster
+    sizes: Mapping[str, int]
+
+    @classmethod
+    def now(cls, cluster: Cluster) -> Held:
+        """Return what a test that gets the cluster now has."""
+        return cls(cluster, {node.name: node.serial_log.size() for node in cluster})
+
+
+def keep_of_test(test: str, when: str, held: Sequence[Held], base: Path) -> list[tuple[str, str]]:
     """Keep the evidence of a failed test in its folder in *base*, and return sections for its report.
 
     Parameters
@@ -33,8 +58,8 @@ def keep_of_test(test: str, when: str, clusters: Sequence[Cluster], base: Path) 
         The test's id: ``tests/test_a.py::test_b``.
     when
         Which part of it failed: ``setup``, ``call`` or ``teardown``.
-    clusters
-        Those that it had.
+    held
+        The clusters that it had.
     base
         Where evidence is kept.
 
@@ -42,7 +67,7 @@ def keep_of_test(test: str, when: str, clusters: Sequence[Cluster], base: Path) 
     -------
     Titles and texts.
     """
-    target = base / artifacts.folder_name(test)
+    target, clusters = base / artifacts.folder_name(test), [each.cluster for each in held]
     known = [
         facts.of_cluster(
             cluster.directory,
@@ -60,7 +85,8 @@ def keep_of_test(test: str, when: str, clusters: Sequence[Cluster], base: Path) 
     except OSError as error:
         place = f"The rest could not be kept in {target}: {error.strerror}"
     sections = []
-    for cluster, said in zip(clusters, known, strict=True):
+    for each, said in zip(held, known, strict=True):
+        cluster = each.cluster
         if down := [f"{node['name']}: {node['state']}" for node in said["nodes"] if node["state"] != UP]:
             sections.append((f"nodes of {cluster.name} that are not up", "\n".join(down)))
         if cluster.switch_is_gone:
@@ -75,9 +101,17 @@ def keep_of_test(test: str, when: str, clusters: Sequence[Cluster], base: Path) 
                 sections.append((f"{node.name} started program ({state}), last lines", text))
             if refused := refusals(node.directory / QEMU_LOG):
                 sections.append((f"connections to the host that {node.name} was refused", _described(refused)))
-            tail = node.serial_log.tail(SERIAL_LINES) or "(nothing)"
+            tail = serial_lines(node.serial_log, each.sizes[node.name]) or "(nothing)"
             sections.append((f"{node.name} serial log, last lines", f"{tail}\n\n{place}"))
     return sections
+
+
+def serial_lines(log: SerialLog, size: int) -> str:
+    """Return the last lines since the log had *size* bytes; if they are few, those before them and a line between."""
+    new = log.tail(SERIAL_LINES, start=size)
+    if (count := len(new.splitlines())) >= ENOUGH or not (old := log.tail(SERIAL_LINES - count, end=size)):
+        return new
+    return "\n".join(filter(None, (old, GOT, new)))
 
 
 def properties_of_test(test: str, base: Path) -> list[tuple[str, str]]:

@@ -84,7 +84,15 @@ def test_a_failed_test_shows_the_serial_log(run, pytester: pytest.Pytester) -> N
 
     result.assert_outcomes(failed=1)
     result.stdout.re_match_lines([r".*faults of c-", r"\d\d:\d\d:\d\d\.\d{3} partition pi-1 \| pi-2, undone after \d"])
-    result.stdout.fnmatch_lines(["*pi-1 serial log, last lines*", "*pi-2 serial log, last lines*", "*the last words*"])
+    result.stdout.fnmatch_lines(
+        [
+            "*pi-1 serial log, last lines*",
+            "--- the test got the node here ---",
+            "*pi-2 serial log, last lines*",
+            "--- the test got the node here ---",
+            "*the last words*",
+        ]
+    )
     result.stdout.fnmatch_lines(
         ["*connections to the host that pi-2 was refused*", "127.0.0.1 port 9", "Try: use host_access=True*"]
     )
