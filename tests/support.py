@@ -275,7 +275,8 @@ class _Sftp(paramiko.SFTPServerInterface):
 
     def open(self, path: str, flags: int, attributes: paramiko.SFTPAttributes) -> paramiko.SFTPHandle | int:
         try:
-            stream = self._local(path).open("r+b" if self._local(path).exists() else "w+b", buffering=0)
+            new = flags & os.O_CREAT and not self._local(path).exists()
+            stream = self._local(path).open("w+b" if new else "r+b", buffering=0)
         except OSError as error:
             return paramiko.SFTPServer.convert_errno(error.errno)
         if flags & os.O_TRUNC:

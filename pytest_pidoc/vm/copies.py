@@ -240,15 +240,30 @@ class _Receiver:
 
 
 class _Sftp:
-    """An SFTP client that reports how far its copies are."""
+    """An SFTP client that reports how far its copies are, and makes no file of what is not in the guest."""
 
-    def __init__(self, sftp: Any, progress: CopyProgress) -> None:
+    def __init__(self, sftp: Any, progress: CopyProgress, name: str) -> None:
         self._sftp = sftp
         self._progress = progress
+        self._name = name
+
+    def get(self, remotepath: str, localpath: str) -> None:
+        try:
+            self._sftp.open(remotepath).close()  # paramiko first opens the file on the host, and leaves it there
+        except (FileNotFoundError, PermissionError) as error:  # without a path, and with few words
+            raise type(error)(error.errno, f"{error.strerror} on {self._name}", remotepath) from None
+        existed = os.path.lexists(localpath)
+        try:
+            self._sftp.get(remotepath, localpath, callback=self._progress.at)
+        except BaseException:
+            if not existed:
+                with contextlib.suppress(OSError):
+                    os.remove(localpath)  # noqa: PTH107 # as Fabric calls it
+            raise
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._sftp, name)
-        return partial(found, callback=self._progress.at) if name in {"put", "putfo", "get", "getfo"} else found
+        return partial(found, callback=self._progress.at) if name in {"put", "putfo", "getfo"} else found
 
 
 def _transfer(vm: Vm, what: str) -> Transfer:
@@ -256,7 +271,7 @@ def _transfer(vm: Vm, what: str) -> Transfer:
     from fabric.transfer import Transfer
 
     class Reporting(Transfer):  # type: ignore[misc] # Fabric has no types
-        sftp = _Sftp(vm.connection.sftp(), CopyProgress(vm.progress, what))
+        sftp = _Sftp(vm.connection.sftp(), CopyProgress(vm.progress, what), vm.name)
 
     return Reporting(vm.connection)
 

@@ -186,6 +186,35 @@ def test_get_of_a_folder_as_a_file(node: Node) -> None:
         node.get("bin", io.BytesIO())
 
 
+def test_get_of_what_is_not_there(node: Node, tmp_path: Path) -> None:
+    """No file is left on the host, and one that is there stays."""
+    with pytest.raises(FileNotFoundError, match=r"No such file on pi-1: '.*/missing'"):
+        node.get("missing", str(tmp_path / "new"))
+    assert not (tmp_path / "new").exists()
+
+    (tmp_path / "old").write_text("old")
+    with pytest.raises(FileNotFoundError):
+        node.get("missing", str(tmp_path / "old"))
+    assert (tmp_path / "old").read_text() == "old"
+
+
+def test_get_that_fails_in_the_middle(
+    node: Node, server: SshServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The part that has arrived does not stay."""
+    (server.home / "file").write_bytes(bytes(3_000_000))
+
+    class Broken(Progress):
+        def step(self, text: str) -> None:
+            raise RuntimeError(text)
+
+    monkeypatch.setattr(progress, "FIRST_REPORT", 0.0)
+    vm_of(node).progress = Broken()
+    with pytest.raises(RuntimeError, match="copying file from pi-1"):
+        node.get("file", str(tmp_path / "part"))
+    assert list(tmp_path.glob("part*")) == []
+
+
 @pytest.mark.parametrize(
     "entries",
     [
