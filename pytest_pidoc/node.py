@@ -264,7 +264,7 @@ class Node:
         Raises
         ------
         WaitTimeout
-            The node could not connect in time; the error shows what listens on the node.
+            It could not connect in time; if the port is its own, the error shows what listens there.
         NodeDied, SettingsError
             The node has ended, or an argument is invalid.
         """
@@ -278,7 +278,7 @@ class Node:
         WaitError
             The unit has failed. The wait ends immediately; the error shows the unit's state and its last journal lines.
         WaitTimeout
-            The unit was not active in time; the error shows the same.
+            The unit was not active in time, or there is none; the error shows the same.
         NodeDied, SettingsError
             The node has ended, or an argument is invalid.
         """

@@ -67,20 +67,23 @@ def wait_for_port(vm: Vm, port: int, *, host: str, timeout: float) -> None:
             f"host must be a host name or an IP address, not {shown(host)}.",
             tip='use "127.0.0.1" for the node itself',
         )
+    own = host in ("127.0.0.1", "localhost", "::1", vm.name, vm.launch.lan)
     connect = f"until (exec 3<>/dev/tcp/{host}/{port}) 2>/dev/null; do sleep {INTERVAL}; done"
     deadline = deadline_of(timeout, INTERVAL)
     try:
         if _await(vm, f"bash -c {shlex.quote(connect)}", deadline).ok:
             return
-        listening = _said(_run(vm, "ss -Hltn || netstat -ltn || cat /proc/net/tcp", GRACE), LISTENERS)
-        seen = f"what listens on {vm.name}:\n{listening or 'nothing'}"
+        seen = ""
+        if own:  # what listens on another node cannot be seen from here
+            listening = _said(_run(vm, "ss -Hltn || netstat -ltn || cat /proc/net/tcp", GRACE), LISTENERS)
+            seen = f"what listens on {vm.name}:\n{listening or 'nothing'}"
     except Unanswered as error:
         seen = str(error)
     raise WaitTimeout(
         f"{vm.name} could not connect to {host}:{port} within {timeout:g} s.",
         evidence=seen,
         tip="check that the program runs and listens on that address and port"
-        + ("" if host in ("127.0.0.1", "localhost") else f", that {host} is up, and that no fault separates the nodes"),
+        + ("" if own else f", that {host} is up, and that no fault separates the nodes"),
     )
 
 
@@ -95,18 +98,31 @@ def wait_for_unit(vm: Vm, name: str, *, timeout: float) -> None:
         f"while :; do case $(systemctl show -p ActiveState {unit}) in *=active|*=reloading) exit 0;;"
         f" *=failed) exit {FAILED};; esac; sleep {INTERVAL}; done"
     )
-    deadline, failed = deadline_of(timeout, INTERVAL), False
+    deadline, failed, loaded = deadline_of(timeout, INTERVAL), False, True
     try:
         done = _await(vm, f"sh -c {shlex.quote(loop)}", deadline)
         if done.ok:
             return
         failed = done.return_code == FAILED
+        loaded = "not-found" not in _run(vm, f"systemctl show -p LoadState {unit}", GRACE).stdout
         seen = _said(_run(vm, f"sudo -n systemctl status --no-pager --full -n {LINES} {unit}", 2 * GRACE))
     except Unanswered as error:
         seen = str(error)
     look = shlex.join([*vm.login.arguments(), "sudo", "journalctl", "-u", name])
     if failed:
-        raise WaitError(f"The unit {name} failed on {vm.name}.", evidence=seen, look=look)
+        raise WaitError(
+            f"The unit {name} failed on {vm.name}.",
+            evidence=seen,
+            look=look,
+            tip=f"correct what its last lines say, and start it again with pi.sudo({f'systemctl restart {unit}'!r})",
+        )
+    if not loaded:
+        raise WaitTimeout(
+            f"{vm.name} has no unit {name}; it did not appear within {timeout:g} s.",
+            evidence=seen,
+            tip="check the name with systemctl list-unit-files, install the package that has it, or run "
+            "sudo systemctl daemon-reload after you have written its file",
+        )
     raise WaitTimeout(
         f"The unit {name} did not become active on {vm.name} within {timeout:g} s.",
         evidence=seen,

@@ -86,7 +86,7 @@ def test_unit_that_fails(node: Node) -> None:
 @pytest.mark.qemu
 def test_unit_that_does_not_exist(node: Node) -> None:
     """The error shows that there is none."""
-    with pytest.raises(WaitTimeout, match="The unit nosuch did not become active") as caught:
+    with pytest.raises(WaitTimeout, match="pi-1 has no unit nosuch; it did not appear") as caught:
         node.wait_for_unit("nosuch", timeout=2)
 
     assert "could not be found" in caught.value.evidence

@@ -43,6 +43,7 @@ def systemctl(server: SshServer, *states: str) -> None:
     program.write_text(
         "#!/bin/sh\n"
         'if [ "$1" = status ]; then echo "$@"; echo "journal: no such file"; exit 3; fi\n'
+        'if [ "$3" = LoadState ]; then echo "LoadState=$(cat loaded 2>/dev/null || echo loaded)"; exit; fi\n'
         'state=$(head -n 1 states); [ "$(wc -l <states)" -eq 1 ] || sed -i 1d states\n'
         'echo "ActiveState=$state"\n'
     )
@@ -126,6 +127,15 @@ def test_port_that_nobody_listens_on(node: Node) -> None:
     assert f":{other}" in caught.value.evidence or f":{other:04X}" in caught.value.evidence
 
 
+def test_port_of_another_node(node: Node) -> None:
+    """What listens on the node that waits is of no use there."""
+    with pytest.raises(WaitTimeout, match=r"pi-1 could not connect to 127\.0\.0\.9:1 within 0.7 s") as caught:
+        node.wait_for_port(1, host="127.0.0.9", timeout=0.7)
+
+    assert caught.value.evidence == ""
+    assert "that 127.0.0.9 is up" in caught.value.tip
+
+
 def test_unit_that_becomes_active(node: Node, server: SshServer) -> None:
     """It is waited for."""
     systemctl(server, "inactive", "activating", "active")
@@ -146,6 +156,7 @@ def test_unit_that_has_failed(node: Node, server: SshServer) -> None:
     assert time.monotonic() - start < 30
     assert "journal: no such file" in caught.value.evidence
     assert caught.value.look.endswith("sudo journalctl -u mosquitto")
+    assert caught.value.tip.endswith("start it again with pi.sudo('systemctl restart mosquitto')")
 
 
 def test_unit_that_does_not_become_active(node: Node, server: SshServer) -> None:
@@ -155,6 +166,16 @@ def test_unit_that_does_not_become_active(node: Node, server: SshServer) -> None
         node.wait_for_unit("ssh.socket", timeout=0.7)
 
     assert "journal: no such file" in caught.value.evidence
+
+
+def test_unit_that_there_is_not(node: Node, server: SshServer) -> None:
+    """Nobody is told to start it."""
+    systemctl(server, "inactive")
+    (server.home / "loaded").write_text("not-found")
+    with pytest.raises(WaitTimeout, match=r"pi-1 has no unit mosquito; it did not appear within 0.7 s") as caught:
+        node.wait_for_unit("mosquito", timeout=0.7)
+
+    assert caught.value.tip.startswith("check the name with systemctl list-unit-files")
 
 
 @pytest.mark.parametrize("timeout", [0, -1, math.nan, math.inf, True, "60", None])
