@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from pytest_pidoc.errors import ImageError, SettingsError
 from pytest_pidoc.images import derived
@@ -30,7 +31,7 @@ def build(cache: Cache, spec: ClusterSpec, *, progress: Progress, rebuild: bool 
     Raises
     ------
     SettingsError
-        The recipe is unknown, or a part is neither a path nor a URL with its SHA-256.
+        The recipe is unknown, or a part is neither a file nor a URL with its SHA-256.
     ImageError
         It cannot be built or trusted, or has no kernel.
     """
@@ -89,4 +90,12 @@ def _parts(archive: KernelArchive, model: str) -> dict[str, FileSource | Member 
 
 
 def _part(role: str, text: str) -> FileSource | None:
-    return None if text == NO_FILE else source.parse(text, what=role)
+    if text == NO_FILE:
+        return None
+    part = source.parse(text, what=role)
+    if part.path is not None and not part.path.exists():
+        raise SettingsError(
+            f"{role}={shown(text)}: there is no file {part.path} on the host.",
+            tip=f"set {role} to the path of a file, by default below {Path.cwd()}, or to URL#sha256=HEX",
+        )
+    return part

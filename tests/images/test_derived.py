@@ -271,9 +271,12 @@ def test_a_kernel_that_cannot_be_had_is_answered_with_what_to_give(cache, built,
 
 
 def test_a_part_that_is_not_there_is_said_before_an_image_is_built(cache, built, tmp_path):
-    """A missing file is an error before the minutes that building the image takes."""
-    with pytest.raises(ImageError, match=r"Cannot read .*no-kernel"):
-        build(cache, kernel=str(tmp_path / "no-kernel"))
+    """A missing file is an error before the minutes that building the image takes, and names its setting."""
+    for role in ("kernel", "initrd", "dtb"):
+        with pytest.raises(SettingsError, match=rf"^{role}='.*': there is no file /.*/no-kernel .*\nTry: set {role} "):
+            build(cache, **{role: str(tmp_path / "no-kernel")})
+    with pytest.raises(ImageError, match="is not a regular file"):
+        build(cache, kernel=str(tmp_path))
     assert built == []
 
 
