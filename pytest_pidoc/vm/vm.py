@@ -100,7 +100,7 @@ class Vm:
         self._noticed, self.boot_log = self.restarts.handled()
         self.recover: Callable[[], None] | None = None
         self.last_success = 0.0
-        self._connected_after = 0  # and how many there were before the connection was made
+        self._connected_after = 0  # how many restarts there were before the connection was made
         self.progress = Progress()
         self._connection: fabric.Connection | None = None
         self._console: Console | None = None
