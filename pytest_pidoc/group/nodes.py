@@ -37,8 +37,8 @@ class Nodes(Sequence[Node]):
 
         Raises
         ------
-        NodeDied, KernelPanic
-            A node ended before its command did, or its kernel panicked.
+        NodeDied, KernelPanic, NodeRestarted
+            A node ended before its command did, its kernel panicked, or its guest restarted.
         NodesFailed
             The command failed on a node, unless ``warn=True``.
         """
@@ -57,8 +57,8 @@ class Nodes(Sequence[Node]):
         ------
         OSError
             The host's file cannot be read.
-        NodeDied, KernelPanic
-            A node ended meanwhile, or its kernel panicked.
+        NodeDied, KernelPanic, NodeRestarted
+            A node ended meanwhile, its kernel panicked, or its guest restarted.
         NodesFailed
             It could not be written on a node.
         """
@@ -93,8 +93,8 @@ class Nodes(Sequence[Node]):
         ------
         SettingsError
             Several nodes would write to the same file.
-        NodeDied, KernelPanic
-            A node ended meanwhile, or its kernel panicked.
+        NodeDied, KernelPanic, NodeRestarted
+            A node ended meanwhile, its kernel panicked, or its guest restarted.
         NodesFailed
             It could not be read on a node, or not be written on the host.
         """

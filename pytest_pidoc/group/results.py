@@ -11,7 +11,7 @@ from fabric import Connection, GroupResult
 from fabric.exceptions import GroupException
 from invoke.exceptions import CommandTimedOut, Failure
 
-from pytest_pidoc.errors import KernelPanic, NodeDied
+from pytest_pidoc.errors import KernelPanic, NodeDied, NodeRestarted
 from pytest_pidoc.guest.serial_log import plain
 from pytest_pidoc.guest.ssh_signals import give_up
 from pytest_pidoc.node import Node
@@ -110,8 +110,8 @@ def on_all(nodes: Sequence[Node], call: Callable[[Node], Any], what: str) -> Res
 
     Raises
     ------
-    NodeDied, KernelPanic
-        A node ended before its call did, or its kernel panicked.
+    NodeDied, KernelPanic, NodeRestarted
+        A node ended before its call did, its kernel panicked, or its guest restarted.
     NodesFailed
         A call failed.
     """
@@ -128,7 +128,7 @@ def on_all(nodes: Sequence[Node], call: Callable[[Node], Any], what: str) -> Res
     finally:
         pool.shutdown(wait=False)
     for outcome in outcomes:
-        if isinstance(outcome, (KernelPanic, NodeDied)):
+        if isinstance(outcome, (KernelPanic, NodeDied, NodeRestarted)):
             raise outcome
     connections = [node.connection for node in nodes]
     names = [node.name for node in nodes]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import pickle
 import signal
 import threading
@@ -14,7 +15,7 @@ from invoke.exceptions import UnexpectedExit
 from support import eventually, vm_of
 
 from pytest_pidoc.cluster import Cluster
-from pytest_pidoc.errors import NodeDied, SettingsError
+from pytest_pidoc.errors import NodeDied, NodeRestarted, SettingsError
 from pytest_pidoc.group.results import NodesFailed
 
 NAMES = ("pi-1", "pi-2", "pi-3")
@@ -119,6 +120,20 @@ def test_node_that_is_off_is_its_own_error(cluster: Cluster) -> None:
 
     with pytest.raises(NodeDied, match="pi-2 is off since"):
         cluster.run("true")
+
+
+def test_restart_of_a_guest_is_named(cluster: Cluster) -> None:
+    """As for one node: what the others said does not help then."""
+    event = {
+        "timestamp": {"seconds": 1700000000, "microseconds": 0},
+        "event": "RESET",
+        "data": {"reason": "guest-reset"},
+    }
+    (cluster[1].directory / "events.out").touch()
+    write = f"[ $(cat name) != pi-2 ] || echo '{json.dumps(event)}' >> {cluster[1].directory}/events.out; sleep 2"
+
+    with pytest.raises(NodeRestarted, match=r"pi-2 restarted at .* by the guest itself"):
+        cluster.run(write)
 
 
 def test_sudo_is_root_on_all(cluster: Cluster) -> None:
