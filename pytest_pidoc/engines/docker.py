@@ -93,11 +93,11 @@ class DockerEngine:
         with daemon_errors(f"start {launch.name}"):
             self._clear(name)
         (launch.directory / QMP_SOCKET).unlink(missing_ok=True)  # a former life's, after a power cut
-        events.prepare(launch.directory)
         started = False
         try:
             with daemon_errors(f"start {launch.name}"):
                 container = self._create(launch, name)
+                events.prepare(launch.directory)
                 self._hand_over(launch.directory)
                 self._api.start(container)
                 self._wait_for_qemu(launch, container)

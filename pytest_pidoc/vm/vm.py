@@ -375,7 +375,7 @@ class Vm:
     def hang_up(self) -> None:
         """Close the SSH connection, which a restart of the guest breaks."""
         if self._connection is not None:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, EOFError):  # the connection might be broken already
                 self._connection.close()
         self._connection = None
 

@@ -97,7 +97,8 @@ def test_devices_of_a_board_have_their_drivers(pi: Node, model: str) -> None:
     assert pi.run("systemctl is-active pidoc-drivers").stdout == "active\n"
     assert pi.run("cat /sys/class/watchdog/watchdog0/identity").stdout == "Software Watchdog\n"
 
-    assert pi.run("ls /sys/class/pwm").stdout.startswith("pwmchip0")
+    if model != "pi0":  # whose tree switches it off: a Zero has no audio jack
+        assert pi.run("ls /sys/class/pwm").stdout.startswith("pwmchip0")
     for device in ("/dev/i2c-1", "/dev/gpiochip0"):
         assert pi.run(f"test -r {device} -a -w {device}").ok, device
     if model == "pi4":  # QEMU has neither of them there

@@ -21,6 +21,7 @@ from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.errors import FaultError, KernelPanic, NodeDied, NodeRestarted, WaitTimeout
 from pytest_pidoc.machines import MODELS
 from pytest_pidoc.qemu import command as qemu
+from pytest_pidoc.qemu import events
 from pytest_pidoc.qemu.monitor import Monitor
 from pytest_pidoc.qemu.overlay import overlay_command
 from pytest_pidoc.values.deadline import Deadline
@@ -255,6 +256,7 @@ def test_what_was_written_to_an_sd_card_is_in_its_file(model: str, tmp_path: Pat
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, "1G"], check=True)
     launch = make_launch(tmp_path / "node", make_image(tmp_path / "image"), machine=machine)
     subprocess.run(overlay_command(disk), cwd=launch.directory, check=True)
+    events.prepare(launch.directory)
     arguments = qemu.arguments(launch, guest=tmp_path, forward="tcp:127.0.0.1:0")
     options = dict.fromkeys(("-blockdev", "-drive", "-chardev", "-mon", "-machine", "-m"))
     taken = [part for pair in pairwise(arguments) if pair[0] in options for part in pair]
