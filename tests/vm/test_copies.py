@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from support import SshServer, StandInEngine, make_launch, node_of, vm_of
+from support import SshServer, StandInEngine, Steps, make_launch, node_of, vm_of
 
 from pytest_pidoc.engines.engine import Endpoint
 from pytest_pidoc.errors import CopyError, NodeDied
@@ -24,14 +24,6 @@ from pytest_pidoc.values.progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-
-class Steps(Progress):
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-
-    def step(self, text: str) -> None:
-        self.texts.append(text)
 
 
 @pytest.fixture
