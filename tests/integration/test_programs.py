@@ -172,6 +172,7 @@ def test_shells_that_print(any_node: Node) -> None:
 
 def test_program_of_a_node_that_loses_its_power(any_node: Node) -> None:
     """Who waits for it is told of the node; after the restart nothing of it is there, and stopping it is no error."""
+    any_node.run("sync")  # else the power cut takes back what other tests have put back
     program = any_node.start("sleep 4715")
     fault = any_node.power_cut()
 
