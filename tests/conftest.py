@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING
 import hypothesis
 import paramiko
 import pytest
-from support import LAN_NAMES, SshServer, make_image
+from support import LAN_NAMES, SshServer, StandInEngine, make_image, served_node
 
 from pytest_pidoc.host import records
 from pytest_pidoc.lan.lan import Lan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from pytest_pidoc.node import Node
 
 # A busy machine makes single examples slow; the tests themselves are bounded by their number.
 hypothesis.settings.register_profile("pidoc", deadline=None, max_examples=200, database=None)
@@ -68,6 +70,19 @@ def server(tmp_path: Path) -> Iterator[SshServer]:
     with contextlib.closing(SshServer(tmp_path / "home", client_key=key)) as running:
         running.image = image
         yield running
+
+
+@pytest.fixture
+def engine() -> StandInEngine:
+    """Give the engine of ``node``, which says how that died."""
+    return StandInEngine()
+
+
+@pytest.fixture
+def node(short_path: Path, server: SshServer, engine: StandInEngine) -> Iterator[Node]:
+    """Give a node whose guest is ``server``."""
+    with served_node(server, short_path, engine=engine) as node:
+        yield node
 
 
 @pytest.fixture(scope="module")

@@ -213,6 +213,18 @@ def node_of(
     return Node(vm, Bringup(vm, identity=identity))
 
 
+@contextlib.contextmanager
+def served_node(
+    server: SshServer, directory: Path, *, engine: StandInEngine | None = None, **changes: Any
+) -> Iterator[Node]:
+    """Give a node pi-1 whose guest is that SSH server, and close it with the block; *changes* are of its launch."""
+    launch = make_launch(directory / "pi-1", server.image, **changes)
+    endpoint = Endpoint("local", "127.0.0.1", server.port, launch.directory, "1:2:3")
+    node = node_of(launch, engine or StandInEngine(), endpoint, host_keys=[server.public_key])
+    with contextlib.closing(node):
+        yield node
+
+
 def vm_of(node: Node) -> Vm:
     """Return the machine behind a node, for tests that look below what a user holds."""
     return node._vm

@@ -61,11 +61,6 @@ def server(tmp_path: Path, image: Image) -> Iterator[SshServer]:
         yield running
 
 
-@pytest.fixture
-def engine() -> StandInEngine:
-    return StandInEngine()
-
-
 def make_node(directory: Path, image: Image, engine: StandInEngine, port: int, host_key: str) -> Node:
     """Return a node that is not known to be ready, behind a port of this host."""
     pinned = dataclasses.replace(image, manifest=dataclasses.replace(image.manifest, host_keys=(host_key,)))

@@ -6,25 +6,19 @@ import signal
 from typing import TYPE_CHECKING
 
 import pytest
-from support import SshServer, StandInEngine, eventually, make_launch, node_of
+from support import SshServer, eventually
 
-from pytest_pidoc.engines.engine import Endpoint
 from pytest_pidoc.guest.execution import Execution
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
     import fabric
+
+    from pytest_pidoc.node import Node
 
 
 @pytest.fixture
-def connection(short_path: Path, server: SshServer) -> Iterator[fabric.Connection]:
-    launch = make_launch(short_path / "pi-1", server.image)
-    endpoint = Endpoint("local", "127.0.0.1", server.port, launch.directory, "1:2:3")
-    node = node_of(launch, StandInEngine(), endpoint, host_keys=[server.public_key])
-    yield node.connection
-    node.close()
+def connection(node: Node) -> fabric.Connection:
+    return node.connection
 
 
 def finished(execution: Execution) -> Execution:

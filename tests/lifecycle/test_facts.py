@@ -23,11 +23,6 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def engine() -> StandInEngine:
-    return StandInEngine()
-
-
-@pytest.fixture
 def node(tmp_path: Path, engine: StandInEngine) -> Node:
     launch = make_launch(tmp_path / "c-1" / "pi-1", make_image(tmp_path / "image"))
     vm = Vm(launch, engine, Endpoint("local", "127.0.0.1", 40001, launch.directory, "1:2:3"))  # type: ignore[arg-type]

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import hashlib
 from typing import TYPE_CHECKING
 
 import pytest
-from support import SshServer, StandInEngine, eventually, make_image, make_launch, node_of
+from support import SshServer, eventually
 
-from pytest_pidoc.engines.engine import Endpoint
 from pytest_pidoc.errors import BenchmarkError
 from pytest_pidoc.node import Node
 from pytest_pidoc.pi_benchmark import measure as measuring
@@ -18,24 +15,9 @@ from pytest_pidoc.pi_benchmark.measure import Measurement, measure
 from pytest_pidoc.pi_benchmark.metrics import METRICS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    pass
 
 WALL_TIME = METRICS["wall_time"]
-
-
-@pytest.fixture
-def node(tmp_path: Path, short_path: Path, server: SshServer) -> Iterator[Node]:
-    """Give a node whose clock is this machine's."""
-    launch = make_launch(short_path / "pi-1", make_image(tmp_path / "other"), mips=None)
-    files = {**launch.image.manifest.files}
-    key = (tmp_path / "image" / "id").read_bytes()
-    (launch.image.path / files["private_key"].name).write_bytes(key)
-    manifest = dataclasses.replace(launch.image.manifest, host_keys=(server.public_key,))
-    launch = dataclasses.replace(launch, image=dataclasses.replace(launch.image, manifest=manifest))
-    endpoint = Endpoint("local", "127.0.0.1", server.port, launch.directory, "1:2:3")
-    with contextlib.closing(node_of(launch, StandInEngine(), endpoint)) as node:
-        yield node
 
 
 def test_each_round_is_measured(node: Node) -> None:

@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING
 
 import fabric  # noqa: F401 # before pytester, which forgets what is imported in a test; OpenSSL's cannot be twice
 import pytest
-from support import SshServer, StandInEngine, make_launch, node_of
-
-from pytest_pidoc.engines.engine import Endpoint
+from support import SshServer, StandInEngine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable
 
     from pytest_pidoc.node import Node
 
     Run = Callable[..., pytest.RunResult]
-
-
-@pytest.fixture
-def engine() -> StandInEngine:
-    return StandInEngine()
-
-
-@pytest.fixture
-def node(short_path: Path, server: SshServer, engine: StandInEngine) -> Iterator[Node]:
-    launch = make_launch(short_path / "pi-1", server.image)
-    endpoint = Endpoint("local", "127.0.0.1", server.port, launch.directory, "1:2:3")
-    with contextlib.closing(node_of(launch, engine, endpoint, host_keys=[server.public_key])) as node:
-        yield node
 
 
 @pytest.fixture

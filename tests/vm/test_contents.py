@@ -2,36 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
-from support import SshServer, StandInEngine, make_launch, node_of
+from support import SshServer, StandInEngine
 
-from pytest_pidoc.engines.engine import Endpoint
 from pytest_pidoc.errors import CopyError, NodeDied, SettingsError
 from pytest_pidoc.node import Node
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 ODD = "-rf ä'\"$(touch x)"
-
-
-@pytest.fixture
-def engine() -> StandInEngine:
-    return StandInEngine()
-
-
-@pytest.fixture
-def node(short_path: Path, server: SshServer, engine: StandInEngine) -> Iterator[Node]:
-    launch = make_launch(short_path / "pi-1", server.image)
-    endpoint = Endpoint("local", "127.0.0.1", server.port, launch.directory, "1:2:3")
-    with contextlib.closing(node_of(launch, engine, endpoint, host_keys=[server.public_key])) as node:
-        yield node
 
 
 def program(server: SshServer, name: str, script: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import socket
@@ -13,9 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from support import SshServer, StandInEngine, Steps, make_launch, node_of, vm_of
+from support import SshServer, StandInEngine, Steps, served_node, vm_of
 
-from pytest_pidoc.engines.engine import Endpoint
 from pytest_pidoc.errors import CopyError, NodeDied
 from pytest_pidoc.machines import MODELS
 from pytest_pidoc.node import Node
@@ -26,17 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-@pytest.fixture
-def engine() -> StandInEngine:
-    return StandInEngine()
-
-
 @pytest.fixture(params=["pi3-virt", "pi0"])
 def node(request: pytest.FixtureRequest, short_path: Path, server: SshServer, engine: StandInEngine) -> Iterator[Node]:
     """Give a node whose network is faster than compressing, and one whose network is slower."""
-    launch = make_launch(short_path / "pi-1", server.image, machine=MODELS[request.param])
-    endpoint = Endpoint("local", "127.0.0.1", server.port, launch.directory, "1:2:3")
-    with contextlib.closing(node_of(launch, engine, endpoint, host_keys=[server.public_key])) as node:
+    with served_node(server, short_path, engine=engine, machine=MODELS[request.param]) as node:
         yield node
 
 

@@ -2,28 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
-from support import StandInEngine, make_image, make_launch, node_of
+from support import StandInEngine
 
-from pytest_pidoc.engines.engine import Endpoint
 from pytest_pidoc.errors import NodeDied, SettingsError
 from pytest_pidoc.node import Node
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-
-@pytest.fixture
-def engine() -> StandInEngine:
-    return StandInEngine()
-
-
-@pytest.fixture
-def node(tmp_path: Path, engine: StandInEngine) -> Node:
-    launch = make_launch(tmp_path / "pi-1", make_image(tmp_path / "image"))
-    return node_of(launch, engine, Endpoint("local", "127.0.0.1", 1, launch.directory, "1:2:3"))
 
 
 @pytest.mark.parametrize("command", ["", "  ", None, 1, ["./server"], "./server\0"])

@@ -2,38 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import math
 import time
-from typing import TYPE_CHECKING
 
 import pytest
-from support import SshServer, StandInEngine, make_image, make_launch, node_of, tcp_server
+from support import SshServer, StandInEngine, tcp_server
 
-from pytest_pidoc.engines.engine import Endpoint
 from pytest_pidoc.errors import NodeDied, SettingsError, WaitError, WaitTimeout
 from pytest_pidoc.node import Node
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-
-@pytest.fixture
-def engine() -> StandInEngine:
-    return StandInEngine()
-
-
-@pytest.fixture
-def node(tmp_path: Path, server: SshServer, engine: StandInEngine) -> Iterator[Node]:
-    image = make_image(tmp_path / "image2")
-    (image.path / "id").write_bytes((tmp_path / "image" / "id").read_bytes())
-    image = dataclasses.replace(image, manifest=dataclasses.replace(image.manifest, host_keys=(server.public_key,)))
-    launch = make_launch(tmp_path / "pi-1", image)
-    endpoint = Endpoint("local", "127.0.0.1", server.port, launch.directory, "1:2:3")
-    with contextlib.closing(node_of(launch, engine, endpoint)) as node:
-        yield node
 
 
 def systemctl(server: SshServer, *states: str) -> None:
