@@ -52,20 +52,27 @@ class Booted:
 
     Attributes
     ----------
-    donors_tree
-        The tree's role in the image ``debian:bookworm``.
+    trees
+        The roles of the device trees in the image ``debian:bookworm``.
     """
 
     kernel: str
     initramfs: str
-    tree: str
-    donors_tree: str
+    trees: dict[str, str]
 
 
 BOOTED = {
-    "arm64": Booted("kernel8.img", "initramfs8", "bcm2710-rpi-3-b.dtb", "dtb/bcm2837-rpi-3-b"),
-    "armhf": Booted("kernel7.img", "initramfs7", "bcm2709-rpi-2-b.dtb", "dtb/bcm2836-rpi-2-b"),
-    "armel": Booted("kernel.img", "initramfs", "bcm2708-rpi-b-plus.dtb", "dtb/bcm2835-rpi-a-plus"),
+    "arm64": Booted(
+        "kernel8.img",
+        "initramfs8",
+        {"bcm2710-rpi-3-b.dtb": "dtb/bcm2837-rpi-3-b", "bcm2711-rpi-4-b.dtb": "dtb/bcm2711-rpi-4-b"},
+    ),
+    "armhf": Booted("kernel7.img", "initramfs7", {"bcm2709-rpi-2-b.dtb": "dtb/bcm2836-rpi-2-b"}),
+    "armel": Booted(
+        "kernel.img",
+        "initramfs",
+        {"bcm2708-rpi-b-plus.dtb": "dtb/bcm2835-rpi-a-plus", "bcm2708-rpi-zero.dtb": "dtb/bcm2835-rpi-zero"},
+    ),
 }
 
 
@@ -89,10 +96,11 @@ def make(donor: Image, directory: Path, style: Style) -> Path:
     kernel = donor.file("kernel").read_bytes()
     (directory / booted.kernel).write_bytes(gzip.compress(kernel, 1) if booted.kernel == "kernel8.img" else kernel)
     (directory / booted.initramfs).write_bytes(donor.file("initrd/board").read_bytes() + initramfs)
-    shutil.copyfile(donor.file(booted.donors_tree), directory / booted.tree)
+    for name, role in booted.trees.items():
+        shutil.copyfile(donor.file(role), directory / name)
     (directory / "config.txt").write_text(pi_files.config(style))
     (directory / "cmdline.txt").write_text(pi_files.cmdline(style, f"{DISK_ID:08x}"))
-    for name in (booted.kernel, booted.initramfs, booted.tree, "config.txt", "cmdline.txt"):
+    for name in (booted.kernel, booted.initramfs, *booted.trees, "config.txt", "cmdline.txt"):
         _run("mcopy", "-i", boot, directory / name, f"::/{name}")
         (directory / name).unlink()
 

@@ -158,6 +158,7 @@ def test_a_new_image_makes_its_user_and_its_ssh_server_by_itself(of_2022: str, s
         assert pi.run("findmnt -no SOURCE /").stdout.strip() == "/dev/mmcblk0p2"
         assert pi.run("ls /boot/firmware").stdout.split() == [
             "bcm2710-rpi-3-b.dtb",
+            "bcm2711-rpi-4-b.dtb",
             "cmdline.txt",
             "config.txt",
             "initramfs8",
