@@ -53,7 +53,7 @@ class Booted:
     Attributes
     ----------
     trees
-        The roles of the device trees in the image ``debian:bookworm``.
+        The device trees: by their names in the boot partition, their roles in the image ``debian:bookworm``.
     """
 
     kernel: str

@@ -214,14 +214,11 @@ def node_of(
 
 
 @contextlib.contextmanager
-def served_node(
-    server: SshServer, directory: Path, *, engine: StandInEngine | None = None, **changes: Any
-) -> Iterator[Node]:
+def served_node(server: SshServer, directory: Path, *, engine: StandInEngine, **changes: Any) -> Iterator[Node]:
     """Give a node pi-1 whose guest is that SSH server, and close it with the block; *changes* are of its launch."""
     launch = make_launch(directory / "pi-1", server.image, **changes)
     endpoint = Endpoint("local", "127.0.0.1", server.port, launch.directory, "1:2:3")
-    node = node_of(launch, engine or StandInEngine(), endpoint, host_keys=[server.public_key])
-    with contextlib.closing(node):
+    with contextlib.closing(node_of(launch, engine, endpoint, host_keys=[server.public_key])) as node:
         yield node
 
 

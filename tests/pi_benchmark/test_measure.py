@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
 
 import pytest
 from support import SshServer, eventually
@@ -13,9 +12,6 @@ from pytest_pidoc.node import Node
 from pytest_pidoc.pi_benchmark import measure as measuring
 from pytest_pidoc.pi_benchmark.measure import Measurement, measure
 from pytest_pidoc.pi_benchmark.metrics import METRICS
-
-if TYPE_CHECKING:
-    pass
 
 WALL_TIME = METRICS["wall_time"]
 
