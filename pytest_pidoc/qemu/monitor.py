@@ -15,6 +15,7 @@ from typing import Any
 
 from pytest_pidoc.errors import MonitorError
 from pytest_pidoc.host import documents, sockets
+from pytest_pidoc.values.checks import shown
 from pytest_pidoc.values.deadline import Deadline
 
 __all__ = ["Monitor"]
@@ -60,8 +61,7 @@ class Monitor:
                 deadline.pause()
         monitor = cls(connection, name=name)
         try:
-            if "QMP" not in monitor._receive():
-                raise MonitorError(f"{path} is not the socket of a QEMU monitor.")
+            monitor._greeted(path)
             monitor.execute("qmp_capabilities")
         except BaseException:
             monitor.close()
@@ -120,6 +120,14 @@ class Monitor:
         """Close the connection; closing it again does nothing."""
         with contextlib.suppress(OSError):
             self._socket.close()
+
+    def _greeted(self, path: Path) -> None:
+        """Wait for QEMU's greeting; an event that occurs while it accepts the connection is sent before that."""
+        while "QMP" not in (message := self._receive()):
+            if "event" not in message:
+                said = shown(json.dumps(message))
+                raise MonitorError(f"{path} is not the socket of a QEMU monitor: it sent {said} for a greeting.")
+            self.events.append(message)
 
     def _receive(self) -> dict[str, Any]:
         while b"\n" not in self._buffer:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
+import subprocess
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +87,48 @@ def test_monitor_is_usable_after_a_refusal(path: Path) -> None:
         with pytest.raises(MonitorError):
             monitor.execute("fly")
         assert monitor.execute("query-name") == {"name": "a"}
+
+
+def test_event_before_the_greeting_is_kept(path: Path) -> None:
+    """What happens while QEMU accepts a connection is told before the greeting."""
+
+    def serve(connection: socket.socket) -> None:
+        connection.sendall(b'{"event": "RESUME"}\r\n' + GREETING)
+        connection.recv(1000)
+        connection.sendall(ACCEPTED)
+
+    with unix_server(path, serve), Monitor.connect(path) as monitor:
+        assert monitor.events == [{"event": "RESUME"}]
+
+
+@pytest.mark.skipif(shutil.which("qemu-system-aarch64") is None, reason="QEMU is not installed")
+def test_connections_are_made_while_things_happen(short_path: Path) -> None:
+    """A machine that goes on and stops all the time takes every connection, with QEMU's events as they come."""
+    command = ["qemu-system-aarch64", "-M", "none", "-S", "-nodefaults", "-display", "none"]
+    for name in ("one", "other"):
+        command += ["-qmp", f"unix:{short_path / name},server=on,wait=off"]
+    done = threading.Event()
+
+    def go_on_and_stop(monitor: Monitor) -> None:
+        while not done.is_set():
+            monitor.execute("cont")
+            monitor.execute("stop")
+            monitor.events.clear()
+
+    with subprocess.Popen(command) as qemu:
+        try:
+            with Monitor.connect(short_path / "one") as busy:
+                thread = threading.Thread(target=go_on_and_stop, args=(busy,))
+                thread.start()
+                try:
+                    for _ in range(1000):
+                        with Monitor.connect(short_path / "other") as monitor:
+                            assert "running" in monitor.execute("query-status")
+                finally:
+                    done.set()
+                    thread.join()
+        finally:
+            qemu.kill()
 
 
 def test_events_before_an_answer_are_kept(path: Path) -> None:
