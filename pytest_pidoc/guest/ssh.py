@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_pidoc.host import documents
+
 if TYPE_CHECKING:  # Fabric takes 0.2 s to import: only when a connection is made
     import fabric
 
-__all__ = ["LOG", "HostKeyRefused", "Login", "LoginRefused", "broke", "log_in", "pin", "quoted", "unexpanded"]
+__all__ = [
+    "LOG",
+    "HostKeyRefused",
+    "Login",
+    "LoginRefused",
+    "Unanswered",
+    "broke",
+    "known_hosts",
+    "log_in",
+    "pin",
+    "quoted",
+    "unexpanded",
+]
 
 LOG = "pytest_pidoc.ssh"  # the logger of paramiko's connections to nodes
 
@@ -37,6 +52,20 @@ class LoginRefused(Exception):
 
 class HostKeyRefused(LoginRefused):
     """The server has another host key than the pinned one."""
+
+
+class Unanswered(Exception):
+    """The guest does not answer or the connection to it broke, although its QEMU is running.
+
+    Attributes
+    ----------
+    timed_out
+        Whether the command's time was up; otherwise the connection broke.
+    """
+
+    def __init__(self, what: str, *, timed_out: bool = False) -> None:
+        super().__init__(what)
+        self.timed_out = timed_out
 
 
 @dataclass(frozen=True)
@@ -115,6 +144,16 @@ def unexpanded(path: Path) -> str:
 def quoted(path: Path) -> str:
     """Return a path as one word of OpenSSH's configuration, whatever characters it contains."""
     return '"{}"'.format(unexpanded(path).replace("\\", "\\\\").replace('"', '\\"'))
+
+
+def known_hosts(path: Path, host: str, port: int, keys: Sequence[str]) -> Path:
+    """Let the file at *path* pin those public host keys of the server at *port* of *host*, and return the path."""
+    content = "".join(f"[{host}]:{port} {key}\n" for key in keys).encode("ascii")
+    with contextlib.suppress(OSError, ValueError):  # the file does not exist, or is not a regular file
+        if documents.content(path) == content:
+            return path
+    documents.write(path, content)
+    return path
 
 
 def pin(connection: fabric.Connection, known_hosts: Path) -> None:

@@ -16,8 +16,8 @@ from pytest_pidoc.errors import FaultError, KernelPanic, NodeDied, NodeRestarted
 from pytest_pidoc.guest import ssh
 from pytest_pidoc.guest.output import Output
 from pytest_pidoc.guest.serial_log import SerialLog
-from pytest_pidoc.guest.ssh import Login
-from pytest_pidoc.host import documents, forking, ports, records
+from pytest_pidoc.guest.ssh import Login, Unanswered
+from pytest_pidoc.host import forking, ports, records
 from pytest_pidoc.qemu.launch import Launch
 from pytest_pidoc.qemu.monitor import Monitor
 from pytest_pidoc.values.checks import shown
@@ -32,24 +32,10 @@ if TYPE_CHECKING:  # Fabric takes 0.2 s to import: only when a connection is mad
 
     from pytest_pidoc.guest.console import Console
 
-__all__ = ["KNOWN_HOSTS", "Unanswered", "Vm"]
+__all__ = ["Unanswered", "Vm"]
 
 KNOWN_HOSTS = "known_hosts"
 DEATH_GRACE = 1.0  # seconds from a broken connection until the engine must know that its node is gone
-
-
-class Unanswered(Exception):
-    """The guest does not answer or the connection to it broke, although its QEMU is running.
-
-    Attributes
-    ----------
-    timed_out
-        Whether the command's time was up; otherwise the connection broke.
-    """
-
-    def __init__(self, what: str, *, timed_out: bool = False) -> None:
-        super().__init__(what)
-        self.timed_out = timed_out
 
 
 class Closable(Protocol):
@@ -149,14 +135,7 @@ class Vm:
     @property
     def known_hosts(self) -> Path:
         """The file with the pinned host key, for OpenSSH and Fabric."""
-        path = self.directory / KNOWN_HOSTS
-        place = f"[{self.endpoint.host}]:{self.endpoint.port}"
-        content = "".join(f"{place} {key}\n" for key in self.host_keys).encode("ascii")
-        with contextlib.suppress(OSError, ValueError):  # the file does not exist, or is not a regular file
-            if documents.content(path) == content:
-                return path
-        documents.write(path, content)
-        return path
+        return ssh.known_hosts(self.directory / KNOWN_HOSTS, self.endpoint.host, self.endpoint.port, self.host_keys)
 
     def know_by(self, host_keys: Sequence[str]) -> None:
         """From the next connection on, accept only these public host keys."""
