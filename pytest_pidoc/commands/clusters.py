@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_pidoc.commands.output import print_json, terminal_progress
-from pytest_pidoc.errors import PidocError, SettingsError
+from pytest_pidoc.errors import NodeDied, PidocError, SettingsError
 from pytest_pidoc.host import processes, records
 from pytest_pidoc.lifecycle import facts, reaper
 from pytest_pidoc.settings.spec import Settings
 from pytest_pidoc.values.checks import shown
 from pytest_pidoc.values.text import duration, table
+from pytest_pidoc.vm.outage import Outage
 
 if TYPE_CHECKING:
     from pytest_pidoc.lifecycle.record import ClusterRecord
@@ -154,7 +155,7 @@ def known_records() -> list[ClusterRecord]:
 
 
 def _node(name: str) -> Node:
-    """Return the node that ``[CLUSTER/]NODE`` names."""
+    """Return the node that ``[CLUSTER/]NODE`` names, unless it is off."""
     from pytest_pidoc.cluster import Cluster
 
     wanted, _, node_name = name.rpartition("/")
@@ -170,7 +171,11 @@ def _node(name: str) -> Node:
     if len(candidates) > 1:
         names = ", ".join(f"{directory.name}/{node_name}" for directory in candidates)
         raise SettingsError(f"Several clusters have a node {shown(name)}.", tip=f"use one of {names}")
-    return next(node for node in Cluster.attach(candidates[0]) if node.name == node_name)
+    node = Cluster.attach(candidates[0])[node_name]
+    if off := Outage(node.directory).reason:
+        attached = f'Cluster.attach("{candidates[0].name}")["{node_name}"]'
+        raise NodeDied(f"{node_name} is {off}.", tip=f"start it from Python with {attached}.power_on()")
+    return node
 
 
 def _owner(pid: int | str) -> str:

@@ -28,6 +28,7 @@ __all__ = [
     "RECORD",
     "cluster_directories",
     "failed_directory",
+    "handle_of",
     "move_node",
     "new_directory",
     "read",
@@ -127,6 +128,16 @@ def move_node(directory: Path, name: str, endpoint: dict[str, Any]) -> None:
         if entry["name"] == name:
             entry["endpoint"] = {**endpoint, "directory": str(endpoint["directory"])}
     write(directory, record)
+
+
+def handle_of(directory: Path, name: str) -> str | None:
+    """Return what runs a node of a cluster, a process or a container; ``None`` if the record does not tell."""
+    try:
+        record = read(directory)
+        (handle,) = (str(entry["endpoint"]["handle"]) for entry in record["nodes"] if entry["name"] == name)
+    except (PidocError, LookupError, TypeError, ValueError):  # it is just being made, taken down, or is damaged
+        return None
+    return handle if record["engine"] != "local" or processes.is_identity(handle) else None
 
 
 def remove(directory: Path) -> None:

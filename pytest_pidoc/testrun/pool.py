@@ -172,7 +172,7 @@ class ClusterPool:
             self._leases.pop(cluster.name).close()
         self._left.append(cluster)
         cluster.keep()
-        self.kept += reached_by(cluster.name, [node.name for node in cluster])
+        self.kept += reached_by(cluster.directory, [node.name for node in cluster])
 
     def keep_all(self) -> None:
         """Let all clusters of the run outlive it, if it is this process's."""

@@ -14,6 +14,7 @@ from pytest_pidoc.host import processes, records
 from pytest_pidoc.lifecycle import reaper
 from pytest_pidoc.lifecycle.record import ClusterRecord, keep
 from pytest_pidoc.testrun.leases import Lease
+from pytest_pidoc.vm.outage import Outage
 
 __all__ = ["Run", "end_torn", "reached_by", "reap"]
 
@@ -56,7 +57,7 @@ class Run:
         kept = []
         for record in list(self.clusters()):
             keep(record.directory)
-            kept += reached_by(record.directory.name, [node.name for node in record.nodes])
+            kept += reached_by(record.directory, [node.name for node in record.nodes])
         return kept
 
 
@@ -78,6 +79,14 @@ def reap(directory: Path) -> None:
         warnings.warn(f"{directory.name} could not be taken down: {error}", ResourceWarning, stacklevel=2)
 
 
-def reached_by(cluster: str, nodes: list[str]) -> list[str]:
-    """Return the commands that reach the nodes of a cluster that outlives the run, and the one that ends it."""
-    return [*(f"pidoc ssh {cluster}/{node}" for node in nodes), f"pidoc down {cluster}"]
+def reached_by(directory: Path, nodes: list[str]) -> list[str]:
+    """Return the commands that reach the nodes of a cluster that outlives the run, and the one that ends it.
+
+    Of a node that is off, it says since when.
+    """
+    cluster = directory.name
+    reached = []
+    for node in nodes:
+        off = Outage(directory / node).reason
+        reached.append(f"pidoc ssh {cluster}/{node}" if off is None else f"{cluster}/{node} is {off}")
+    return [*reached, f"pidoc down {cluster}"]

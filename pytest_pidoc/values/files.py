@@ -9,6 +9,7 @@ __all__ = [
     "DEVICE_TREE",
     "EVENTS",
     "LAN_SOCKET",
+    "OFF",
     "OVERLAY",
     "QEMU_COMMAND",
     "QEMU_LOG",
@@ -33,6 +34,7 @@ AGENT_SOCKET = "agent.sock"
 QTEST_SOCKET = "qtest.sock"  # of a restored board
 EVENTS = "events"  # what QEMU reports, in events.out; events.in is what it reads there
 RESTARTS_HANDLED = "restarts"  # after how many of its guest the node was brought up, and where in the serial log
+OFF = "off"  # who has switched the node off, and when; only while it is off
 LAN_SOCKET = "lan.sock"
 DEVICE_TREE = "board.dtb"  # of a machine that uses one
 SCREENSHOT = "screenshot.png"  # until it is moved to where it is wanted

@@ -37,7 +37,6 @@ class Power:
         self._vm = vm
         self._bringup = bringup
         self._faults = faults
-        self._clean = False  # whether everything that the guest had written was on its disk when it ended
         self._outage: Fault | None = None
         self._hang: Fault | None = None
         self._paused = ""  # the handle of the QEMU that is paused
@@ -110,14 +109,12 @@ class Power:
                     tip=f"set timeout={timeout * 2:g} if it only needs more time, or use power_cut()",
                 )
             deadline.pause()
-        fault = self._switch_off("shutdown")
-        self._clean = True
-        return fault
+        return self._switch_off("shutdown", by="shutdown()", clean=True)
 
     def cut(self) -> Fault:
         """Kill QEMU immediately; see ``Node.power_cut``."""
         self._vm.require_on("its power cannot be cut")
-        return self._switch_off("power cut", by="power_cut")
+        return self._switch_off("power cut", by="power_cut()")
 
     def on(self, timeout: float | None) -> None:
         """Boot a node that is off from its own disk; see ``Node.power_on``."""
@@ -127,8 +124,7 @@ class Power:
 
     def was_started(self) -> None:
         """Record that the node runs again, whoever started it."""
-        self._vm.release_port()
-        self._vm.off = None
+        self._vm.outage.end()
         if self._outage is not None:
             self._outage.undo()
 
@@ -185,10 +181,9 @@ class Power:
                 vm.await_death(cause=error)
                 raise
 
-    def _switch_off(self, what: str, *, by: str = "") -> Fault:
+    def _switch_off(self, what: str, *, by: str, clean: bool = False) -> Fault:
         vm = self._vm
-        self._clean = False
-        vm.switch_off(f"off since {by or what}() at {time.strftime('%H:%M:%S')}")
+        vm.switch_off(by, clean=clean)
 
         def undo() -> None:
             if vm.off:
@@ -202,14 +197,14 @@ class Power:
         vm = self._vm
         began, deadline = time.monotonic(), self._deadline(timeout)
         vm.end()  # a node that died by itself might have left its container
-        settle = self._come_back if self._clean else self._bringup.become_itself
-        vm.off, self._clean = None, False
+        settle = self._come_back if vm.outage.clean else self._bringup.become_itself
         try:
             self._bringup.expect(booted=True)
             vm.relaunch(booted=True)
+            vm.outage.end()
             self._bringup.await_ready(began=began, deadline=deadline, cancelled=lambda: False, settle=settle)
         except BaseException:
-            vm.off = f"off since power_on() failed at {time.strftime('%H:%M:%S')}"
+            vm.outage.begin("power_on() failed")
             vm.end()
             raise
 

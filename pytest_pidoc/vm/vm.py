@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,13 +16,14 @@ from pytest_pidoc.guest import ssh
 from pytest_pidoc.guest.output import Output
 from pytest_pidoc.guest.serial_log import SerialLog
 from pytest_pidoc.guest.ssh import Login, Unanswered
-from pytest_pidoc.host import forking, ports, records
+from pytest_pidoc.host import forking, records
 from pytest_pidoc.qemu.launch import Launch
 from pytest_pidoc.qemu.monitor import Monitor
 from pytest_pidoc.values.checks import shown
 from pytest_pidoc.values.deadline import Deadline
 from pytest_pidoc.values.files import CONSOLE_SOCKET, QMP_SOCKET, SERIAL_LOG
 from pytest_pidoc.values.progress import Progress
+from pytest_pidoc.vm.outage import Outage
 from pytest_pidoc.vm.restarts import Restarts
 
 if TYPE_CHECKING:  # Fabric takes 0.2 s to import: only when a connection is made
@@ -60,8 +60,8 @@ class Vm:
         The public SSH host keys that are accepted, in the format of ``known_hosts`` without the host.
     boot_log
         The offset in bytes in the serial log at which the last boot began.
-    off
-        ``off since shutdown() at 12:03:04`` if the test switched the node off, otherwise ``None``.
+    outage
+        Why the node is off, if it was switched off, by whatever process.
     dependents
         What is closed with the connections: port forwards, started programs.
     restarts
@@ -81,7 +81,7 @@ class Vm:
         self.engine = engine
         self.endpoint = endpoint
         self.host_keys = tuple(host_keys) or launch.image.manifest.host_keys
-        self.off: str | None = None
+        self.outage = Outage(endpoint.directory)
         self.restarts = Restarts(endpoint.directory)
         self._noticed, self.boot_log = self.restarts.handled()
         self.recover: Callable[[], None] | None = None
@@ -93,7 +93,6 @@ class Vm:
         self._monitor: Monitor | None = None
         self.forget()
         forking.renew_in_children(self)
-        self._held: socket.socket | None = None
 
     def forget(self) -> list[Any]:
         """Go on without connections and with locks that nobody holds; return the connections, open as they are."""
@@ -253,9 +252,17 @@ class Vm:
             self._name_death(error, when)
             raise
 
+    @property
+    def off(self) -> str | None:
+        """``off since shutdown() at 12:03:04`` if the node was switched off, otherwise ``None``."""
+        return self.outage.reason
+
     def death(self) -> str | None:
         """Return in a few words how the node ended, or ``None`` while it runs."""
-        return self.off or self.engine.death(self.endpoint)
+        known = self.endpoint
+        if (reason := self.off or self.engine.death(known)) is not None:
+            self._follow()
+        return reason if self.endpoint is known else self.off or self.engine.death(self.endpoint)
 
     def raise_if_dead(self, when: str = "", *, cause: BaseException | None = None) -> None:
         """Raise `NodeDied` if the node has ended; *when* completes the sentence "pi-1 died ..."."""
@@ -301,8 +308,12 @@ class Vm:
     def attend(self) -> None:
         """Bring the node up again if its guest has restarted by itself; another thread waits meanwhile."""
         with self._attending:
-            if self._coming_up or self.off:
+            if self.off and not self._coming_up:
+                self.hang_up()  # the connection might not have broken yet
+            if self.off or self._coming_up:
                 return
+            if self._connection is None or not self._connection.is_connected:
+                self.death()  # which follows
             if self.recover is not None and self.restarts.unhandled():
                 self.recover()
             elif len(self.restarts.all()) > self._connected_after:
@@ -320,10 +331,13 @@ class Vm:
                 self._coming_up = before
 
     def await_death(self, when: str = "", *, cause: BaseException | None = None) -> None:
-        """Raise `NodeDied` if the engine finds within a second that the node has ended."""
-        deadline = Deadline(DEATH_GRACE)
+        """Raise `NodeDied`, or `NodeRestarted` if the node is on again, if it ends within a second."""
+        deadline, known = Deadline(DEATH_GRACE), self.endpoint
         while not deadline.expired:
             self.raise_if_dead(when, cause=cause)
+            if self.endpoint is not known:
+                what = f"{self.name} was switched off and on again {when or 'meanwhile'}."
+                raise NodeRestarted(what, **self.evidence()) from cause
             deadline.pause()
 
     def evidence(self) -> dict[str, str]:
@@ -332,24 +346,18 @@ class Vm:
 
     def relaunch(self, *, booted: bool) -> None:
         """Start the QEMU of a node that has ended again, on the same port; with *booted*, boot from its own disk."""
-        self.release_port()
+        self.outage.release_port()
         self.boot_log = self.serial_log.size()
         self.restarts, self._noticed = Restarts(self.directory), 0
         self.launch = replace(self.launch, port=self.endpoint.port, booted=booted)
         self.endpoint = self.engine.start(self.launch)
         records.move_node(self.directory.parent, self.name, asdict(self.endpoint))
 
-    def switch_off(self, why: str) -> None:
-        """Kill QEMU immediately. From then on the node is off, for the reason *why*, and its port is reserved."""
-        self.off = why  # first, so that calls that wait for an answer raise an error with the reason
+    def switch_off(self, by: str, *, clean: bool = False) -> None:
+        """Kill QEMU immediately. From then on the node is off; see `Outage.begin`. Its port is reserved."""
+        self.outage.begin(by, clean=clean)  # first, so that calls that wait for an answer raise an error with it
         self.end()
-        self._held = ports.hold(self.endpoint.host, self.endpoint.port)
-
-    def release_port(self) -> None:
-        """Release the port that is reserved while the node is off."""
-        if self._held is not None:
-            self._held.close()
-            self._held = None
+        self.outage.hold_port(self.endpoint)
 
     def hang_up(self) -> None:
         """Close the SSH connection, which a restart of the guest breaks."""
@@ -370,11 +378,7 @@ class Vm:
         for each in tuple(self.dependents):
             with contextlib.suppress(PidocError):
                 each.close()
-        self.disconnect()
-        if self._console is not None:
-            with contextlib.suppress(OSError):
-                self._console.close()
-            self._console = None
+        self._disconnect_all()
 
     def leave(self) -> None:
         """Log out of the console if a shell runs there, and close the connections."""
@@ -385,12 +389,30 @@ class Vm:
     def stop(self) -> None:
         """End QEMU immediately, close the connections, and release the port."""
         self.end()  # first, since nothing in the guest needs to be stopped then
-        self.release_port()
+        self.outage.release_port()
 
     def end(self) -> None:
         """End QEMU immediately, and close the connections afterwards."""
         self.engine.stop(self.endpoint)
         self.close()
+
+    def _follow(self) -> None:
+        """Go on with the QEMU that another process has started for the node, if one has."""
+        handle = records.handle_of(self.directory.parent, self.name)
+        if self.off or handle is None or handle == self.endpoint.handle:
+            return
+        self.endpoint = replace(self.endpoint, handle=handle)
+        self.outage.release_port()
+        self.restarts = Restarts(self.directory)
+        self._noticed, self.boot_log = self.restarts.handled()
+        self._disconnect_all()
+
+    def _disconnect_all(self) -> None:
+        self.disconnect()
+        if self._console is not None:
+            with contextlib.suppress(OSError):
+                self._console.close()
+            self._console = None
 
     def _named(self, command: str, run: Callable[[], Result]) -> Result:
         """Run a command with Fabric; raise `NodeDied` if it ended because the node died."""

@@ -22,7 +22,9 @@ from pytest_pidoc.host import processes, records
 from pytest_pidoc.images.store import usage
 from pytest_pidoc.lifecycle import artifacts
 from pytest_pidoc.settings.spec import Settings
+from pytest_pidoc.testrun.run import reached_by
 from pytest_pidoc.values.files import CONSOLE_SOCKET
+from pytest_pidoc.vm.outage import Outage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -277,6 +279,22 @@ def test_ps_shows_a_dead_node(pidoc: Any, make_cluster: Any) -> None:
         processes.wait(identity, timeout=10)
 
     assert pidoc("ps").splitlines()[1].endswith("its QEMU process is gone")
+
+
+@pytest.mark.parametrize("command", ["ssh", "console"])
+def test_node_that_is_off_is_listed_as_such(
+    pidoc: Any, make_cluster: Any, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    """Who wants to use it is told why, and how it is started."""
+    directory = make_cluster()
+    Outage(directory / "pi-1").begin("power_cut()")
+
+    assert re.search(r"  off since power_cut\(\) at \d\d:\d\d:\d\d$", pidoc("ps").splitlines()[1])
+    assert cli.main([command]) == 1
+    said = capsys.readouterr().err
+    assert re.search(r"pi-1 is off since power_cut\(\) at \d\d:\d\d:\d\d\.\n", said)
+    assert f'Cluster.attach("{directory.name}")["pi-1"].power_on()' in said
+    assert reached_by(directory, ["pi-1"])[0].startswith(f"{directory.name}/pi-1 is off since power_cut() at")
 
 
 def test_ps_as_json(pidoc: Any, make_cluster: Any) -> None:

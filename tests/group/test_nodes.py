@@ -116,7 +116,7 @@ def test_failed_command_may_be_a_result(cluster: Cluster) -> None:
 
 def test_node_that_is_off_is_its_own_error(cluster: Cluster) -> None:
     """It is no failure of the command."""
-    vm_of(cluster[1]).off = "off since shutdown() at 12:03:04"
+    vm_of(cluster[1]).outage.begin("shutdown()", clean=True)
 
     with pytest.raises(NodeDied, match="pi-2 is off since"):
         cluster.run("true")

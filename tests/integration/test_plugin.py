@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
+import subprocess
 from pathlib import Path
 from xml.etree import ElementTree
 
 import fabric  # noqa: F401 # before pytester, which forgets what is imported in a test; OpenSSL's cannot be twice
 import pytest
+from support import PIDOC
 
 from pytest_pidoc.cluster import Cluster
+from pytest_pidoc.errors import NodeDied
 
 pytestmark = pytest.mark.qemu
 
@@ -218,3 +223,40 @@ def test_nodes_of_a_failed_test_are_kept(  # type: ignore[no-untyped-def]
     with Cluster.attach(directory) as cluster:  # and takes it down
         assert cluster[0].run("ls here").ok
     assert not directory.exists()
+
+
+def test_kept_node_that_is_off_says_so_until_it_is_switched_on(pytester: pytest.Pytester, inner_clusters: Path) -> None:
+    """The summary, ``pidoc ps`` and whoever attaches; one who attaches can switch it on for all."""
+    pytester.makepyfile("""
+        def test_fails(pi):
+            pi.run("touch here; sync")
+            pi.power_cut()
+            assert False
+    """)
+    result = pytester.runpytest_subprocess("--pidoc-keep=on-failure", timeout=600)
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*= pidoc: nodes that are still running =*", "c-*/pi-1 is off since power_cut() at *"])
+    (directory,) = inner_clusters.glob("pidoc-*/c-*")
+    with Cluster.attach(directory) as cluster, contextlib.closing(Cluster.attach(directory)) as other:
+        off = cluster[0].state
+        assert _listed_states() == [off]
+        for each in (cluster, other):
+            with pytest.raises(NodeDied, match=re.escape(f"pi-1 is {off}.\nTry: call power_on() to start it")):
+                each[0].run("true")
+
+        cluster[0].power_on()
+
+        assert _listed_states() == [other[0].state] == ["up"]
+        assert cluster[0].run("ls here").ok
+        other[0].power_cut()
+        assert cluster[0].state.startswith("off since power_cut() at ")
+        cluster[0].power_on()  # at the port that the other one holds
+        assert other[0].run("ls here").ok
+    assert not directory.exists()
+
+
+def _listed_states() -> list[str]:
+    """Return the states that ``pidoc ps`` lists, which is a process of its own."""
+    done = subprocess.run([*PIDOC, "ps", "--json"], capture_output=True, check=True)
+    return [node["state"] for entry in json.loads(done.stdout) for node in entry["nodes"]]

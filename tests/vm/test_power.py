@@ -32,19 +32,23 @@ PANIC = b"[    9.1] Kernel panic - not syncing: sysrq triggered crash\r\n"
 
 
 class Engine(StandInEngine):
-    """It starts nodes too: each where it was, under another handle; *fails* ends a start."""
+    """It starts nodes too: each where it was, under another handle, so the former is gone; *fails* ends a start."""
 
     def __init__(self) -> None:
         super().__init__()
         self.started: list[Launch] = []
+        self.handle = "1:2:3"
         self.fails = False
 
     def start(self, launch: Launch) -> Endpoint:
         self.started.append(launch)
         if self.fails:
             raise NodeDied("pi-1 died at once: QEMU ended with status 1.")
-        self.reason = None
-        return Endpoint("local", "127.0.0.1", launch.port or 0, launch.directory, f"{len(self.started)}:2:3")
+        self.reason, self.handle = None, f"{len(self.started) + 1}:2:3"
+        return Endpoint("local", "127.0.0.1", launch.port or 0, launch.directory, self.handle)
+
+    def death(self, endpoint: Endpoint) -> str | None:
+        return self.reason if endpoint.handle == self.handle else "its QEMU process is gone"
 
     def run_qemu(self, binary: str, arguments: list[str], *, timeout: float, directory: Path | None = None) -> None:
         """Nothing takes no time: a fast host."""
@@ -63,6 +67,7 @@ def node(short_path: Path, engine: Engine, server: SshServer) -> Iterator[Node]:
     (short_path / "cluster.json").write_text('{"engine": "local", "owner": null, "nodes": [{"name": "pi-1"}]}')
     endpoint = Endpoint("local", "127.0.0.1", server.port, launch.directory, "1:2:3")
     identity = Identity.new("pi-1", mac_address(launch))
+    identity.write(launch.directory)
     with contextlib.closing(
         node_of(launch, engine, endpoint, identity=identity, host_keys=[server.public_key])
     ) as node:
@@ -91,6 +96,94 @@ def test_a_node_without_power_says_since_when(node: Node, engine: Engine) -> Non
             use()
     assert engine.stopped
     assert "down" in repr(node)
+
+
+@pytest.fixture
+def view(node: Node, engine: Engine) -> Iterator[Node]:
+    """Give the node as another process sees it."""
+    vm = vm_of(node)
+    with contextlib.closing(node_of(vm.launch, engine, vm.endpoint, host_keys=vm.host_keys)) as view:
+        yield view
+
+
+def test_another_process_is_told_why_a_node_is_off(node: Node, view: Node) -> None:
+    """It says the same as the one that has switched the node off, also of a command that runs."""
+    view.run("true")
+    node.power_cut()
+
+    assert view.state == node.state
+    with pytest.raises(
+        NodeDied, match=r"^pi-1 is off since power_cut\(\) at \d\d:\d\d:\d\d\.\nTry: call power_on\(\) to start it"
+    ):
+        view.run("true")
+    with pytest.raises(FaultError, match=r"pi-1 is off since power_cut\(\) at .*, so its power cannot be cut"):
+        view.power_cut()
+
+
+def test_command_is_ended_by_another_process_that_cuts_the_power(node: Node, view: Node, server: SshServer) -> None:
+    def die() -> None:
+        view.power_cut()
+        server.hang_up()
+
+    server.die = die
+    with pytest.raises(NodeDied, match=r"^pi-1 is off since power_cut\(\) at"):
+        node.run("die")
+
+
+def test_node_is_on_for_all_processes(node: Node, view: Node, engine: Engine, server: SshServer) -> None:
+    """Whoever has switched it off and on; after an orderly shutdown, its disk has its identity already."""
+    _let_systemctl_end(engine, server)
+    node.shutdown(timeout=10)
+
+    view.power_on()
+
+    assert (node.state, view.state) == ("up", "up")
+    assert node.run("echo here").stdout == view.run("echo here").stdout == "here\n"
+    assert node.faults.undo_all() == []
+    node.power_on()
+    assert len(engine.started) == 1
+    _let_systemctl_end(engine, server)
+    node.shutdown(timeout=10)
+    assert view.state == node.state
+    node.power_on()
+    assert view.state == "up"
+    assert view.run("echo here").stdout == "here\n"
+    assert vm_of(view).endpoint.handle == engine.handle == "3:2:3"
+
+
+def test_command_is_ended_by_another_process_that_cuts_the_power_for_a_moment(
+    node: Node, view: Node, engine: Engine, server: SshServer
+) -> None:
+    """The node is up again when that is found out, but what ran there is gone."""
+
+    def die() -> None:
+        vm_of(view).end()
+        vm_of(view).relaunch(booted=True)
+        server.hang_up()
+
+    server.die = die
+    with pytest.raises(NodeRestarted, match=r"^pi-1 was switched off and on again while it ran 'die'\."):
+        node.run("die")
+    assert node.run("echo here").stdout == "here\n"
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"by": "power_cut()", "at": "12:03", "clean": false}',
+        '{"by": "power_cut()", "at": 1e300, "clean": false}',
+        '{"by": "\\u001b[2J()", "at": 1, "clean": false}',
+        '{"by": null, "at": 1, "clean": false}',
+    ],
+)
+def test_damaged_note_of_an_outage_is_none(node: Node, note: str) -> None:
+    """What a QEMU has written into the node's directory does not get to a terminal."""
+    (node.directory / "off").write_text(note)
+
+    assert node.state == "up"
 
 
 def test_the_port_of_a_node_without_power_is_kept(node: Node) -> None:
@@ -190,11 +283,7 @@ def test_power_on_of_a_node_that_runs_does_nothing(node: Node, engine: Engine) -
 
 def test_shutdown_waits_for_the_end(node: Node, engine: Engine, server: SshServer) -> None:
     """The guest is asked in order; that QEMU has ended is not taken for a death."""
-    systemctl = server.home / "bin" / "systemctl"
-    systemctl.write_text(f'#!/bin/sh\necho "$@" > {server.home}/asked\n')
-    systemctl.chmod(0o755)
-    _let_sudo_be(server)
-    engine.death = lambda endpoint: "QEMU ended" if (server.home / "asked").exists() else None  # type: ignore[method-assign]
+    _let_systemctl_end(engine, server)
 
     fault = node.shutdown(timeout=10)
 
@@ -237,6 +326,22 @@ def test_refusal_to_shut_down_is_told(node: Node, server: SshServer) -> None:
 
     with pytest.raises(FaultError, match=r"pi-1 refused 'sudo -n systemctl poweroff'.\n    Interactive"):
         node.shutdown(timeout=5)
+
+
+def _let_systemctl_end(engine: Engine, server: SshServer) -> None:
+    """Let the guest's ``systemctl`` end its QEMU, and write down what it was asked for."""
+    asked, death = server.home / "asked", engine.death
+    asked.unlink(missing_ok=True)
+    systemctl = server.home / "bin" / "systemctl"
+    systemctl.write_text(f'#!/bin/sh\necho "$@" > {asked}\n')
+    systemctl.chmod(0o755)
+    _let_sudo_be(server)
+    started = len(engine.started)
+
+    def ended(endpoint: Endpoint) -> str | None:
+        return "QEMU ended" if asked.exists() and len(engine.started) == started else death(endpoint)
+
+    engine.death = ended  # type: ignore[method-assign]
 
 
 def _let_sudo_be(server: SshServer) -> None:
