@@ -253,7 +253,7 @@ def pi_cluster(request: pytest.FixtureRequest, pidoc_settings: Settings, _pidoc_
     asked, progress = _read_marker(request.node, pidoc_settings), _progress(request.config)
     with _unavailable_skips(pidoc_settings):
         if asked.fresh:
-            cluster = _pidoc_pool.start(asked.spec, progress)
+            cluster = _pidoc_pool.start(asked.spec, progress, user=request.node.nodeid)
         else:
             cluster = _pidoc_pool.get(asked.spec, progress, user=request.node.nodeid, shared=asked.shared)
     _note(request.node, cluster)
@@ -285,7 +285,7 @@ def boot_pi(
             request.node, pidoc_settings.spec({"nodes": nodes, **arguments}, where="boot_pi")
         )
         with _unavailable_skips(pidoc_settings):
-            cluster = _pidoc_pool.start(spec, _progress(request.config))
+            cluster = _pidoc_pool.start(spec, _progress(request.config), user=request.node.nodeid)
         started.append(cluster)
         _note(request.node, cluster)
         return cluster

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_pidoc.cluster import Cluster
-from pytest_pidoc.errors import PidocError
+from pytest_pidoc.errors import NoRoom, PidocError
 from pytest_pidoc.host import processes, records
 from pytest_pidoc.host.locks import locked
 from pytest_pidoc.lifecycle import capacity, reaper
@@ -36,6 +36,7 @@ __all__ = ["ClusterPool"]
 PATIENCE = 3600.0  # seconds to wait until other tests give a cluster back
 HOLDING_PATIENCE = 120.0  # the same for a test that has nodes already, for which others may be waiting
 LOOK_INTERVAL = 0.1
+NARROWER = "let fixtures and tests end the nodes that they start earlier"
 
 
 @dataclass
@@ -135,19 +136,23 @@ class ClusterPool:
         cluster.progress = progress
         return cluster
 
-    def start(self, spec: ClusterSpec, progress: Progress) -> Cluster:
-        """Start a cluster that nobody else uses; see `get` for what it raises."""
-        with Starter(spec, self._settings, Ownership(processes.own()), progress) as starter:
+    def start(self, spec: ClusterSpec, progress: Progress, *, user: str) -> Cluster:
+        """Start a cluster that nobody else uses; see `get` for what it takes and raises."""
+        claim = _Claim(user)
+        ownership = Ownership(processes.own(), claim=claim)
+        with contextlib.closing(claim), Starter(spec, self._settings, ownership, progress) as starter:
             cluster = self._awaited(lambda: Cluster(starter.attempt()), progress)
+            self._private.append(cluster)
+            self._leases[cluster.name] = claim.hand_over()
         cluster.progress = progress
-        self._private.append(cluster)
         return cluster
 
     def give_back(self, cluster: Cluster) -> None:
         """Undo a cluster's faults and let others have it; end a private one, and one whose faults cannot be undone."""
         if cluster in self._private:
             self._private.remove(cluster)
-            cluster.down()
+            with self._leases.pop(cluster.name):
+                cluster.down()
             return
         if errors := _undo_faults(cluster):
             leases.retire(cluster.directory)
@@ -169,7 +174,7 @@ class ClusterPool:
         else:
             leases.retire(cluster.directory)
             del self._views[cluster.name]
-            self._leases.pop(cluster.name).close()
+        self._leases.pop(cluster.name).close()
         self._left.append(cluster)
         cluster.keep()
         self.kept += reached_by(cluster.directory, [node.name for node in cluster])
@@ -242,9 +247,14 @@ class ClusterPool:
 
     def _awaited(self, attempt: Callable[[], Cluster], progress: Progress) -> Cluster:
         """Try until there is memory, which ending a cluster that nobody uses gives back."""
-        holding = bool(self._leases or self._private)
-        patience = Deadline(HOLDING_PATIENCE if holding else PATIENCE, interval=LOOK_INTERVAL)
-        return capacity.awaited(attempt, patience=patience, progress=progress, make_room=self._make_room)
+        patience = Deadline(HOLDING_PATIENCE if self._leases else PATIENCE, interval=LOOK_INTERVAL)
+        try:
+            return capacity.awaited(attempt, patience=patience, progress=progress, make_room=self._make_room)
+        except NoRoom as error:
+            used = (f"{each.name}: {', '.join(leases.users(each))}" for each in records.cluster_directories())
+            evidence = "\n".join(line for line in used if not line.endswith(": "))
+            tip = f"{NARROWER}, {error.tip}" if self._private else error.tip
+            raise NoRoom(error.what, evidence=evidence, tip=tip, others=error.others) from None
 
     def _make_room(self) -> bool:
         """End the oldest cluster of the run that nobody uses; tell whether there was one."""

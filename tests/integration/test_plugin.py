@@ -260,3 +260,25 @@ def _listed_states() -> list[str]:
     """Return the states that ``pidoc ps`` lists, which is a process of its own."""
     done = subprocess.run([*PIDOC, "ps", "--json"], capture_output=True, check=True)
     return [node["state"] for entry in json.loads(done.stdout) for node in entry["nodes"]]
+
+
+def test_who_has_the_nodes_is_said_where_there_is_no_room(run) -> None:  # type: ignore[no-untyped-def]
+    """What would never fit beside the test's own nodes is an error at once, not a wait."""
+    result = run("""
+        from pytest_pidoc.lifecycle import capacity
+
+        capacity.memory = lambda: 1000 * 2**20  # as on a small machine
+
+        def test_too_many(boot_pi):
+            boot_pi()
+            boot_pi()
+    """)
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*NoRoom: 1 x pi3-virt can use 612 MiB, but 612 of the 900 MiB that this host has * taken by c-*",
+            "*    c-*: test_who_has_the_nodes_is_said_where_there_is_no_room.py::test_too_many",
+            "*Try: let fixtures and tests end the nodes that they start earlier, *",
+        ]
+    )
