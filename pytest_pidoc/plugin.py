@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -20,7 +20,8 @@ from pytest_pidoc.errors import EngineUnavailable, SettingsError
 from pytest_pidoc.pi_benchmark import hooks as benchmark_hooks
 from pytest_pidoc.pi_benchmark.options import CHOSEN as CHOSEN_FOR_BENCHMARKS
 from pytest_pidoc.pi_benchmark.options import OPTIONS as BENCHMARK_OPTIONS
-from pytest_pidoc.settings.table import FLAGS, MARKER_SIGNATURE, OPTIONS
+from pytest_pidoc.settings.table import MARKER_SIGNATURE, OPTIONS
+from pytest_pidoc.testrun.marker import read_marker
 from pytest_pidoc.values.options import Chosen, Option, choose
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from pytest_pidoc.cluster import Cluster
     from pytest_pidoc.images.store.image import Image
     from pytest_pidoc.node import Node
-    from pytest_pidoc.settings.spec import ClusterSpec, Settings
+    from pytest_pidoc.settings.spec import Settings
     from pytest_pidoc.testrun.failures import Held
     from pytest_pidoc.testrun.pool import ClusterPool
     from pytest_pidoc.testrun.run import Run
@@ -179,7 +180,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item], config: pytest.Confi
         return  # pytest-xdist shows what a worker raises here as its own internal error: the fixtures say it instead
     for item in items:
         if item.get_closest_marker("pidoc") or "pi_benchmark" in getattr(item, "fixturenames", ()):
-            _read_marker(item, _settings_of(config))
+            read_marker(item, _settings_of(config))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -250,7 +251,7 @@ def _pidoc_pool(
 @pytest.fixture
 def pi_cluster(request: pytest.FixtureRequest, pidoc_settings: Settings, _pidoc_pool: ClusterPool) -> Iterator[Cluster]:
     """Give the nodes that the marker ``pidoc`` asks for; tests with the same marker use the same ones in turn."""
-    asked, progress = _read_marker(request.node, pidoc_settings), _progress(request.config)
+    asked, progress = read_marker(request.node, pidoc_settings), _progress(request.config)
     with _unavailable_skips(pidoc_settings):
         if asked.fresh:
             cluster = _pidoc_pool.start(asked.spec, progress, user=request.node.nodeid)
@@ -295,14 +296,6 @@ def boot_pi(
         _end_use(request.node, pidoc_settings, _pidoc_pool, cluster)
 
 
-class _AskedNodes(NamedTuple):
-    """What a marker asks for: nodes, and whether they are the test's own, or shared with others at the same time."""
-
-    spec: ClusterSpec
-    fresh: bool = False
-    shared: bool = False
-
-
 def _run_of(config: pytest.Config) -> Run:
     """Return the run that the workers of pytest-xdist take part in, or one of this process's own."""
     from pytest_pidoc.host import processes
@@ -329,32 +322,6 @@ def _end_use(item: pytest.Item, settings: Settings, pool: ClusterPool, cluster: 
         pool.keep(cluster)
     else:
         pool.give_back(cluster)
-
-
-def _read_marker(item: pytest.Item, settings: Settings) -> _AskedNodes:
-    """Return what the closest marker asks for."""
-    marker = item.get_closest_marker("pidoc")
-    arguments = dict(marker.kwargs) if marker else {}
-    try:
-        if marker is None:
-            return _AskedNodes(benchmark_hooks.spec_for_benchmarks(item, settings.spec()))
-        if len(marker.args) > 1 or (marker.args and "nodes" in arguments):
-            raise SettingsError("The marker pidoc takes one positional argument, nodes.", tip=MARKER_SIGNATURE)
-        if marker.args:
-            arguments["nodes"] = marker.args[0]
-        flags = {flag.name: _read_flag(flag, arguments.pop(flag.name, False)) for flag in FLAGS}
-        if flags["fresh"] and flags["shared"]:
-            raise SettingsError("The marker pidoc takes fresh=True or shared=True, not both.", tip=MARKER_SIGNATURE)
-        return _AskedNodes(benchmark_hooks.spec_for_benchmarks(item, settings.spec(arguments)), **flags)
-    except SettingsError as error:
-        raise pytest.UsageError(f"{item.nodeid}: {error}") from error
-
-
-def _read_flag(flag: Option, value: object) -> bool:
-    try:
-        return bool(flag.read(value, f"{flag.name} of the marker pidoc"))
-    except SettingsError as error:
-        raise SettingsError(error.what, tip=MARKER_SIGNATURE) from None
 
 
 @contextlib.contextmanager
