@@ -31,16 +31,28 @@ if TYPE_CHECKING:
     from pytest_pidoc.images.store.image import Image
     from pytest_pidoc.node import Node
     from pytest_pidoc.settings.spec import Settings
+    from pytest_pidoc.testrun.boots import Boots
     from pytest_pidoc.testrun.failures import Held
     from pytest_pidoc.testrun.pool import ClusterPool
     from pytest_pidoc.testrun.run import Run
     from pytest_pidoc.values.progress import Progress
 
-__all__ = ["boot_pi", "pi", "pi_cluster", "pi_connection", "pidoc_image", "pidoc_settings"]
+__all__ = [
+    "boot_pi",
+    "pi",
+    "pi_cluster",
+    "pi_connection",
+    "pidoc_boot",
+    "pidoc_cluster",
+    "pidoc_image",
+    "pidoc_settings",
+]
 
 _chosen = pytest.StashKey[Chosen]()
 _settings = pytest.StashKey["Settings"]()
 _pool = pytest.StashKey["ClusterPool"]()
+_boots = pytest.StashKey["Boots"]()
+_running = pytest.StashKey[pytest.Item]()
 _run = pytest.StashKey["Run"]()
 _held = pytest.StashKey[list["Held"]]()
 _failed = pytest.StashKey[bool]()
@@ -94,11 +106,16 @@ def _settings_of(config: pytest.Config) -> Settings:
     return config.stash[_settings]
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_sessionfinish(session: pytest.Session) -> None:
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None, None, None]:
     """Keep the clusters that outlive the run, and report them to the controlling process of pytest-xdist."""
     config, keep_all = session.config, session.config.stash[_chosen].values.get("keep") == "always"
     kept = config.stash.setdefault(_kept, [])
+    if _boots in config.stash:
+        config.stash[_boots].tests_are_over = True
+    yield  # after a Ctrl-C, the fixtures end here
+    if _boots in config.stash:
+        config.stash[_boots].end_late()
     if _run in config.stash and keep_all:
         kept += config.stash[_run].keep()
     if _pool in config.stash:
@@ -183,6 +200,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item], config: pytest.Confi
             read_marker(item, _settings_of(config))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Note which test runs: fixtures of a wider scope do not know for which one they are set up."""
+    item.config.stash[_running] = item
+    item.stash[_held] = []  # if it is run again, it has other nodes
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
@@ -199,9 +223,11 @@ def pytest_runtest_makereport(
     # Also of a test that passes: a start can have failed in it. A report reaches the one who sums up, whatever happens
     # to the process that made it.
     report.pidoc_evidence = (str(base), processes.own())  # type: ignore[attr-defined] # pytest hands on what it has
-    held = item.stash.get(_held, [])
+    held = [each for each in item.stash.get(_held, []) if each.cluster.directory.exists()]
     if report.failed and held:
         item.stash[_failed] = True
+        if _boots in item.config.stash:
+            item.config.stash[_boots].have_failed(each.cluster for each in held)
         report.sections += failures.keep_of_test(report.nodeid, report.when, held, base)
         for told in failures.properties_of_test(report.nodeid, base):
             # The item's go into the report of its teardown, which is the one that --junit-xml reads.
@@ -274,26 +300,61 @@ def pi_connection(pi: Node) -> fabric.Connection:
     return pi.connection
 
 
-@pytest.fixture
-def boot_pi(
-    request: pytest.FixtureRequest, pidoc_settings: Settings, _pidoc_pool: ClusterPool
+@pytest.fixture(scope="session")
+def _pidoc_boots(
+    pidoc_settings: Settings, request: pytest.FixtureRequest, pytestconfig: pytest.Config, _pidoc_pool: ClusterPool
+) -> Boots:
+    """Return what knows whose the nodes of ``pidoc_boot`` are."""
+    from pytest_pidoc.testrun.boots import Boots
+
+    boots = Boots(
+        _pidoc_pool,
+        pidoc_settings.keep,
+        request.session,
+        running=lambda: pytestconfig.stash.get(_running, None),
+        note=_note,
+    )
+    pytestconfig.stash[_boots] = boots
+    pytestconfig.pluginmanager.register(boots, "pidoc_boots")
+    return boots
+
+
+@pytest.fixture(scope="session")
+def pidoc_boot(
+    pidoc_settings: Settings, pytestconfig: pytest.Config, _pidoc_boots: Boots
 ) -> Iterator[Callable[..., Cluster]]:
-    """Return a factory: ``boot_pi(nodes=2, model="pi3-virt")`` gives private nodes, gone when the test ends."""
-    started: list[Cluster] = []
+    """Return a factory for fixtures of any scope; its nodes live until their ``with`` block ends, or the session."""
 
     def boot(nodes: int | None = None, **arguments: Any) -> Cluster:
-        spec = benchmark_hooks.spec_for_benchmarks(
-            request.node, pidoc_settings.spec({"nodes": nodes, **arguments}, where="boot_pi")
-        )
+        spec = pidoc_settings.spec({"nodes": nodes, **arguments}, where=_pidoc_boots.caller)
+        if _pidoc_boots.test is not None:
+            spec = benchmark_hooks.spec_for_benchmarks(_pidoc_boots.test, spec)
         with _unavailable_skips(pidoc_settings):
-            cluster = _pidoc_pool.start(spec, _progress(request.config), user=request.node.nodeid)
-        started.append(cluster)
-        _note(request.node, cluster)
-        return cluster
+            return _pidoc_boots.start(spec, _progress(pytestconfig))
 
     yield boot
-    for cluster in reversed(started):
-        _end_use(request.node, pidoc_settings, _pidoc_pool, cluster)
+    _pidoc_boots.leave_all()
+
+
+@pytest.fixture(scope="session")
+def pidoc_cluster(pidoc_boot: Callable[..., Cluster]) -> Iterator[Cluster]:
+    """Give the nodes that the settings ask for until the session ends, as tests leave them."""
+    with pidoc_boot() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def boot_pi(
+    request: pytest.FixtureRequest, pidoc_boot: Callable[..., Cluster], _pidoc_boots: Boots
+) -> Iterator[Callable[..., Cluster]]:
+    """Return a factory: ``boot_pi(nodes=2, model="pi3-virt")`` gives private nodes, gone when the test ends."""
+    with contextlib.ExitStack() as ending:
+
+        def boot(nodes: int | None = None, **arguments: Any) -> Cluster:
+            with _pidoc_boots.for_test(request.node, "boot_pi"):
+                return ending.enter_context(pidoc_boot(nodes, **arguments))
+
+        yield boot
 
 
 def _run_of(config: pytest.Config) -> Run:
@@ -313,7 +374,9 @@ def _note(item: pytest.Item, cluster: Cluster) -> None:
     """Note which cluster a test has, and since when."""
     from pytest_pidoc.testrun.failures import Held
 
-    item.stash.setdefault(_held, []).append(Held.now(cluster))
+    held = item.stash.setdefault(_held, [])
+    if not any(each.cluster is cluster for each in held):
+        held.append(Held.now(cluster))
 
 
 def _end_use(item: pytest.Item, settings: Settings, pool: ClusterPool, cluster: Cluster) -> None:

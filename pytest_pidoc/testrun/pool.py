@@ -21,7 +21,7 @@ from pytest_pidoc.errors import NoRoom, PidocError
 from pytest_pidoc.host import processes, records
 from pytest_pidoc.host.locks import locked
 from pytest_pidoc.lifecycle import capacity, reaper
-from pytest_pidoc.lifecycle.attempt import Ownership
+from pytest_pidoc.lifecycle.attempt import Ownership, Started
 from pytest_pidoc.lifecycle.start import Starter
 from pytest_pidoc.node import UP
 from pytest_pidoc.settings.spec import ClusterSpec, Settings
@@ -136,12 +136,14 @@ class ClusterPool:
         cluster.progress = progress
         return cluster
 
-    def start(self, spec: ClusterSpec, progress: Progress, *, user: str) -> Cluster:
-        """Start a cluster that nobody else uses; see `get` for what it takes and raises."""
+    def start(
+        self, spec: ClusterSpec, progress: Progress, *, user: str, kind: Callable[[Started], Cluster] = Cluster
+    ) -> Cluster:
+        """Start a cluster of some kind that nobody else uses; see `get` for what it takes and raises."""
         claim = _Claim(user)
         ownership = Ownership(processes.own(), claim=claim)
         with contextlib.closing(claim), Starter(spec, self._settings, ownership, progress) as starter:
-            cluster = self._awaited(lambda: Cluster(starter.attempt()), progress)
+            cluster = self._awaited(lambda: kind(starter.attempt()), progress)
             self._private.append(cluster)
             self._leases[cluster.name] = claim.hand_over()
         cluster.progress = progress
@@ -186,7 +188,7 @@ class ClusterPool:
 
     def close(self) -> None:
         """End what is this process's own; of the others only the connections end."""
-        for cluster in self._private:
+        for cluster in list(self._private):
             cluster.down()
         for lease in self._leases.values():
             lease.close()

@@ -15,13 +15,19 @@ pytestmark = pytest.mark.qemu
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 
 
-@pytest.mark.parametrize("example", sorted(EXAMPLES.glob("test_*.py")), ids=lambda path: path.stem)
-def test_example_passes(example: Path, cache_dir: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("example", "workers"),
+    [
+        *(pytest.param(path, (), id=path.stem) for path in sorted(EXAMPLES.glob("test_*.py"))),
+        pytest.param(EXAMPLES / "test_scopes.py", ("-n2",), id="test_scopes-n2"),
+    ],
+)
+def test_example_passes(example: Path, workers: tuple[str, ...], cache_dir: Path, tmp_path: Path) -> None:
     """None of its tests fails; one may be skipped where this machine lacks what it needs."""
     environment = {name: value for name, value in os.environ.items() if name != "PIDOC_REQUIRE"}
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-ra", f"--rootdir={EXAMPLES}", example]
     done = subprocess.run(
-        [*command, f"--basetemp={tmp_path / 'tests'}", "-c", os.devnull],
+        [*command, f"--basetemp={tmp_path / 'tests'}", "-c", os.devnull, *workers],
         env={**environment, "PIDOC_CACHE_DIR": str(cache_dir), "PIDOC_ENGINE": "local"},
         stdin=subprocess.DEVNULL,
         capture_output=True,

@@ -118,7 +118,8 @@ def test_fixtures_are_shown_with_a_sentence(pytester: pytest.Pytester) -> None:
     """``pytest --fixtures`` has every fixture of the contract with its docstring."""
     text = pytester.runpytest("--fixtures").stdout.str()
 
-    for name in ("pidoc_settings", "pidoc_image", "pi_cluster", "pi", "pi_connection", "boot_pi"):
+    names = ("pidoc_settings", "pidoc_image", "pi_cluster", "pi", "pi_connection", "boot_pi")
+    for name in (*names, "pidoc_boot", "pidoc_cluster"):
         entry = text.partition(f"\n{name} ")[2]
         assert entry, name
         assert "no docstring" not in entry.splitlines()[1], name

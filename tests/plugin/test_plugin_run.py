@@ -57,7 +57,7 @@ def test_no_engine_fails_where_one_is_required(one_pi: pytest.Pytester) -> None:
 @pytest.mark.usefixtures("no_engine")
 def test_every_fixture_skips(pytester: pytest.Pytester) -> None:
     """Whichever fixture asks first, the test is skipped."""
-    names = ("pi", "pi_cluster", "pi_connection", "pidoc_image")
+    names = ("pi", "pi_cluster", "pi_connection", "pidoc_cluster", "pidoc_image")
     pytester.makepyfile("\n".join(f"def test_{name}({name}): pass" for name in names))
 
     pytester.runpytest().assert_outcomes(skipped=len(names))
@@ -80,25 +80,55 @@ def test_factory_skips_when_it_is_called(pytester: pytest.Pytester) -> None:
 
 
 @pytest.mark.usefixtures("no_engine")
-@pytest.mark.parametrize("call", ["boot_pi(nodes=0)", "boot_pi(speed=3)", "boot_pi(model='pi9')"])
-def test_factorys_bad_argument_fails_the_test(pytester: pytest.Pytester, call: str) -> None:
+def test_fixture_of_a_module_skips_its_tests(pytester: pytest.Pytester) -> None:
+    """What cannot be set up is not tried again for each test, and each is skipped with the reason."""
+    pytester.makepyfile(
+        """
+        import pytest
+
+        calls = []
+
+        @pytest.fixture(scope="module")
+        def pair(pidoc_boot):
+            calls.append(1)
+            with pidoc_boot(2) as cluster:
+                yield cluster
+
+        def test_one(pair): pass
+
+        def test_other(pair): pass
+
+        def test_calls(): assert calls == [1]
+        """
+    )
+    result = pytester.runpytest("-rs")
+
+    result.assert_outcomes(passed=1, skipped=2)
+    assert "No engine can run nodes" in result.stdout.str()
+
+
+@pytest.mark.usefixtures("no_engine")
+@pytest.mark.parametrize("factory", ["boot_pi", "pidoc_boot"])
+@pytest.mark.parametrize("arguments", ["nodes=0", "speed=3", "model='pi9'"])
+def test_factorys_bad_argument_fails_the_test(pytester: pytest.Pytester, factory: str, arguments: str) -> None:
     """A bad argument is the test's mistake, not a reason to skip."""
-    pytester.makepyfile(f"def test_it(boot_pi): {call}")
+    pytester.makepyfile(f"def test_it({factory}): {factory}({arguments})")
     result = pytester.runpytest()
 
     result.assert_outcomes(failed=1)
     assert "SettingsError" in result.stdout.str()
-    assert "boot_pi" in result.stdout.str()
+    assert f" {factory}" in result.stdout.str()
 
 
 @pytest.mark.usefixtures("no_engine")
-def test_factorys_tip_is_what_the_factory_takes(pytester: pytest.Pytester) -> None:
+@pytest.mark.parametrize("factory", ["boot_pi", "pidoc_boot"])
+def test_factorys_tip_is_what_the_factory_takes(pytester: pytest.Pytester, factory: str) -> None:
     """Its nodes are always the test's own: the tip does not offer the argument that was just refused."""
-    pytester.makepyfile("def test_it(boot_pi): boot_pi(2, fresh=True)")
+    pytester.makepyfile(f"def test_it({factory}): {factory}(2, fresh=True)")
     result = pytester.runpytest()
 
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*boot_pi has no argument 'fresh'.", "*boot_pi(nodes=None, [*], model=None, *"])
+    result.stdout.fnmatch_lines([f"*{factory} has no argument 'fresh'.", f"*{factory}(nodes=?*, [*], model=None, *"])
     assert "fresh=False" not in result.stdout.str()
 
 
