@@ -21,7 +21,7 @@ from pytest_pidoc.pi_benchmark import hooks as benchmark_hooks
 from pytest_pidoc.pi_benchmark.options import CHOSEN as CHOSEN_FOR_BENCHMARKS
 from pytest_pidoc.pi_benchmark.options import OPTIONS as BENCHMARK_OPTIONS
 from pytest_pidoc.settings.table import MARKER_SIGNATURE, OPTIONS
-from pytest_pidoc.testrun.marker import read_marker
+from pytest_pidoc.testrun.marker import read_marker, unheard
 from pytest_pidoc.values.options import Chosen, Option, choose
 
 if TYPE_CHECKING:
@@ -205,6 +205,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Note which test runs: fixtures of a wider scope do not know for which one they are set up."""
     item.config.stash[_running] = item
     item.stash[_held] = []  # if it is run again, it has other nodes
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """Refuse a marker that no fixture of the test has heard."""
+    if _boots in item.config.stash and (wrong := unheard(item, _settings_of(item.config))):
+        pytest.fail(wrong, pytrace=False)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -14,7 +14,9 @@ from pytest_pidoc.values.options import Option
 if TYPE_CHECKING:
     from pytest_pidoc.settings.spec import ClusterSpec, Settings
 
-__all__ = ["AskedNodes", "read_marker"]
+__all__ = ["AskedNodes", "read_marker", "unheard"]
+
+SHARED_NODES = "pidoc_cluster"
 
 
 class AskedNodes(NamedTuple):
@@ -55,6 +57,41 @@ def read_marker(item: pytest.Item, settings: Settings) -> AskedNodes:
         return AskedNodes(benchmark_hooks.spec_for_benchmarks(item, settings.spec(arguments)), **flags)
     except SettingsError as error:
         raise pytest.UsageError(f"{item.nodeid}: {error}") from error
+
+
+def unheard(item: pytest.Item, settings: Settings) -> str:
+    """Return what is wrong with a test's marker if the test has ``pidoc_cluster``, which asks for something else.
+
+    The marker describes the nodes of ``pi_cluster``: nothing is wrong if the test has these, too.
+
+    Parameters
+    ----------
+    item
+        The test, when its fixtures are there.
+    settings
+        What the marker leaves out.
+
+    Returns
+    -------
+    A message; empty if the marker is as good as heard, or there is none.
+    """
+    fixtures, marker = getattr(item, "funcargs", None) or {}, item.get_closest_marker("pidoc")
+    there = getattr(fixtures.get(SHARED_NODES), "spec", None)
+    if marker is None or there is None or "pi_cluster" in fixtures:
+        return ""
+    asked = read_marker(item, settings)
+    names = [*marker.kwargs, *["nodes"][: len(marker.args)]]
+    wanted = [f"{name}={getattr(asked, name)!r}" for name in ("fresh", "shared") if getattr(asked, name)]
+    for name in names:
+        if hasattr(there, name) and (value := getattr(asked.spec, name)) != getattr(there, name):
+            wanted.append(f"{name}={value!r}")
+    if not wanted:
+        return ""
+    error = SettingsError(
+        f"The marker asks for {', '.join(wanted)}, but {SHARED_NODES} is the same for all tests.",
+        tip="use pi_cluster, which is as the marker says, or a fixture of your own on pidoc_boot",
+    )
+    return f"{item.nodeid}: {error}"
 
 
 def _read_flag(flag: Option, value: object) -> bool:

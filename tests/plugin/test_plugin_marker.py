@@ -123,3 +123,66 @@ def test_fixtures_are_shown_with_a_sentence(pytester: pytest.Pytester) -> None:
         entry = text.partition(f"\n{name} ")[2]
         assert entry, name
         assert "no docstring" not in entry.splitlines()[1], name
+
+
+#: What ``pidoc_cluster`` gives here: no node is needed to see what the marker asks for.
+CLUSTER = """
+    import pytest
+    from pytest_pidoc import Settings
+
+    class Cluster:
+        spec = Settings().spec({"nodes": 2})
+
+    @pytest.fixture(scope="session")
+    def pidoc_cluster(pidoc_boot):
+        return Cluster()
+"""
+
+
+@pytest.mark.parametrize(
+    ("marker", "asked"),
+    [
+        ("pidoc(3)", "nodes=3"),
+        ("pidoc(nodes=2, model='pi3')", "model='pi3'"),
+        ("pidoc(2, fresh=True, lan=False)", "fresh=True, lan=False"),
+    ],
+)
+def test_marker_that_no_fixture_hears(pytester: pytest.Pytester, marker: str, asked: str) -> None:
+    """It asks for nodes, and the test has those of the session: the message has the way out."""
+    pytester.makeconftest(CLUSTER)
+    pytester.makepyfile(f"import pytest\n@pytest.mark.{marker}\ndef test_it(pidoc_cluster): pass")
+    result = pytester.runpytest()
+
+    result.assert_outcomes(failed=1)
+    name = "test_marker_that_no_fixture_hears.py::test_it"
+    result.stdout.fnmatch_lines(
+        [
+            f"{name}: The marker asks for {asked}, but pidoc_cluster is the same for all tests.",
+            "Try: use pi_cluster, *pidoc_boot",
+        ]
+    )
+    assert "def pytest_runtest_call" not in result.stdout.str()
+
+
+def test_marker_that_asks_for_what_is_there(pytester: pytest.Pytester) -> None:
+    """Nothing is wrong with that, nor if ``pi_cluster`` hears the marker."""
+    pytester.makeconftest(CLUSTER)
+    pytester.makepyfile("""
+        import pytest
+
+        @pytest.mark.pidoc(nodes=2)
+        def test_same(pidoc_cluster): pass
+
+        @pytest.mark.pidoc
+        def test_nothing(pidoc_cluster): pass
+
+        def test_none(pidoc_cluster): pass
+
+        @pytest.fixture
+        def pi_cluster(): return []
+
+        @pytest.mark.pidoc(nodes=3)
+        def test_heard(pidoc_cluster, pi_cluster): pass
+    """)
+
+    pytester.runpytest().assert_outcomes(passed=4)
