@@ -348,8 +348,9 @@ class Node:
     def reboot(self, *, timeout: float | None = None) -> None:
         """Reboot the guest cleanly; return when a command has run over SSH and the clock is right.
 
-        `serial_log` and `console` stay the same; `connection` and `monitor` are new objects afterwards. *timeout* is in
-        seconds; by default the time limit of a boot on this host.
+        `serial_log` and `console` stay the same; `connection` and `monitor` are new objects afterwards. If the guest's
+        cmdline.txt asks for other kernel arguments, QEMU is started anew, which ends `console` and `forwards`.
+        *timeout* is in seconds; by default the time limit of a boot on this host.
 
         Raises
         ------

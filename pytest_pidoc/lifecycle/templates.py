@@ -27,6 +27,7 @@ from pytest_pidoc.qemu import command as qemu
 from pytest_pidoc.qemu.launch import Launch
 from pytest_pidoc.values.files import AGENT_SOCKET, BOOT_ELF, OVERLAY, RAM, SERIAL_LOG, STATE
 from pytest_pidoc.values.progress import Progress
+from pytest_pidoc.vm import firmware
 from pytest_pidoc.vm.vm import Vm
 
 __all__ = ["Template", "collect", "image_booted", "key", "template"]
@@ -85,6 +86,7 @@ def key(launch: Launch, engine: Engine) -> str:
         "image": launch.image.manifest.content,  # its key would be that of another build of it, too
         "tree": hashlib.sha256(devicetree.tree(launch, engine) or b"").hexdigest(),
         "agent": hashlib.sha256(agent.PROGRAM.read_bytes()).hexdigest(),
+        **({"boot files": script} if (script := firmware.script(launch)) else {}),  # most guests have none
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -131,6 +133,7 @@ def template(
     def make(directory: Path, log: BuildLog) -> Manifest:
         with boot() as vm:
             progress.step("waiting until the guest is idle, to save it")
+            firmware.prepare(vm.launch, vm.shell)
             agent.start(vm.shell, name=vm.name, port=vm.launch.machine.agent)
             # With somebody connected the agent sleeps in its read; with nobody it would have to look again and again.
             with sockets.connect(vm.directory / AGENT_SOCKET):

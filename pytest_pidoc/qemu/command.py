@@ -90,6 +90,9 @@ def arguments(
         WATCHDOG if machine.mailbox is not None and machine.initrd not in manifest.files else "",
         manifest.append,
         bootelf.initrd_argument(manifest.files["initrd"].size, machine.ram or 0) if _has_boot_elf(launch) else "",
+        # In cmdline.txt, where playbooks look for it; images of others have it anyway.
+        "rootwait" if launch.is_pi and not manifest.stock else "",
+        launch.arguments,
     ]
     return [
         machine.binary,

@@ -52,6 +52,8 @@ class Launch:
     booted
         Whether the node boots although it has a template, because its disk has changed since and no longer fits the
         template's memory.
+    arguments
+        Kernel arguments that were added to the guest's ``cmdline.txt``.
     """
 
     name: str
@@ -70,6 +72,12 @@ class Launch:
     internet: bool = True
     host_access: bool = False
     booted: bool = False
+    arguments: str = ""
+
+    @property
+    def is_pi(self) -> bool:
+        """Whether the guest's device tree says that it is a Raspberry Pi."""
+        return self.announce_board or bool(self.machine.tree)
 
     @property
     def guarded(self) -> bool:

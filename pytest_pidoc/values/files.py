@@ -8,6 +8,7 @@ __all__ = [
     "CONSOLE_SOCKET",
     "DEVICE_TREE",
     "EVENTS",
+    "KERNEL_ARGUMENTS",
     "LAN_SOCKET",
     "OFF",
     "OVERLAY",
@@ -37,6 +38,7 @@ RESTARTS_HANDLED = "restarts"  # after how many of its guest the node was brough
 OFF = "off"  # who has switched the node off, and when; only while it is off
 LAN_SOCKET = "lan.sock"
 DEVICE_TREE = "board.dtb"  # of a machine that uses one
+KERNEL_ARGUMENTS = "arguments"  # of the kernel, that the user has added to the guest's cmdline.txt
 SCREENSHOT = "screenshot.png"  # until it is moved to where it is wanted
 
 # The files in a template, beside its overlay.

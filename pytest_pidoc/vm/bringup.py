@@ -15,6 +15,7 @@ from pytest_pidoc.guest.identity import Identity
 from pytest_pidoc.qemu import speed
 from pytest_pidoc.qemu.usernet import guest_answers
 from pytest_pidoc.values.deadline import Deadline
+from pytest_pidoc.vm import firmware
 
 if TYPE_CHECKING:
     from pytest_pidoc.vm.vm import Vm
@@ -93,6 +94,7 @@ class Bringup:
         def settle() -> None:
             if not launch.forked and not launch.record:
                 self.become_itself()
+                firmware.prepare(launch, self._vm.shell)
 
         self.await_ready(
             began=began, deadline=deadline, cancelled=cancelled, launched=launched, restored=restored, settle=settle

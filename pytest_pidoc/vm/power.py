@@ -12,6 +12,7 @@ from pytest_pidoc.guest.output import answer, answering
 from pytest_pidoc.values.deadline import Deadline, deadline_of
 from pytest_pidoc.values.faults import Fault, FaultLog
 from pytest_pidoc.values.files import OVERLAY
+from pytest_pidoc.vm.firmware import Firmware
 from pytest_pidoc.vm.vm import Unanswered
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Power:
         self._vm = vm
         self._bringup = bringup
         self._faults = faults
+        self._firmware = Firmware(vm)
         self._outage: Fault | None = None
         self._hang: Fault | None = None
         self._paused = ""  # the handle of the QEMU that is paused
@@ -48,6 +50,7 @@ class Power:
         self._require_moving("it cannot be rebooted")
         began, deadline = time.monotonic(), self._deadline(timeout)
         vm.attend()
+        another_start = self._firmware.read(deadline.remaining)
         seen = len(vm.restarts.all())
         self._ask_systemd("reboot", deadline)
         # Before QEMU reports the reset, the server that answers is the old one.
@@ -61,7 +64,12 @@ class Power:
                 )
             deadline.pause()
         vm.disconnect()
+        if another_start:  # a QEMU that runs cannot be given other arguments for the kernel
+            self._firmware.pass_on()
+            vm.end()
+            vm.relaunch(booted=True)
         self._bringup.await_ready(began=began, deadline=deadline, cancelled=lambda: False, settle=self._come_back)
+        self._firmware.warn()
 
     def await_restart(self, timeout: float | None) -> None:
         """Wait until the guest has restarted by itself and is ready again; see ``Node.wait_for_reboot``."""
@@ -90,11 +98,13 @@ class Power:
             cancelled=lambda: False,
             settle=self._bringup.become_itself,
         )
+        self._follow_boot_files()
 
     def shut_down(self, timeout: float) -> Fault:
         """Shut the guest down cleanly, and return when QEMU has ended; see ``Node.shutdown``."""
         vm, deadline = self._vm, deadline_of(timeout, INTERVAL)
         self._require_moving("it cannot be shut down")
+        self._firmware.read(deadline.remaining)
         start = vm.serial_log.size()
         self._ask_systemd("poweroff", deadline)
         vm.disconnect()
@@ -134,6 +144,7 @@ class Power:
         vm.stop()
         (vm.directory / OVERLAY).unlink(missing_ok=True)
         self._bringup.expect(booted=False)
+        self._firmware.forget()
         vm.relaunch(booted=False)
         self.was_started()
         self._bringup.come_up(began=time.monotonic(), deadline=deadline, cancelled=lambda: False)
@@ -200,6 +211,7 @@ class Power:
         settle = self._come_back if vm.outage.clean else self._bringup.become_itself
         try:
             self._bringup.expect(booted=True)
+            self._firmware.pass_on()
             vm.relaunch(booted=True)
             vm.outage.end()
             self._bringup.await_ready(began=began, deadline=deadline, cancelled=lambda: False, settle=settle)
@@ -207,6 +219,13 @@ class Power:
             vm.outage.begin("power_on() failed")
             vm.end()
             raise
+        self._follow_boot_files()
+
+    def _follow_boot_files(self) -> None:
+        """Reboot a guest that has booted without the kernel arguments that its boot files ask for."""
+        if self._firmware.read():
+            self.reboot(None)
+        self._firmware.warn()
 
     def _come_back(self) -> None:
         """Set the guest's clock, and wait until the guest is in the LAN again."""

@@ -404,3 +404,11 @@ def test_guests_that_use_dhcp_have_the_same_card_in_all_nodes(launch: Launch) ->
 
     assert len({qemu.mac_address(each) for each in others}) == 2
     assert len({qemu.mac_address(with_manifest(each, stock=True)) for each in others}) == 1
+
+
+def test_arguments_of_the_user_come_last(launch: Launch) -> None:
+    """Of two with one name, the kernel takes the last."""
+    assert kernel_arguments(dataclasses.replace(launch, arguments="mitigations=auto quiet"))[-2:] == [
+        "mitigations=auto",
+        "quiet",
+    ]

@@ -14,7 +14,7 @@ from pathlib import Path
 from pytest_pidoc.errors import ImageError
 from pytest_pidoc.values.checks import listed
 
-__all__ = ["CPUS", "TREES", "BootFiles", "choose", "unpack_kernel"]
+__all__ = ["CPUS", "TREES", "BootFiles", "choose", "settings", "unpack_kernel"]
 
 LARGEST_KERNEL = 256 * 1024**2  # bytes
 
@@ -89,9 +89,9 @@ def choose(config: str, names: Collection[str], cpu: str) -> BootFiles:
         The boot partition does not contain the kernel.
     """
     board = CPUS[cpu]
-    settings = dict(_settings(config, board.sections))
-    prefix = settings.get("os_prefix", "")
-    kernel = prefix + settings.get("kernel", board.kernel)
+    chosen = dict(settings(config, board.sections))
+    prefix = chosen.get("os_prefix", "")
+    kernel = prefix + chosen.get("kernel", board.kernel)
     there = {name.lower() for name in names}
     if kernel.lower() not in there:
         raise ImageError(
@@ -99,14 +99,14 @@ def choose(config: str, names: Collection[str], cpu: str) -> BootFiles:
             f"it contains {listed(names) or 'no files'}.",
             tip="use an image for that board, or name a kernel with kernel=PATH",
         )
-    initramfs = settings.get("initramfs", "")
-    if not initramfs and settings.get("auto_initramfs", "0") != "0" and "kernel" not in settings:
+    initramfs = chosen.get("initramfs", "")
+    if not initramfs and chosen.get("auto_initramfs", "0") != "0" and "kernel" not in chosen:
         # It has its place in the name of the kernel: kernel8.img and initramfs8.
         initramfs = board.initramfs if (prefix + board.initramfs).lower() in there else ""
     return BootFiles(kernel, prefix + initramfs if initramfs else "")
 
 
-def _settings(config: str, sections: Collection[str]) -> Iterator[tuple[str, str]]:
+def settings(config: str, sections: Collection[str]) -> Iterator[tuple[str, str]]:
     """Yield the settings that hold, in their order; the last one of a name is the one that counts."""
     holds = True
     for line in config.splitlines():
