@@ -51,6 +51,6 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(pathlib|collections|subprocess|socket|threading|argparse|typing|types|abc|builtins|dataclasses)\..*"),
     (r"py:.*", r"(Any|Path|Mapping|Sequence|Iterable|Iterator|Callable|socket)"),
     (r"py:.*", r"(str|int|float|bool|bytes|dict|list|tuple|object|None|Exception|OSError|TracebackType|BaseException)"),
-    (r"py:.*", r"(pytest_pidoc\.(engines|containers|lifecycle|qemu\.program|values\.(progress|deadline)).*)"),
-    (r"py:.*", r"(Deadline|Endpoint|Engine|Launch|Progress|QemuVersion|Provision|provision\..*)"),
+    (r"py:.*", r"(pytest_pidoc\.(engines|containers|lifecycle|steps|qemu\.program|values\.(progress|deadline)).*)"),
+    (r"py:.*", r"(Deadline|Endpoint|Engine|Step|Launch|Progress|QemuVersion|Provision|provision\..*)"),
 ]

@@ -64,6 +64,8 @@ class ClusterArguments(TypedDict, total=False):
     hostname: str | None
     internet: bool | None
     host_access: bool | None
+    prepare: Callable[[Cluster], object] | str | Path | Sequence[Callable[[Cluster], object] | str | Path] | None
+    prepare_files: str | Path | Sequence[str | Path] | None
 
 
 _Function = TypeVar("_Function", bound=Callable[..., object])

@@ -93,7 +93,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def _choose(config: pytest.Config, rows: Sequence[Option]) -> Chosen:
     options = {option.name: config.getoption(option.ini) for option in rows}
-    return choose(rows, options, os.environ, {option.name: config.getini(option.ini) for option in rows})
+    ini = {option.name: config.getini(option.ini) for option in rows}
+    return choose(rows, options, os.environ, ini, places=(Path.cwd(), config.rootpath))
 
 
 def _settings_of(config: pytest.Config) -> Settings:
@@ -333,7 +334,7 @@ def pidoc_boot(
     """Return a factory for fixtures of any scope; its nodes live until their ``with`` block ends, or the session."""
 
     def boot(nodes: int | None = None, **arguments: Any) -> Cluster:
-        spec = pidoc_settings.spec({"nodes": nodes, **arguments}, where=_pidoc_boots.caller)
+        spec = pidoc_settings.spec({"nodes": nodes, **arguments}, where=_pidoc_boots.caller, places=_pidoc_boots.places())
         if _pidoc_boots.test is not None:
             spec = benchmark_hooks.spec_for_benchmarks(_pidoc_boots.test, spec)
         with _unavailable_skips(pidoc_settings):

@@ -178,7 +178,7 @@ def _read_again(app: Sphinx, env: object, names: list[str]) -> None:
 def _default(name: str, value: object) -> str:
     if name == "cache_dir":
         return "`~/.cache/pytest-pidoc`"
-    if value is None or not str(value):
+    if value in (None, "", ()):
         return ""
     return f"`{value}`" if not isinstance(value, bool) else "on" if value else "off"
 

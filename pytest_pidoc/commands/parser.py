@@ -31,7 +31,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"pytest-pidoc {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    start = (*GUEST, *NODES, "overcommit")
+    start = (*GUEST, *NODES, "overcommit", "prepare_again")
     add_command(
         subparsers, "demo", host.demo, "boot three Pis and run a small test file on them", "pidoc demo", "engine"
     )

@@ -43,7 +43,7 @@ def of_cluster(
     return {
         "cluster": directory.name,
         "directory": str(directory),
-        "spec": {**dataclasses.asdict(spec), "image_password": "***"},
+        "spec": {**spec.to_json(), "image_password": "***"},
         "switch": "ended" if switch_is_gone else "running" if any(node.lan_address for node in nodes) else None,
         "faults": [
             {"what": fault.what, "began": fault.began, "ended": fault.ended, "text": str(fault)} for fault in faults

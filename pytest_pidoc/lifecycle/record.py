@@ -140,7 +140,7 @@ class ClusterRecord:
             It has not.
         """
         provision, template, switch = value["provision"], value["template"], value["switch"]
-        spec = ClusterSpec(**value["spec"])
+        spec = ClusterSpec.from_json(value["spec"])
         _require(isinstance(spec.model, str) and is_number(value["created"], 0, 1e12))
         _require(all(_is_text(provision[name]) for name in ("engine", "image", "reference")))
         _require(template is None or _is_text(template))
@@ -170,7 +170,7 @@ class ClusterRecord:
             "run": self.run,
             "memory": self.memory,
             "created": self.created,
-            "spec": dataclasses.asdict(self.spec),
+            "spec": self.spec.to_json(),
             "provision": dict(self.provision),
             "switch": self.switch,
             "template": None if self.template is None else str(self.template),

@@ -92,6 +92,8 @@ def _conflicts(values: Mapping[str, Any], given: Collection[str]) -> Iterator[tu
             f"lan=True is not supported by {model.name}, which has no second network card.",
             "leave lan out, or choose another model",
         )
+    if "prepare_files" in given and values["prepare_files"] and not values["prepare"]:
+        yield ("prepare_files has no effect without prepare.", "add prepare, or leave prepare_files out")
     hostname = values["hostname"]
     if values["nodes"] > 1 and hostname != IMAGES_OWN and NUMBER not in hostname:  # copies of one SD card have one name
         yield (

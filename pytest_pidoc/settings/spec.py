@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_pidoc.errors import SettingsError
 from pytest_pidoc.settings import conflicts
@@ -22,6 +22,9 @@ from pytest_pidoc.settings.table import (
 )
 from pytest_pidoc.values.checks import shown
 from pytest_pidoc.values.options import choose
+
+if TYPE_CHECKING:
+    from pytest_pidoc.steps.steps import Step
 
 __all__ = ["ClusterSpec", "Settings"]
 
@@ -46,7 +49,8 @@ class ClusterSpec:
     its SHA-256, of what is used instead of the image's own. ``image_user`` and ``image_password`` log in on the serial
     console of somebody else's disk image, once. ``mips`` is how many million instructions are a second of the guest's
     clock, which follows the host's clock if it is ``None``. ``hostname`` has ``{n}`` where the number of the node is,
-    or is ``{image}`` for the image's own.
+    or is ``{image}`` for the image's own. ``prepare`` are the steps that are done to a new cluster, and
+    ``prepare_files`` absolute paths and patterns of the files that they use.
     """
 
     nodes: int = 1
@@ -69,6 +73,8 @@ class ClusterSpec:
     hostname: str = _default("hostname")
     internet: bool = _default("internet")
     host_access: bool = _default("host_access")
+    prepare: tuple[Step, ...] = ()
+    prepare_files: tuple[Path, ...] = ()
 
     def host_name(self, number: int) -> str:
         """Return the host name of a node by its number, from 1 on; empty for the image's own."""
@@ -80,6 +86,31 @@ class ClusterSpec:
         from pytest_pidoc.machines import machine
 
         return self.memory or machine(self.model).memory
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain data; of each step what it is known by."""
+        return {
+            **{each.name: getattr(self, each.name) for each in fields(ClusterSpec)},
+            "prepare": [step.to_json() for step in self.prepare],
+            "prepare_files": [str(path) for path in self.prepare_files],
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> ClusterSpec:
+        """Read what `to_json` returned; its steps are equal to those that it was made of, but cannot be done again.
+
+        Raises
+        ------
+        ValueError, TypeError, KeyError
+            It is something else.
+        """
+        steps: tuple[Step, ...] = ()
+        if value.get("prepare"):
+            from pytest_pidoc.steps.steps import Recorded
+
+            steps = tuple(Recorded.from_json(each) for each in value["prepare"])
+        files = tuple(Path(path) for path in value.get("prepare_files", ()))
+        return ClusterSpec(**{**value, "prepare": steps, "prepare_files": files})
 
 
 @dataclass(frozen=True)
@@ -95,6 +126,7 @@ class Settings(ClusterSpec):
     keep: str = "never"
     artifacts: Path | None = None
     require: bool = False
+    prepare_again: bool = False
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)
     """Where each value that is not the default came from: ``{"engine": "--pidoc-engine"}``."""
 
@@ -131,7 +163,13 @@ class Settings(ClusterSpec):
         """Return where the value of *name* came from: an option, a variable, an ini key or ``default``."""
         return self.sources.get(name, "default")
 
-    def spec(self, marker: Mapping[str, object] | None = None, *, where: str = THE_MARKER) -> ClusterSpec:
+    def spec(
+        self,
+        marker: Mapping[str, object] | None = None,
+        *,
+        where: str = THE_MARKER,
+        places: Sequence[Path] | None = None,
+    ) -> ClusterSpec:
         """Return the cluster that a marker's arguments ask for, filled up from these settings.
 
         Parameters
@@ -140,6 +178,8 @@ class Settings(ClusterSpec):
             The arguments by name; ``None`` as a value means not given.
         where
             Who takes the arguments, for the errors: the marker, or the name of the function that was called.
+        places
+            The folders in which relative paths are looked for; by default the current directory.
 
         Raises
         ------
@@ -156,8 +196,8 @@ class Settings(ClusterSpec):
                 raise SettingsError(f"{where} has no argument {shown(name)}.", tip=tip)
             if value is not None:
                 try:
-                    values[name] = rows[name].read(value, f"{name} of {where}")
+                    values[name] = rows[name].read(value, f"{name} of {where}", places)
                 except SettingsError as error:
-                    raise SettingsError(error.what, tip=tip) from None
+                    raise SettingsError(error.what, tip=error.tip or tip) from None
         conflicts.refuse(values, [name for name, value in (marker or {}).items() if value is not None])
         return ClusterSpec(**values)

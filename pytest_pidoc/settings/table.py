@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from pytest_pidoc.values import inputs
 from pytest_pidoc.values.checks import MOST_SECONDS
@@ -122,6 +125,23 @@ def _hostname(value: object) -> str:
 
 def _seconds(value: object) -> float:
     return inputs.real(value, 0.001, MOST_SECONDS, f"a number of seconds from 0.001 to {MOST_SECONDS:.0f}")
+
+
+def _prepare(value: object, places: Sequence[Path], source: str) -> Any:
+    from pytest_pidoc.steps import steps  # here, because most runs have none
+
+    return steps.read(_split(value), places=places, source=source)
+
+
+def _prepare_files(value: object, places: Sequence[Path], source: str) -> Any:
+    from pytest_pidoc.steps.files import find_files
+
+    return find_files(_split(value), places, source)
+
+
+def _split(value: object) -> object:
+    """Return the entries of a text with commas between them; anything else is returned as it is."""
+    return [each.strip() for each in value.split(",")] if isinstance(value, str) and value else value
 
 
 _FILE = "PATH|URL#sha256=HEX"
@@ -256,6 +276,28 @@ OPTIONS: tuple[Option, ...] = (
         applies="nodes",
         page="explanation/security",
         default=False,
+    ),
+    Option(
+        "prepare",
+        _prepare,
+        "what is done once to a new cluster, which is then saved and forked: scripts, Ansible playbooks, in code also "
+        "functions",
+        "PATH[,PATH...]",
+        "nodes",
+        locates=True,
+    ),
+    Option(
+        "prepare_files",
+        _prepare_files,
+        "files, folders and patterns by whose content a saved cluster is known, too",
+        "PATH[,PATH...]",
+        "nodes",
+        locates=True,
+    ),
+    Option(
+        "prepare_again",
+        inputs.flag,
+        "prepare clusters anew, even if there are saved ones",
     ),
     Option(
         "workers",

@@ -10,6 +10,7 @@ import contextlib
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -70,7 +71,7 @@ class _Asker:
 
     fixture: str
     place: pytest.Item | pytest.Collector
-    definition: object = None
+    definition: pytest.FixtureDef[Any] | None = None
 
     @property
     def is_wide(self) -> bool:
@@ -144,6 +145,12 @@ class Boots:
             yield
         finally:
             self.test, self.caller = None, FACTORY
+
+    def places(self) -> tuple[Path, ...]:
+        """Return the folders in which relative paths are looked for: that of who asks for nodes, and the root."""
+        asker = self._asker()
+        file = asker.place.path if asker.definition is None else Path(asker.definition.func.__code__.co_filename)
+        return (file if file.is_dir() else file.parent), self._session.config.rootpath
 
     def start(self, spec: ClusterSpec, progress: Progress) -> Cluster:
         """Start a cluster until it is ended; see `ClusterPool.get` for what it raises."""

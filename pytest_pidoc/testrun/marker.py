@@ -46,15 +46,21 @@ def read_marker(item: pytest.Item, settings: Settings) -> AskedNodes:
     arguments = dict(marker.kwargs) if marker else {}
     try:
         if marker is None:
-            return AskedNodes(benchmark_hooks.spec_for_benchmarks(item, settings.spec()))
+            spec = benchmark_hooks.spec_for_benchmarks(item, settings.spec())
+            return AskedNodes(spec, fresh=bool(spec.prepare))
         if len(marker.args) > 1 or (marker.args and "nodes" in arguments):
             raise SettingsError("The marker pidoc takes one positional argument, nodes.", tip=MARKER_SIGNATURE)
         if marker.args:
             arguments["nodes"] = marker.args[0]
+        is_said = any(flag.name in arguments for flag in FLAGS)
         flags = {flag.name: _read_flag(flag, arguments.pop(flag.name, False)) for flag in FLAGS}
         if flags["fresh"] and flags["shared"]:
             raise SettingsError("The marker pidoc takes fresh=True or shared=True, not both.", tip=MARKER_SIGNATURE)
-        return AskedNodes(benchmark_hooks.spec_for_benchmarks(item, settings.spec(arguments)), **flags)
+        places = (item.path.parent, item.config.rootpath)
+        spec = benchmark_hooks.spec_for_benchmarks(item, settings.spec(arguments, places=places))
+        if spec.prepare and not is_said:  # a fork costs about as much as giving back a used cluster
+            flags["fresh"] = True
+        return AskedNodes(spec, **flags)
     except SettingsError as error:
         raise pytest.UsageError(f"{item.nodeid}: {error}") from error
 

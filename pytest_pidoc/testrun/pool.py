@@ -8,7 +8,6 @@ never more clusters of a kind than tests that used them at the same time.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 import warnings
@@ -283,7 +282,7 @@ class ClusterPool:
         folder = records.root() / "shares"
         folder.mkdir(mode=0o700, exist_ok=True)
         # Two hex digits, so that there are never many of these files; two specs with the same ones wait in vain.
-        name = hashlib.sha256(json.dumps([self._run.name, dataclasses.asdict(spec)]).encode()).hexdigest()[:2]
+        name = hashlib.sha256(json.dumps([self._run.name, spec.to_json()]).encode()).hexdigest()[:2]
         purpose = f"starting {spec.nodes} x {spec.model}"
         with locked(folder / f"{name}.lock", purpose=purpose, timeout=PATIENCE, progress=progress):
             yield

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numbers
 import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pytest_pidoc.errors import SettingsError
@@ -35,16 +36,20 @@ class Option(NamedTuple):
         What a flag is if nobody has chosen, which the signature of the marker shows; ``None`` for all others.
     secret
         Whether no message shows its value.
+    locates
+        Whether *parse* gets any value as it is, be it a function or a list, with the folders in which relative paths
+        are looked for and with the source, which the message of its `SettingsError` begins with.
     """
 
     name: str
-    parse: Callable[[object], Any]
+    parse: Callable[..., Any]
     help: str
     metavar: str = ""
     applies: Literal["guest", "nodes", "run"] = "run"
     page: str = ""
     default: bool | str | None = None
     secret: bool = False
+    locates: bool = False
 
     @property
     def option(self) -> str:
@@ -61,14 +66,16 @@ class Option(NamedTuple):
         """The environment variable."""
         return "PIDOC_" + self.name.upper()
 
-    def read(self, value: object, source: str) -> Any:
-        """Return the field's value.
+    def read(self, value: object, source: str, places: Sequence[Path] | None = None) -> Any:
+        """Return the field's value; relative paths are looked for in *places*, by default in the current directory.
 
         Raises
         ------
         SettingsError
             It is not usable; the message names the *source* and what would be right.
         """
+        if self.locates:
+            return self.parse(value, (Path.cwd(),) if places is None else places, source)
         try:
             return self.parse(_plain(value))
         except ValueError as error:
@@ -84,7 +91,7 @@ class Chosen(NamedTuple):
     secrets: frozenset[str] = frozenset()
 
     def __str__(self) -> str:
-        values = {name: "***" if name in self.secrets else value for name, value in self.values.items()}
+        values = {name: "***" if name in self.secrets else _listed(value) for name, value in self.values.items()}
         return ", ".join(f"{name} {values[name]} (from {source})" for name, source in self.sources.items())
 
 
@@ -95,8 +102,11 @@ def choose(
     ini: Mapping[str, object],
     *,
     prefix: str = "--pidoc-",
+    places: Sequence[Path] | None = None,
 ) -> Chosen:
     """Return what was given for each row: an option is stronger than the environment, and that than the ini file.
+
+    Relative paths are looked for in *places*, by default in the current directory.
 
     Raises
     ------
@@ -111,10 +121,14 @@ def choose(
             (f"{option.ini} in the ini file", ini.get(option.name)),
         ):
             if value is not None and not (isinstance(value, str) and not value):
-                found.values[option.name] = option.read(value, source)
+                found.values[option.name] = option.read(value, source, places)
                 found.sources[option.name] = source
                 break
     return found
+
+
+def _listed(value: object) -> object:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else value
 
 
 def _plain(value: object) -> object:

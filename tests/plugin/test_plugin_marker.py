@@ -43,6 +43,10 @@ def marked(pytester: pytest.Pytester, marker: str) -> pytest.RunResult:
         ("pidoc(memory='lots')", "memory of the marker pidoc: 'lots' is not a size such as 512M or 1G"),
         ("pidoc(cpus=0)", "cpus of the marker pidoc: 0 is not a number of CPUs"),
         ("pidoc(boot_timeout=0)", "boot_timeout of the marker pidoc: 0 is not a number of seconds"),
+        ("pidoc(prepare='no.sh')", "prepare of the marker pidoc: 'no.sh' does not exist in /"),
+        ("pidoc(prepare=lambda pis: 1)", "prepare of the marker pidoc: a lambda is not supported"),
+        ("pidoc(prepare=3)", "prepare of the marker pidoc: 3 is neither a function, nor the path of a script"),
+        ("pidoc(prepare_files='*.deb')", "prepare_files of the marker pidoc: '*.deb' matches no file in /"),
         ("pidoc(image='')", "image of the marker pidoc: '' is not an image"),
     ],
 )
@@ -53,7 +57,7 @@ def test_bad_marker_is_a_usage_error(pytester: pytest.Pytester, marker: str, mes
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert f"test_bad_marker_is_a_usage_error.py::test_marked: {message}" in text
-    assert MARKER_SIGNATURE in text
+    assert MARKER_SIGNATURE in text or "prepare" in marker  # where a path or a function is the better tip
     assert "Traceback" not in text
     assert "INTERNALERROR" not in text
 
@@ -125,6 +129,7 @@ def test_fixtures_are_shown_with_a_sentence(pytester: pytest.Pytester) -> None:
         assert "no docstring" not in entry.splitlines()[1], name
 
 
+<<<<<<< HEAD
 #: What ``pidoc_cluster`` gives here: no node is needed to see what the marker asks for.
 CLUSTER = """
     import pytest
@@ -186,3 +191,42 @@ def test_marker_that_asks_for_what_is_there(pytester: pytest.Pytester) -> None:
     """)
 
     pytester.runpytest().assert_outcomes(passed=4)
+=======
+def test_who_gets_a_cluster_of_its_own(pytester: pytest.Pytester) -> None:
+    """Who has its nodes prepared gets a fork, unless the marker says otherwise; paths lead from the test's folder."""
+    pytester.makeini("[pytest]\npidoc_nodes = 2")
+    pytester.path.joinpath("sub").mkdir()
+    pytester.path.joinpath("sub", "setup.sh").write_text("true")
+    pytester.path.joinpath("root.yml").write_text("[]")
+    pytester.path.joinpath("sub", "test_it.py").write_text(
+        """
+import pytest
+from pytest_pidoc.plugin import _read_marker
+
+@pytest.fixture
+def asked(request, pidoc_settings):
+    found = _read_marker(request.node, pidoc_settings)
+    return found.fresh, found.shared, [step.name for step in found.spec.prepare]
+
+def etcd(cluster): ...
+
+def test_bare(asked):
+    assert asked == (False, False, [])
+
+@pytest.mark.pidoc(prepare=[etcd, "setup.sh", "root.yml"])
+def test_fork(asked):
+    assert asked == (True, False, ["etcd()", "setup.sh", "root.yml"])
+
+@pytest.mark.pidoc(prepare=etcd, fresh=False)
+def test_in_turn(asked):
+    assert asked == (False, False, ["etcd()"])
+
+@pytest.mark.pidoc(prepare=etcd, shared=True)
+def test_shared(asked):
+    assert asked == (False, True, ["etcd()"])
+"""
+    )
+    pytester.runpytest("sub").assert_outcomes(passed=4)
+    result = pytester.runpytest("sub", "--pidoc-prepare=sub/setup.sh", "-k", "bare")
+    result.stdout.fnmatch_lines(["pidoc: *prepare setup.sh (from --pidoc-prepare)*", "*(True, False, [[]'setup.sh'])*"])
+>>>>>>> Settings say what is done to prepare a cluster

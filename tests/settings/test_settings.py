@@ -18,6 +18,7 @@ from pytest_pidoc.errors import SettingsError
 from pytest_pidoc.machines import MIB, MODELS
 from pytest_pidoc.settings.spec import ClusterSpec, Settings
 from pytest_pidoc.settings.table import FLAGS, MARKER, MARKER_SIGNATURE, OPTIONS
+from pytest_pidoc.steps.steps import Script
 from pytest_pidoc.values.options import Option, choose
 
 every_option = pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
@@ -46,6 +47,9 @@ GOOD: dict[str, tuple[str, Any]] = {
     "workers": ("own", "own"),
     "overcommit": ("yes", True),
     "host_access": ("yes", True),
+    "prepare": (__file__, (Script.of(Path(__file__)),)),
+    "prepare_files": (f"{__file__}, {Path(__file__).parent}", (Path(__file__), Path(__file__).parent)),
+    "prepare_again": ("yes", True),
     "keep": ("on-failure", "on-failure"),
     "cache_dir": ("/somewhere/cache", Path("/somewhere/cache")),
     "artifacts": ("/somewhere/evidence", Path("/somewhere/evidence")),
@@ -70,7 +74,7 @@ BAD: list[tuple[str, object]] = [
     *(("cache_dir", value) for value in (" ", "a\0b", 3, "~nobody-has-this-name/x", "/" + "x" * 300)),
     *(
         (name, value)
-        for name in ("announce_board", "lan", "internet", "overcommit", "host_access", "require")
+        for name in ("announce_board", "lan", "internet", "overcommit", "host_access", "require", "prepare_again")
         for value in ("maybe", 2)
     ),
 ]
@@ -376,6 +380,7 @@ def test_boards_own_memory_may_be_named() -> None:
         ({"internet": False, "host_access": True}, "host_access=True has no effect with internet=False"),
         ({"model": "pi1-versatile", "announce_board": True}, "announce_board is not supported by pi1-versatile"),
         ({"model": "pi1-versatile", "nodes": 2, "lan": True}, "lan=True is not supported by pi1-versatile"),
+        ({"prepare_files": __file__}, "prepare_files has no effect without prepare"),
     ],
 )
 def test_argument_that_would_be_ignored_is_refused(arguments: dict[str, object], what: str) -> None:
@@ -456,7 +461,7 @@ def test_spec_has_no_setting_of_the_run() -> None:
     spec = load(options={"nodes": 2, "keep": "always"}).spec()
 
     assert type(spec) is ClusterSpec
-    assert ClusterSpec(**json.loads(json.dumps(dataclasses.asdict(spec)))) == spec
+    assert ClusterSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
 
 
 @pytest.mark.parametrize("name", ["image", "kernel", "initrd", "dtb"])
@@ -504,3 +509,50 @@ def test_several_nodes_need_several_host_names() -> None:
 
     assert 'hostname="octopi-{n}"' in caught.value.tip
     assert load().spec({"nodes": 2, "hostname": "{image}"}).host_name(2) == ""
+
+
+def etcd(cluster: object) -> None:
+    """A preparation."""
+
+
+def test_preparation_of_a_cluster(tmp_path: Path) -> None:
+    """A marker takes functions and paths, alone or in a list; a missing one is named with where it was looked for."""
+    (tmp_path / "setup.sh").write_text("true")
+    (tmp_path / "site.yml").write_text("[]")
+    folders = (tmp_path / "none", tmp_path)
+    spec = load().spec({"prepare": [etcd, "setup.sh", Path("site.yml")]}, places=folders)
+
+    assert [(step.kind, step.name) for step in spec.prepare] == [
+        *(("function", "etcd()"), ("script", "setup.sh"), ("playbook", "site.yml")),
+    ]
+    assert load().spec({"prepare": etcd}).prepare == spec.prepare[:1]
+    with pytest.raises(SettingsError) as caught:
+        load().spec({"prepare": "no.sh"}, places=folders)
+    assert caught.value.what == f"prepare of the marker pidoc: 'no.sh' does not exist in {folders[0]} or {folders[1]}."
+
+
+def test_preparation_of_a_run(tmp_path: Path) -> None:
+    """An option names several with commas; a marker has another one, or none."""
+    for name in ("a.sh", "b.yml"):
+        (tmp_path / name).write_text("")
+    chosen = choose(OPTIONS, {"prepare": "a.sh, b.yml"}, {}, {}, places=[tmp_path])
+    settings = Settings(**chosen.values, sources=chosen.sources)
+
+    assert str(chosen) == "prepare a.sh,b.yml (from --pidoc-prepare)"
+    assert [step.name for step in settings.spec().prepare] == ["a.sh", "b.yml"]
+    assert [step.name for step in settings.spec({"prepare": etcd}).prepare] == ["etcd()"]
+    assert settings.spec({"prepare": []}).prepare == ()
+
+
+def test_prepared_spec_is_the_same_in_another_process(tmp_path: Path) -> None:
+    """Workers find each other's clusters by what the records say."""
+    (tmp_path / "a.sh").write_text("true")
+    spec = load().spec({"prepare": [etcd, tmp_path / "a.sh"], "prepare_files": tmp_path})
+    known = ClusterSpec.from_json(json.loads(json.dumps(spec.to_json())))
+    (tmp_path / "a.sh").write_text("false")
+    another = load().spec({"prepare": [etcd, tmp_path / "a.sh"], "prepare_files": tmp_path})
+
+    assert known == spec
+    assert hash(known) == hash(spec)
+    assert known != another
+    assert known.prepare_files == (tmp_path,)
