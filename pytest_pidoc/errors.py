@@ -16,6 +16,7 @@
     │   ├── NodeDied           ... its QEMU or container has ended, or the test switched it off
     │   ├── KernelPanic        ... its kernel panicked
     │   └── NodeRestarted      ... its guest restarted, and comes up again
+    ├── PrepareError           a step of a preparation failed, or the cluster cannot be saved after it
     ├── ConsoleError           the serial console did not show what was expected
     ├── MonitorError           QEMU refused a monitor command, or has ended
     ├── CopyError              a file or a folder cannot be copied to a node or from it
@@ -49,6 +50,7 @@ __all__ = [
     "NodeDied",
     "NodeRestarted",
     "PidocError",
+    "PrepareError",
     "RestoreFailed",
     "SettingsError",
     "WaitError",
@@ -156,6 +158,10 @@ class KernelPanic(BootError):
 
 class NodeRestarted(BootError):
     """A node's guest restarted before a command in it had ended; the next call waits until the node is ready again."""
+
+
+class PrepareError(PidocError):
+    """A step of a preparation has failed, or the cluster cannot be saved after it."""
 
 
 class ConsoleError(PidocError):

@@ -21,6 +21,7 @@ BELOW = {
     "NodeDied": "BootError",
     "KernelPanic": "BootError",
     "NodeRestarted": "BootError",
+    "PrepareError": "PidocError",
     "ConsoleError": "PidocError",
     "MonitorError": "PidocError",
     "CopyError": "PidocError",
