@@ -334,11 +334,12 @@ def pidoc_boot(
     """Return a factory for fixtures of any scope; its nodes live until their ``with`` block ends, or the session."""
 
     def boot(nodes: int | None = None, **arguments: Any) -> Cluster:
-        spec = pidoc_settings.spec({"nodes": nodes, **arguments}, where=_pidoc_boots.caller, places=_pidoc_boots.places())
-        if _pidoc_boots.test is not None:
-            spec = benchmark_hooks.spec_for_benchmarks(_pidoc_boots.test, spec)
+        boots = _pidoc_boots
+        spec = pidoc_settings.spec({"nodes": nodes, **arguments}, where=boots.caller, places=boots.places())
+        if boots.test is not None:
+            spec = benchmark_hooks.spec_for_benchmarks(boots.test, spec)
         with _unavailable_skips(pidoc_settings):
-            return _pidoc_boots.start(spec, _progress(pytestconfig))
+            return boots.start(spec, _progress(pytestconfig))
 
     yield boot
     _pidoc_boots.leave_all()

@@ -129,7 +129,6 @@ def test_fixtures_are_shown_with_a_sentence(pytester: pytest.Pytester) -> None:
         assert "no docstring" not in entry.splitlines()[1], name
 
 
-<<<<<<< HEAD
 #: What ``pidoc_cluster`` gives here: no node is needed to see what the marker asks for.
 CLUSTER = """
     import pytest
@@ -191,7 +190,8 @@ def test_marker_that_asks_for_what_is_there(pytester: pytest.Pytester) -> None:
     """)
 
     pytester.runpytest().assert_outcomes(passed=4)
-=======
+
+
 def test_who_gets_a_cluster_of_its_own(pytester: pytest.Pytester) -> None:
     """Who has its nodes prepared gets a fork, unless the marker says otherwise; paths lead from the test's folder."""
     pytester.makeini("[pytest]\npidoc_nodes = 2")
@@ -201,11 +201,11 @@ def test_who_gets_a_cluster_of_its_own(pytester: pytest.Pytester) -> None:
     pytester.path.joinpath("sub", "test_it.py").write_text(
         """
 import pytest
-from pytest_pidoc.plugin import _read_marker
+from pytest_pidoc.testrun.marker import read_marker
 
 @pytest.fixture
 def asked(request, pidoc_settings):
-    found = _read_marker(request.node, pidoc_settings)
+    found = read_marker(request.node, pidoc_settings)
     return found.fresh, found.shared, [step.name for step in found.spec.prepare]
 
 def etcd(cluster): ...
@@ -229,4 +229,3 @@ def test_shared(asked):
     pytester.runpytest("sub").assert_outcomes(passed=4)
     result = pytester.runpytest("sub", "--pidoc-prepare=sub/setup.sh", "-k", "bare")
     result.stdout.fnmatch_lines(["pidoc: *prepare setup.sh (from --pidoc-prepare)*", "*(True, False, [[]'setup.sh'])*"])
->>>>>>> Settings say what is done to prepare a cluster
