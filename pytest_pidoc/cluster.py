@@ -6,7 +6,7 @@ import copyreg
 import inspect
 import warnings
 from collections.abc import Callable, Iterator, Sequence, Set
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, TypeVar, overload
 
@@ -22,6 +22,7 @@ from pytest_pidoc.lifecycle import capacity
 from pytest_pidoc.lifecycle.attempt import Member, Ownership, Started, launch_of
 from pytest_pidoc.lifecycle.provision import Provision
 from pytest_pidoc.lifecycle.record import ClusterRecord, keep
+from pytest_pidoc.lifecycle.saved import Saved
 from pytest_pidoc.lifecycle.start import Starter
 from pytest_pidoc.node import Node
 from pytest_pidoc.settings.spec import ClusterSpec, Settings
@@ -151,7 +152,7 @@ class Cluster(Nodes):
         spec = settings.spec({"nodes": nodes, **arguments}, where="Cluster.up")
         ownership, progress = Ownership(None if keep else processes.own()), progress or Progress()
         patience = Deadline(PATIENCE, interval=LOOK_INTERVAL)
-        with Starter(spec, settings, ownership, progress) as starter:
+        with Starter(spec, settings, ownership, progress, present=cls) as starter:
             started = capacity.awaited(starter.attempt, patience=patience, progress=progress)
         cluster = cls(started, owned=not keep)
         cluster.progress = progress
@@ -172,7 +173,9 @@ class Cluster(Nodes):
         lan = Lan(directory, [node.name for node in record.nodes], record.switch) if record.switch else None
         members, faults = [], FaultLog()
         for number, known in enumerate(record.nodes, 1):
-            launch = replace(launch_of(record.spec, found, directory, number), template=record.template)
+            launch = launch_of(record.spec, found, directory, number)
+            if record.template is not None:
+                launch = Saved(record.template).launch(launch)
             vm = Vm(launch, found.engine, known.endpoint, host_keys=known.host_keys)
             members.append(Member(Node(vm, Bringup(vm, timings=known.timings), faults=faults, lan=lan), vm))
         return cls(Started(directory, record.spec, found, tuple(members), lan=lan))
@@ -218,6 +221,24 @@ class Cluster(Nodes):
             restored=max((timing.restored for timing in each if timing.restored is not None), default=None),
             start=each[0].start,
         )
+
+    def reset(self, *, timeout: float = 300.0) -> None:
+        """Put all nodes back into their first state together: the prepared one, if the cluster was prepared.
+
+        All nodes end before the first starts again, so that none hears another of which the state is a later one.
+        Each is then as after `Node.reset`; *timeout* is in seconds. Faults of the LAN last.
+
+        Raises
+        ------
+        BootError
+            A node did not become ready.
+        """
+        members = self._started.members
+        with ThreadPoolExecutor(max_workers=len(members)) as pool:
+            for _ in pool.map(lambda member: member.vm.stop(), members):
+                pass
+            for _ in pool.map(lambda member: member.node.reset(timeout=timeout), members):
+                pass
 
     def partition(self, *groups: Sequence[Node | str]) -> Fault:
         """Split the LAN into groups: a node reaches only the nodes of its own group.

@@ -38,7 +38,7 @@ from pytest_pidoc.errors import ImageError
 from pytest_pidoc.images.store.buildlog import BuildLog
 from pytest_pidoc.images.store.cache import Cache, Maker, image_file
 from pytest_pidoc.images.store.image import Manifest
-from pytest_pidoc.lifecycle import templates
+from pytest_pidoc.lifecycle import saving
 
 KEY, OTHER = "ab" * 32, "cd" * 32
 REFUSED, CRASHED = 3, 4  # statuses of a build: an ImageError, or something else
@@ -207,8 +207,8 @@ def template_of(saved: Path) -> Maker:
     """Return what keeps a machine that QEMU has saved, as a warm start does."""
 
     def make(directory: Path, log: BuildLog) -> Manifest:
-        templates.collect(saved, directory, log)
-        return manifest(directory, *templates.PARTS)
+        saving.collect(saved, directory, log)
+        return manifest(directory, *saving.PARTS)
 
     return make
 

@@ -17,7 +17,7 @@ from pytest_pidoc.values.files import AGENT_SOCKET
 #: Runs a shell command in the guest.
 Shell = Callable[[str], Output]
 
-__all__ = ["PROGRAM", "hold_ssh", "identify", "start"]
+__all__ = ["PROGRAM", "hold_ssh", "identify", "renew", "start"]
 
 PROGRAM = Path(__file__).with_name("pidoc-agent")
 LISTENING = "listening"  # what the program prints
@@ -83,7 +83,7 @@ def hold_ssh(shell: Shell, *, name: str) -> None:
 
 
 def identify(directory: Path, identity: Identity, *, ssh_held: bool, readdress: bool) -> None:
-    """Send the identity to the agent of the node in *directory*, and wait until the agent has set it.
+    """Send the whole identity to the agent of the node in *directory*, and wait until the agent has set it.
 
     Parameters
     ----------
@@ -101,10 +101,26 @@ def identify(directory: Path, identity: Identity, *, ssh_held: bool, readdress: 
     RestoreFailed
         The agent did not answer, or could not set the whole identity.
     """
+    _ask(directory, lambda: identity.request(ssh_held=ssh_held, readdress=readdress))
+
+
+def renew(directory: Path, identity: Identity) -> None:
+    """Let the agent of a node that has its identity already set only what is new each time that the node goes on.
+
+    Raises
+    ------
+    RestoreFailed
+        The agent did not answer, or could not set it.
+    """
+    _ask(directory, identity.renewal)
+
+
+def _ask(directory: Path, request: Callable[[], bytes]) -> None:
+    """Send a request, made when it can be sent since it has the time in it, and wait for the answer."""
     name = directory.name
     try:
         with sockets.connect(directory / AGENT_SOCKET, timeout=IDENTITY_TIMEOUT) as port:
-            port.sendall(identity.request(ssh_held=ssh_held, readdress=readdress))
+            port.sendall(request())
             answer = sockets.read_line(port).decode(errors="replace").strip()
     except OSError as error:
         raise RestoreFailed(f"{name} did not take its identity: {error}.") from error

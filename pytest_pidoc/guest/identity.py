@@ -142,9 +142,8 @@ class Identity:
         With *ssh_held*, the SSH server waits for its key, and starts while the agent does the rest. With *readdress*,
         the agent also sets the address of the network card.
         """
-        settings: list[tuple[Any, ...]] = [
-            ("clock", repr(time.time()).encode()),
-            ("random_seed", bytes.fromhex(self.random_seed)),
+        return _lines(
+            *self._moment(),
             *([("host_name", self.host_name.encode())] if self.host_name else []),
             *(("host_key", name.encode(), *(part.encode() for part in key)) for name, key in self.host_keys.items()),
             *([("start_ssh", self.host_keys[HOST_KEY][0].encode())] if ssh_held else []),
@@ -153,10 +152,20 @@ class Identity:
             ("mac_address", bytes.fromhex(self.mac_address.replace(":", ""))),
             *(self.lan.settings() if self.lan is not None else ()),
             *([("address", *(socket.inet_aton(part) for part in USER_NETWORK))] if readdress else []),
-            ("end",),
-        ]
-        lines = (" ".join([name, *(value.hex() for value in values)]) for name, *values in settings)
-        return "".join(f"{line}\n" for line in lines).encode()
+        )
+
+    def renewal(self) -> bytes:
+        """Return the lines for the agent of a node that has this identity already and goes on at another time."""
+        return _lines(*self._moment(), ("boot_id", self.boot_id.encode()))
+
+    def _moment(self) -> tuple[tuple[Any, ...], ...]:
+        """Return what differs each time that a node goes on."""
+        return ("clock", repr(time.time()).encode()), ("random_seed", bytes.fromhex(self.random_seed))
+
+
+def _lines(*settings: tuple[Any, ...]) -> bytes:
+    lines = (" ".join([name, *(value.hex() for value in values)]) for name, *values in (*settings, ("end",)))
+    return "".join(f"{line}\n" for line in lines).encode()
 
 
 def make_key() -> tuple[str, str]:

@@ -22,21 +22,21 @@ from pytest_pidoc.lan.lan import NETWORK, Lan, address
 from pytest_pidoc.lifecycle import artifacts, capacity, facts, reaper
 from pytest_pidoc.lifecycle.provision import Provision
 from pytest_pidoc.lifecycle.record import ClusterRecord, NodeRecord
+from pytest_pidoc.lifecycle.saved import Saved
 from pytest_pidoc.machines import machine
 from pytest_pidoc.node import Node
 from pytest_pidoc.qemu import command as qemu
-from pytest_pidoc.qemu import devicetree
+from pytest_pidoc.qemu import devicetree, files
 from pytest_pidoc.qemu.launch import Launch
-from pytest_pidoc.qemu.overlay import empty_overlay
 from pytest_pidoc.settings.spec import ClusterSpec, Settings
 from pytest_pidoc.values.deadline import Deadline
 from pytest_pidoc.values.faults import FaultLog
-from pytest_pidoc.values.files import DEVICE_TREE, OVERLAY, SERIAL_LOG
+from pytest_pidoc.values.files import DEVICE_TREE, SERIAL_LOG
 from pytest_pidoc.values.progress import Progress
 from pytest_pidoc.vm.bringup import Bringup
 from pytest_pidoc.vm.vm import Vm
 
-__all__ = ["Attempt", "Member", "Ownership", "Started", "launch_of"]
+__all__ = ["Attempt", "Member", "Ownership", "Started", "keep_logs", "launch_of"]
 
 
 @dataclass(frozen=True)
@@ -146,14 +146,14 @@ class Attempt:
         found: Provision,
         *,
         ownership: Ownership,
-        template: Path | None = None,
+        saved: Saved | None = None,
         record: bool = False,
     ) -> None:
         self._spec = spec
         self._settings = settings
         self._found = found
         self._ownership = ownership
-        self._template = template
+        self._saved = saved
         self._recorded = record
         self._faults = FaultLog()
         self._cancelled = threading.Event()
@@ -172,7 +172,7 @@ class Attempt:
             self._ownership.claim(self._directory)
             with capacity.booked(self._spec, overcommit=self._settings.overcommit) as self._memory:
                 self._record(())
-            images = [self._found.image.path, *([self._template] if self._template else [])]
+            images = [self._found.image.path, *([self._saved.path] if self._saved else [])]
             for image in images:  # from now on nobody removes them
                 self._hold(usage.hold(self._settings.cache_dir, image))
             if self._ownership.owner is not None:
@@ -225,10 +225,12 @@ class Attempt:
         return hosts
 
     def _launch(self, number: int) -> Launch:
-        launch = launch_of(self._spec, self._found, self._directory, number)
-        return replace(launch, template=self._template, record=self._recorded)
+        launch = replace(launch_of(self._spec, self._found, self._directory, number), record=self._recorded)
+        return self._saved.launch(launch) if self._saved else launch
 
     def _identity(self, number: int, launch: Launch, hosts: Mapping[str, str]) -> Identity:
+        if launch.origin and launch.template is not None:
+            return Identity.read(launch.template).reborn()
         mac_address, lan_mac_address = qemu.mac_address(launch), qemu.lan_mac_address(launch)
         place = LanPlace(lan_mac_address, f"{launch.lan}/{NETWORK.prefixlen}", hosts) if launch.lan else None
         return Identity.new(self._spec.host_name(number), mac_address, place)
@@ -240,7 +242,7 @@ class Attempt:
     def _start_one(self, launch: Launch, identity: Identity, began: float, deadline: Deadline) -> Member:
         if launch.template is not None:  # what the guest printed before it was saved; QEMU appends to it
             (launch.directory / SERIAL_LOG).write_bytes((launch.template / SERIAL_LOG).read_bytes())
-            (launch.directory / OVERLAY).write_bytes(empty_overlay(launch.template / OVERLAY))
+        files.lay_out(launch)
         if (tree := devicetree.tree(launch, self._found.engine)) is not None:
             (launch.directory / DEVICE_TREE).write_bytes(tree)
         if self._cancelled.is_set():
@@ -266,7 +268,7 @@ class Attempt:
             spec=self._spec,
             provision=self._found.to_record(),
             switch=None if self._lan is None else self._lan.handle,
-            template=self._template,
+            template=None if self._saved is None else self._saved.path,
             nodes=tuple(
                 NodeRecord(member.vm.name, member.vm.endpoint, member.vm.host_keys, member.node.timings)
                 for member in members
@@ -280,7 +282,7 @@ class Attempt:
         if error is None:
             return
         self._cancelled.set()
-        self._keep_logs(error)
+        keep_logs(self._directory, self._spec, self._settings, error, lan=self._lan)
         with _guarded(self._directory.name):
             reaper.end_nodes(self._directory)  # unblocks whoever waits for an answer of a node
             wait(self._futures)
@@ -291,18 +293,18 @@ class Attempt:
         _dismiss(self._reaper)
         _dismiss(self._switch)
 
-    def _keep_logs(self, error: BaseException) -> None:
-        """Copy the logs to where they outlive the cluster, and let the error name that place."""
-        if not self._directory.exists():
-            return  # somebody took the cluster down while it started
-        logs = (self._settings.artifacts or records.failed_directory()) / self._directory.name
-        switch_is_gone = self._lan is not None and not self._lan.alive
-        known = facts.of_cluster(self._directory, self._spec, switch_is_gone=switch_is_gone)
-        report = artifacts.Report("start", error=str(error), clusters=[known])
-        with contextlib.suppress(OSError):  # the error itself matters more
-            artifacts.keep([self._directory], logs, report)
-            if isinstance(error, PidocError) and error.look:
-                error.look = error.look.replace(str(self._directory), str(logs))
+
+def keep_logs(directory: Path, spec: ClusterSpec, settings: Settings, error: BaseException, *, lan: Lan | None) -> None:
+    """Copy the logs of a cluster whose start has failed to where they outlive it, and let the error name that place."""
+    if not directory.exists():
+        return  # somebody took the cluster down while it started
+    logs = (settings.artifacts or records.failed_directory()) / directory.name
+    known = facts.of_cluster(directory, spec, switch_is_gone=lan is not None and not lan.alive)
+    report = artifacts.Report("start", error=str(error), clusters=[known])
+    with contextlib.suppress(OSError):  # the error itself matters more
+        artifacts.keep([directory], logs, report)
+        if isinstance(error, PidocError) and error.look:
+            error.look = error.look.replace(str(directory), str(logs))
 
 
 def _dismiss(process: subprocess.Popen[bytes] | None) -> None:

@@ -18,42 +18,26 @@ from pathlib import Path
 from pytest_pidoc.engines.engine import Engine
 from pytest_pidoc.errors import BootError
 from pytest_pidoc.guest import agent
-from pytest_pidoc.host import sockets
 from pytest_pidoc.images.store.buildlog import BuildLog
 from pytest_pidoc.images.store.cache import Cache, image_file
 from pytest_pidoc.images.store.image import Image, Manifest, Source
+from pytest_pidoc.lifecycle import saving
 from pytest_pidoc.qemu import bootelf, devicetree, migration
 from pytest_pidoc.qemu import command as qemu
 from pytest_pidoc.qemu.launch import Launch
-from pytest_pidoc.values.files import AGENT_SOCKET, BOOT_ELF, OVERLAY, RAM, SERIAL_LOG, STATE
+from pytest_pidoc.values.files import BOOT_ELF
 from pytest_pidoc.values.progress import Progress
 from pytest_pidoc.vm import firmware
 from pytest_pidoc.vm.vm import Vm
 
-__all__ = ["Template", "collect", "image_booted", "key", "template"]
+__all__ = ["BASE", "Template", "image_booted", "key", "template"]
 
 #: Bump when templates that were made before can no longer be used.
 FORMAT = 4
 
-PARTS = (RAM, STATE, OVERLAY, SERIAL_LOG)
-
 BASE = "image"  # what stands for a version in the one source of a template: the image that it was booted from
 
-REST = 3.0  # seconds from the last command, so that what ends a session is not left to every fork
-
 QUIET_TIMEOUT = 120  # seconds until a guest must be idle
-
-# Comes to its end when no job of systemd's is left and the processor was idle for 98 % of five seconds:
-# udev's workers end when they had nothing to do for three.
-_AWAIT_QUIET = f"""
-systemctl is-system-running --wait >/dev/null 2>&1; sync
-for second in $(seq {QUIET_TIMEOUT // 5}); do
-    read -r _ u1 n1 s1 i1 w1 q1 o1 _ < /proc/stat; sleep 5; read -r _ u2 n2 s2 i2 w2 q2 o2 _ < /proc/stat
-    busy=$((u2 + n2 + s2 + w2 + q2 + o2 - u1 - n1 - s1 - w1 - q1 - o1)) idle=$((i2 - i1))
-    [ $((busy * 50)) -le $((busy + idle)) ] && exit 0
-done
-exit 1
-"""
 
 
 @dataclass(frozen=True)
@@ -134,16 +118,14 @@ def template(
         with boot() as vm:
             progress.step("waiting until the guest is idle, to save it")
             firmware.prepare(vm.launch, vm.shell)
-            agent.start(vm.shell, name=vm.name, port=vm.launch.machine.agent)
-            # With somebody connected the agent sleeps in its read; with nobody it would have to look again and again.
-            with sockets.connect(vm.directory / AGENT_SOCKET):
-                _await_quiet(vm)
+            with saving.waiting_agent(vm):
+                _require_quiet(vm)
                 agent.hold_ssh(vm.shell, name=vm.name)
                 vm.leave()
-                time.sleep(REST)
+                time.sleep(saving.REST)
                 migration.save(vm.directory, version)
-            collect(vm.directory, directory, log)
-        parts = list(PARTS)
+            saving.collect(vm.directory, directory, log)
+        parts = list(saving.PARTS)
         kernel, initrd = (launch.image.path / file.name if file else None for file in qemu.boot_files(launch))
         qemus_tree = "dtb" not in manifest.files  # with the board's name in it or not
         if launch.machine.ram is not None and qemus_tree and kernel and initrd and bootelf.can_hold(kernel):
@@ -161,21 +143,8 @@ def template(
     return Template(cache.build(key(launch, engine), make, what=what, progress=progress, rebuild=rebuild))
 
 
-def _await_quiet(vm: Vm) -> None:
+def _require_quiet(vm: Vm) -> None:
     """Wait until nothing happens in the guest any more."""
-    if vm.shell(_AWAIT_QUIET, timeout=3 * QUIET_TIMEOUT).status:
+    if not saving.await_quiet(vm, QUIET_TIMEOUT):
         busy = vm.shell("top -b -n 1 | head -n 15").text
         raise BootError(f"The guest was not idle within {QUIET_TIMEOUT} s, so it cannot be saved.", evidence=busy)
-
-
-def collect(node: Path, directory: Path, log: BuildLog) -> None:
-    """Copy what was saved of a machine to another file system, without filling the holes of its RAM.
-
-    Raises
-    ------
-    ImageError
-        It cannot be copied: the disk is full.
-    """
-    command: list[str | Path] = ["cp", "--sparse=always", "--reflink=auto", "--target-directory", directory]
-    command += [node / name for name in PARTS]
-    log.run(command, what="keeping the saved machine", timeout=600)

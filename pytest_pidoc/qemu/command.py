@@ -105,7 +105,7 @@ def arguments(
         *_kernel(launch, guest, saved),
         *("-append", " ".join(argument for argument in kernel_arguments if argument)),
         *(("-dtb", DEVICE_TREE) if machine.tree or launch.announce_board or "dtb" in manifest.files else ()),
-        *_disk(launch, guest / manifest.files["disk"].name, template),
+        *_disk(launch, guest / manifest.files["disk"].name, None if launch.record else template),
         *("-netdev", f"user,id=net0{'' if launch.internet else ',restrict=on'},hostfwd={forward}-:22"),
         *_network(launch),
         *(part for device in machine.devices for part in ("-device", device)),
@@ -212,16 +212,14 @@ def _has_boot_elf(launch: Launch) -> bool:
 def _memory(launch: Launch, saved: Path | None, *, read_only: bool) -> list[str]:
     """Return the machine and its RAM: anonymous, in a file that is to be saved, or a private view of a saved one."""
     size = ["-m", f"{launch.memory // MIB}M"]
-    if saved is None and not launch.record:
+    backend: dict[str, object] = {"qom-type": "memory-backend-file", "id": "ram", "size": launch.memory}
+    if launch.record:
+        backend.update({"mem-path": RAM, "share": True})
+    elif saved is not None:
+        backend.update({"mem-path": str(saved / RAM), "share": False})
+        backend.update({"readonly": True, "rom": "off"} if read_only else {})
+    else:
         return ["-machine", launch.machine.machine, *size]
-    backend = {
-        "qom-type": "memory-backend-file",
-        "id": "ram",
-        "size": launch.memory,
-        "mem-path": RAM if saved is None else str(saved / RAM),
-        "share": saved is None,
-        **({"readonly": True, "rom": "off"} if saved and read_only else {}),
-    }
     return ["-machine", f"{launch.machine.machine},memory-backend=ram", "-object", json.dumps(backend), *size]
 
 
@@ -263,12 +261,13 @@ def mac_address(launch: Launch) -> str:
 
     QEMU's ``usb-net`` replaces the first byte by 40 for the guest, which makes Linux name the card eth0.
     """
-    return _address(launch, "any node" if launch.image.manifest.stock else f"{launch.cluster}/{launch.name}")
+    owner = f"{launch.origin or launch.cluster}/{launch.name}"
+    return _address(launch, "any node" if launch.image.manifest.stock else owner)
 
 
 def lan_mac_address(launch: Launch) -> str:
     """Return the address of a node's card to the LAN, which no other node of any cluster has."""
-    return _address(launch, f"{launch.cluster}/{launch.name}/lan")
+    return _address(launch, f"{launch.origin or launch.cluster}/{launch.name}/lan")
 
 
 def _address(launch: Launch, owner: str) -> str:

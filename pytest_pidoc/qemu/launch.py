@@ -34,8 +34,12 @@ class Launch:
     template
         The directory of a saved machine: the node's disk is an overlay of that machine's, and QEMU waits for its state
         instead of booting.
+    origin
+        The cluster whose node it continues: it was saved with all that it was, and keeps its identity and addresses.
+        Empty if the node is a new one.
     record
-        Keep the RAM in a file of the node's directory, so that the machine can be saved.
+        Keep the RAM in a file of the node's directory, and the disk apart from the template's, so that the machine can
+        be saved.
     port
         The port of the host that leads to its SSH server; by default a free one.
     announce_board
@@ -64,6 +68,7 @@ class Launch:
     memory: int
     cpus: float | None = None
     template: Path | None = None
+    origin: str = ""
     record: bool = False
     port: int | None = None
     announce_board: bool = False

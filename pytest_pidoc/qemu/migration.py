@@ -18,11 +18,23 @@ from pytest_pidoc.qemu.program import QemuVersion
 from pytest_pidoc.values.deadline import Deadline
 from pytest_pidoc.values.files import QEMU_LOG, QMP_SOCKET, STATE
 
-__all__ = ["restore", "save"]
+__all__ = ["pause", "restore", "save"]
 
 SAVE_TIMEOUT = 60.0  # seconds until the state of the devices is written; 0.02 on an idle host
 RESTORE_TIMEOUT = 30.0  # seconds until it is read
 DEATH_GRACE = 1.0  # seconds to wait for QEMU's end after an error or a broken connection
+
+
+def pause(directory: Path) -> None:
+    """Stop the machine in *directory*: those of a cluster all, before the first is saved.
+
+    Raises
+    ------
+    MonitorError
+        QEMU does not answer.
+    """
+    with Monitor.connect(directory / QMP_SOCKET, name=directory.name) as monitor:
+        monitor.execute("stop")
 
 
 def save(directory: Path, version: QemuVersion) -> None:

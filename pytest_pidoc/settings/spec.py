@@ -122,11 +122,11 @@ class Settings(ClusterSpec):
 
     workers: str = "shared"
     overcommit: bool = False
+    prepare_again: bool = False
     cache_dir: Path = field(default_factory=_cache_home)
     keep: str = "never"
     artifacts: Path | None = None
     require: bool = False
-    prepare_again: bool = False
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)
     """Where each value that is not the default came from: ``{"engine": "--pidoc-engine"}``."""
 

@@ -123,7 +123,7 @@ class ClusterPool:
         """
         claim = _Claim(user)
         ownership = Ownership(self._run.owner, self._run.name, claim)
-        with contextlib.closing(claim), Starter(spec, self._settings, ownership, progress) as starter:
+        with contextlib.closing(claim), Starter(spec, self._settings, ownership, progress, present=Cluster) as starter:
 
             def attempt() -> Cluster:
                 if not shared:
@@ -141,7 +141,7 @@ class ClusterPool:
         """Start a cluster of some kind that nobody else uses; see `get` for what it takes and raises."""
         claim = _Claim(user)
         ownership = Ownership(processes.own(), claim=claim)
-        with contextlib.closing(claim), Starter(spec, self._settings, ownership, progress) as starter:
+        with contextlib.closing(claim), Starter(spec, self._settings, ownership, progress, present=Cluster) as starter:
             cluster = self._awaited(lambda: kind(starter.attempt()), progress)
             self._private.append(cluster)
             self._leases[cluster.name] = claim.hand_over()

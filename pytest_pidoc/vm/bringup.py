@@ -83,7 +83,10 @@ class Bringup:
         launch = self._vm.launch
         launched, restored = time.monotonic() - began, None
         if launch.forked:
-            self._take_identity(ssh_held=True)
+            if launch.origin:
+                self._go_on()
+            else:
+                self._take_identity(ssh_held=True)
             restored = time.monotonic() - began
         if launch.by_console:
             self._await_console(deadline=deadline, cancelled=cancelled)
@@ -166,6 +169,12 @@ class Bringup:
         """Give the guest its identity; from the next connection on, accept only its own host keys."""
         vm, identity = self._vm, self._identity
         agent.identify(vm.directory, identity, ssh_held=ssh_held, readdress=vm.launch.machine.readdresses)
+        vm.know_by(identity.public_host_keys)
+
+    def _go_on(self) -> None:
+        """Let the guest go on as the node that was saved, at the right time."""
+        vm, identity = self._vm, self._identity
+        agent.renew(vm.directory, identity)
         vm.know_by(identity.public_host_keys)
 
     @property

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from pytest_pidoc.errors import BootError, BootTimeout, FaultError, MonitorError, NodeDied, WaitTimeout
 from pytest_pidoc.guest.output import answer, answering
+from pytest_pidoc.qemu import files
 from pytest_pidoc.values.deadline import Deadline, deadline_of
 from pytest_pidoc.values.faults import Fault, FaultLog
-from pytest_pidoc.values.files import OVERLAY
 from pytest_pidoc.vm.firmware import Firmware
 from pytest_pidoc.vm.vm import Unanswered
 
@@ -142,7 +142,7 @@ class Power:
         """Put the node back into its first state; see ``Node.reset``."""
         vm, deadline = self._vm, deadline_of(timeout)
         vm.stop()
-        (vm.directory / OVERLAY).unlink(missing_ok=True)
+        files.lay_out(vm.launch)
         self._bringup.expect(booted=False)
         self._firmware.forget()
         vm.relaunch(booted=False)

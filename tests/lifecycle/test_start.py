@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_pidoc.cluster import Cluster
 from pytest_pidoc.errors import EngineUnavailable, NoRoom
 from pytest_pidoc.host import processes, records
 from pytest_pidoc.lifecycle import capacity
@@ -34,7 +35,7 @@ def qemu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def starter(clusters: Path, tmp_path: Path) -> Starter:
     """Return what starts a cluster on the engine local, with an empty cache."""
     settings = Settings.load({"engine": "local", "cache_dir": str(tmp_path / "cache")}, environment={})
-    return Starter(settings.spec(), settings, Ownership(processes.own()), Progress())
+    return Starter(settings.spec(), settings, Ownership(processes.own()), Progress(), present=Cluster)
 
 
 def test_waiting_for_memory_only_reads_records(starter: Starter, qemu: Path, clusters: Path, tmp_path: Path) -> None:

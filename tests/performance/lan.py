@@ -232,7 +232,7 @@ def _transfers(settings: Settings, runs: int, progress: Progress) -> tuple[tuple
 def _up(settings: Settings, found: Provision) -> Cluster:
     spec = settings.spec()
     ownership = Ownership(processes.own())
-    started = start(spec, settings, found, ownership=ownership, progress=Progress())
+    started = start(spec, settings, found, ownership=ownership, progress=Progress(), present=Cluster)
     return Cluster(started)
 
 

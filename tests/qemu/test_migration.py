@@ -15,7 +15,7 @@ from support import make_launch, node_of, vm_of
 from pytest_pidoc.engines.local import LocalEngine
 from pytest_pidoc.errors import RestoreFailed
 from pytest_pidoc.images.store.buildlog import BuildLog
-from pytest_pidoc.lifecycle.templates import collect
+from pytest_pidoc.lifecycle.saving import collect
 from pytest_pidoc.machines import MODELS
 from pytest_pidoc.node import Node
 from pytest_pidoc.qemu import migration

@@ -36,7 +36,9 @@ from pytest_pidoc.machines import MODELS
 from pytest_pidoc.values.deadline import Deadline
 from pytest_pidoc.values.progress import Progress
 
-__all__ = ["FREE_SPACE", "Cache", "Maker", "cache_errors", "image_file", "repair"]
+__all__ = ["FREE_SPACE", "IDENTITY", "Cache", "Maker", "cache_errors", "image_file", "repair"]
+
+IDENTITY = "identity"  # the role of a saved node's identity, which has its private host keys
 
 #: Fills an empty directory with an image's files and returns their manifest.
 Maker = Callable[[Path, BuildLog], Manifest]
@@ -46,7 +48,7 @@ FREE_SPACE = "free disk space, or choose another directory with --pidoc-cache-di
 
 _NEW = ".new-"
 _OLD = ".old-"
-_SECRET = frozenset({"private_key"})  # roles whose files are their owner's alone
+_SECRET = frozenset({"private_key", IDENTITY})  # roles, in whatever folder, whose files are their owner's alone
 
 
 class Cache:
@@ -138,7 +140,7 @@ class Cache:
                     raise error
             except OSError as error:
                 raise _mismatch(image, f"Cannot read the image file {path}: {error.strerror}.") from error
-            if found != file:
+            if (found.size, found.sha256) != (file.size, file.sha256):
                 raise _mismatch(
                     image,
                     f"{path} does not match its manifest: it has {found.size} bytes and SHA-256 {found.sha256}, "
@@ -242,10 +244,10 @@ class Cache:
                 created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             )
             for role, file in manifest.files.items():
-                (new / file.name).chmod(0o600 if role in _SECRET else 0o444)
+                (new / file.name).chmod(0o600 if role.rpartition("/")[2] in _SECRET else 0o444)
             (new / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
             (new / MANIFEST).chmod(0o444)
-            _sync(*new.iterdir(), new)
+            _sync(*new.rglob("*"), new)
             with contextlib.ExitStack() as stack:
                 if final.exists():
                     stack.enter_context(usage.claimed(self.root, final))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,16 @@ from pytest_pidoc.values.checks import is_whole, shown
 __all__ = ["MANIFEST", "Image", "ImageFile", "Manifest", "Source"]
 
 MANIFEST = "manifest.json"
+_NAME = re.compile(r"(?:(?!\.\.?/)[^/\0]+/)?(?!\.\.?$)[^/\0]+", re.DOTALL)  # of a file, in one folder at most
 FORMAT = 1
 
 
 @dataclass(frozen=True)
 class ImageFile:
-    """One file of an image: its name in the image's directory, its size in bytes, its SHA-256 in hex."""
+    """One file of an image: its name in the image's directory, its size in bytes, its SHA-256 in hex.
+
+    The name can have a folder: ``pi-1/ram``.
+    """
 
     name: str
     size: int
@@ -149,7 +154,7 @@ class Manifest:
                 f"to 128) or stock {shown(self.stock)} (must be true or false)."
             )
         for file in self.files.values():
-            if not is_whole(file.size, 0, 1 << 60) or file.name != Path(file.name).name or "\0" in file.name:
+            if not is_whole(file.size, 0, 1 << 60) or not _NAME.fullmatch(file.name):
                 raise ImageError(
                     f"The manifest has an invalid entry: file {shown(file.name)}, size {shown(file.size)}."
                 )
