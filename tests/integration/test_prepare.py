@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -202,6 +203,23 @@ def test_each_step_is_saved(settings: Settings, image: Image, tmp_path: Path) ->
     made, done = up([marked, str(script)])
     assert made == "marked\nother\n"
     assert {step.partition(",")[0] for step in done} == {"preparing 1 x pi3-virt: setup.sh"}
+
+
+@pytest.mark.skipif(shutil.which("ansible-playbook") is None, reason="ansible-playbook is not installed")
+def test_playbook_prepares_all_nodes(settings: Settings, image: Image, tmp_path: Path) -> None:
+    """By Ansible itself, with the cluster's inventory and what lies beside the playbook."""
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "greeting").write_text("hello\n")
+    playbook = tmp_path / "site.yml"
+    playbook.write_text("""
+- hosts: all
+  gather_facts: false
+  tasks:
+    - ansible.builtin.copy: {src: greeting, dest: /home/pi/made}
+    - ansible.builtin.lineinfile: {path: /home/pi/made, line: "{{ lan_address }}"}
+""")
+    with Cluster.up(2, engine="local", settings=settings, prepare=playbook) as cluster:
+        assert each(cluster, "cat made") == [f"hello\n{pi.lan_address}\n" for pi in cluster]
 
 
 def test_script_that_fails_is_named_with_its_node(settings: Settings, image: Image, tmp_path: Path) -> None:
