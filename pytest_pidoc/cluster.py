@@ -39,9 +39,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Cluster", "ClusterArguments"]
 
-PATIENCE = 600.0  # seconds to wait until other processes' nodes end and give back their memory
-LOOK_INTERVAL = 2.0
-
 
 class ClusterArguments(TypedDict, total=False):
     """What `Cluster.up` takes beside ``nodes``: the other fields of `ClusterSpec`, as users write them."""
@@ -151,7 +148,7 @@ class Cluster(Nodes):
         settings = settings or Settings.load()
         spec = settings.spec({"nodes": nodes, **arguments}, where="Cluster.up")
         ownership, progress = Ownership(None if keep else processes.own()), progress or Progress()
-        patience = Deadline(PATIENCE, interval=LOOK_INTERVAL)
+        patience = Deadline(capacity.PATIENCE, interval=capacity.LOOK_INTERVAL)
         with Starter(spec, settings, ownership, progress, present=cls) as starter:
             started = capacity.awaited(starter.attempt, patience=patience, progress=progress)
         cluster = cls(started, owned=not keep)

@@ -163,6 +163,9 @@ def test_wrong_line_is_wrong_usage(line: str, capsys: pytest.CaptureFixture[str]
         ("up --boot-timeout nan", "--boot-timeout: 'nan' is not"),
         ("images --cache-dir /etc/hostname", "--cache-dir: '/etc/hostname' is not a directory"),
         ("build --tag a:b", "--base-image and --tag require --container"),
+        ("build --nodes 3", "--nodes has no effect on an image"),
+        ("build --prepare-again", "--prepare-again has no effect on an image"),
+        ("build --prepare nowhere.sh", "--prepare: 'nowhere.sh' does not exist"),
         ("ssh pi-1", "The node 'pi-1' does not exist"),
         ("console c-1/pi-1", "The node 'c-1/pi-1' does not exist"),
         ("down c-nobody", "The cluster 'c-nobody' does not exist"),
@@ -172,6 +175,26 @@ def test_bad_value_is_wrong_usage(line: str, message: str, capsys: pytest.Captur
     """A value that is impossible ends with status 2 and a message that names the option."""
     assert cli.main(line.split()) == 2
     assert f"pidoc: {message}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--model pi3", "QEMU cannot save pi3 with its network card plugged in, so each start prepares them anew"),
+        ("--start cold", "start=cold boots each node, so each start prepares them anew"),
+        ("--container pidoc", "--container has no effect with --prepare"),
+    ],
+)
+def test_cluster_that_is_never_saved_is_wrong_usage(
+    options: str, message: str, tmp_path: Path, no_settings: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It cannot be prepared beforehand, which is said before an image is built."""
+    script = tmp_path / "setup.sh"
+    script.touch()
+
+    assert cli.main(["build", "--prepare", str(script), *options.split()]) == 2
+    assert message in capsys.readouterr().err
+    assert not no_settings.exists()
 
 
 def test_bad_variable_is_wrong_usage(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

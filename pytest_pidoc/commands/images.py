@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 from pytest_pidoc.commands.clusters import known_records
 from pytest_pidoc.commands.output import print_json, terminal_progress
 from pytest_pidoc.errors import EngineUnavailable, SettingsError
+from pytest_pidoc.host import processes
 from pytest_pidoc.host import records as runtime
 from pytest_pidoc.lifecycle import reaper
 from pytest_pidoc.settings.spec import Settings
 from pytest_pidoc.values.checks import shown
+from pytest_pidoc.values.deadline import Deadline
 from pytest_pidoc.values.inputs import parse_size
 from pytest_pidoc.values.text import duration, size, table
 
@@ -27,12 +29,28 @@ __all__ = ["build", "images", "prune", "pull"]
 
 
 def build(options: argparse.Namespace, settings: Settings) -> int:
-    """Build an image, and with ``--container`` a container image."""
+    """Build an image, and with ``--container`` a container image; with ``--prepare`` prepare a cluster, and save it."""
     from pytest_pidoc.lifecycle.provision import build_image
 
     progress = terminal_progress()
     if (options.base_image or options.tag) and not options.container:
         raise SettingsError("--base-image and --tag require --container.", tip="add --container pidoc")
+    if options.prepare and options.container:
+        raise SettingsError(
+            "--container has no effect with --prepare: a container image has no prepared cluster.",
+            tip="run pidoc build twice, once with each of them",
+        )
+    if settings.prepare and not options.container:
+        if options.rebuild:
+            build_image(settings.spec(), settings, progress, rebuild=True)
+        print(_save_prepared(settings))
+        return 0
+    for name in options.without_effect:
+        if getattr(options, name) is not None:
+            option = f"--{name.replace('_', '-')}"
+            raise SettingsError(
+                f"{option} has no effect on an image.", tip=f"leave {option} out, or add --prepare to prepare a cluster"
+            )
     image = build_image(settings.spec(), settings, progress, rebuild=options.rebuild)
     print(image.path)
     if options.container:
@@ -132,6 +150,19 @@ def prune(options: argparse.Namespace, settings: Settings) -> int:
     frees = "would free" if options.dry_run else "freed"
     print(f"{frees} {size(before - left)} in {settings.cache_dir}; {size(left)} remain")
     return 0
+
+
+def _save_prepared(settings: Settings) -> Path:
+    """Prepare the cluster that the settings describe, as soon as there is memory for it; return where it is saved."""
+    from pytest_pidoc.cluster import Cluster
+    from pytest_pidoc.lifecycle import capacity
+    from pytest_pidoc.lifecycle.attempt import Ownership
+    from pytest_pidoc.lifecycle.start import Starter
+
+    patience = Deadline(capacity.PATIENCE, interval=capacity.LOOK_INTERVAL)
+    progress, ownership = terminal_progress(), Ownership(processes.own())
+    with Starter(settings.spec(), settings, ownership, progress, present=Cluster) as starter:
+        return capacity.awaited(starter.save, patience=patience, progress=progress)
 
 
 def _shortened(recipe: str, width: int = 60) -> str:

@@ -55,10 +55,11 @@ def make_parser() -> argparse.ArgumentParser:
         subparsers,
         "build",
         images.build,
-        "build an image, unless it is in the cache",
+        "build an image, or prepare and save a cluster, unless it is in the cache",
         "pidoc build --model pi3-virt",
-        *GUEST,
+        *start,
     )
+    build.set_defaults(without_effect=tuple(name for name in start if name not in (*GUEST, "prepare")))
     build.add_argument("--rebuild", action="store_true", help="build it again, for example if it is damaged")
     build.add_argument(
         "--container",

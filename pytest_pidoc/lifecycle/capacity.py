@@ -22,12 +22,14 @@ from pytest_pidoc.values.checks import is_whole
 from pytest_pidoc.values.deadline import Deadline
 from pytest_pidoc.values.progress import Progress
 
-__all__ = ["awaited", "booked", "memory", "needed", "require", "slot"]
+__all__ = ["LOOK_INTERVAL", "PATIENCE", "awaited", "booked", "memory", "needed", "require", "slot"]
 
 T = TypeVar("T")
 
 QEMU = 100 * MIB  # of a QEMU's own; 70 to 90 MB were measured
 RESERVE = 0.1  # of the host's memory, for everything else
+PATIENCE = 600.0  # seconds to wait until other processes' nodes end and give back their memory
+LOOK_INTERVAL = 2.0
 LOCK_PATIENCE = 30.0  # seconds; the lock is held for milliseconds
 SLOT_INTERVAL = 0.02  # seconds between two looks for a free slot
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pytest_pidoc.errors import BootError, ChecksumMismatch, ImageInUse, PidocError, RestoreFailed
+from pytest_pidoc.errors import BootError, ChecksumMismatch, ImageInUse, PidocError, RestoreFailed, SettingsError
 from pytest_pidoc.host import processes, records
 from pytest_pidoc.images.store.cache import Cache
 from pytest_pidoc.lifecycle import capacity, reaper, templates
@@ -80,19 +80,48 @@ class Starter:
             As for `Cluster.up`.
         """
         capacity.require(self._spec, overcommit=self._settings.overcommit)
-        if self._found is None:
-            reaper.sweep()
-            self._found = self._closing.enter_context(provision(self._spec, self._settings, self._progress))
         started = start(
             self._spec,
             self._settings,
-            self._found,
+            self._provision(),
             ownership=self._ownership,
             progress=self._progress,
             present=self._present,
         )
         self._closing.pop_all()  # whoever ends the cluster closes what it takes
         return started
+
+    def save(self) -> Path:
+        """Prepare the cluster and save it, if it is not in the cache; return its directory there. No node runs on.
+
+        Like `attempt`, it can be called again and again.
+
+        Raises
+        ------
+        SettingsError
+            Each start prepares such nodes anew.
+        NoRoom
+            There is not enough memory now.
+        PrepareError
+            A step of the preparation has failed. Nothing is left but the logs.
+        EngineUnavailable, ImageError, BootError
+            As for `Cluster.up`.
+        """
+        if reason := _never_saved(self._spec):
+            raise SettingsError(
+                f"Nodes cannot be prepared beforehand: {reason}, so each start prepares them anew.",
+                tip="use a -virt model with start=warm, or leave prepare out here",
+            )
+        capacity.require(self._spec, overcommit=self._settings.overcommit)
+        found = self._provision()
+        with _full_disk_named():
+            return _Nodes(self._spec, self._settings, found, self._ownership, self._progress, self._present).save()
+
+    def _provision(self) -> Provision:
+        if self._found is None:
+            reaper.sweep()
+            self._found = self._closing.enter_context(provision(self._spec, self._settings, self._progress))
+        return self._found
 
     def __enter__(self) -> Starter:
         return self
@@ -156,15 +185,13 @@ class _Nodes:
         if not self.spec.prepare:
             return self.bare()
         running.require(self.spec.prepare)
-        if self.spec.start == "cold":
-            return self.prepare_now()
-        if machine(self.spec.model).plugs_network:
-            warnings.warn(
-                f"QEMU cannot save {self.spec.model} with its network card plugged in, so each start prepares the"
-                " nodes anew. A -virt model is prepared once.",
-                RuntimeWarning,
-                stacklevel=5,
-            )
+        if reason := _never_saved(self.spec):
+            if self.spec.start != "cold":
+                warnings.warn(
+                    f"{reason}, so each start prepares the nodes anew. A -virt model is prepared once.",
+                    RuntimeWarning,
+                    stacklevel=5,
+                )
             return self.prepare_now()
         preparer = self._preparer()
         again = self.settings.prepare_again
@@ -180,6 +207,18 @@ class _Nodes:
             f"The prepared cluster cannot be forked, so it is prepared anew: {failure}", RuntimeWarning, stacklevel=5
         )
         return self.prepare_now()
+
+    def save(self) -> Path:
+        """Return the directory of the prepared cluster, made if it is not there."""
+        running.require(self.spec.prepare)
+        preparer = self._preparer()
+        try:
+            saved = self.prepared(preparer, again=self.settings.prepare_again)
+        except (RestoreFailed, ChecksumMismatch) as error:
+            self.progress.step(f"the saved machine cannot be used: {error.what}")
+            self.rebuilt_template()
+            saved = self.prepared(preparer, again=True)
+        return saved.path
 
     def bare(self) -> Started:
         """Start the nodes as they are before any preparation."""
@@ -299,6 +338,15 @@ class _Nodes:
 
     def __str__(self) -> str:
         return f"{self.spec.nodes} x {self.spec.model} on the engine {self.found.engine.name}"
+
+
+def _never_saved(spec: ClusterSpec) -> str:
+    """Return why a prepared cluster like this one is not saved; "" if it is."""
+    if spec.start == "cold":
+        return "start=cold boots each node"
+    if machine(spec.model).plugs_network:
+        return f"QEMU cannot save {spec.model} with its network card plugged in"
+    return ""
 
 
 @contextlib.contextmanager

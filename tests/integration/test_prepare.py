@@ -205,6 +205,25 @@ def test_each_step_is_saved(settings: Settings, image: Image, tmp_path: Path) ->
     assert {step.partition(",")[0] for step in done} == {"preparing 1 x pi3-virt: setup.sh"}
 
 
+def test_build_prepares_beforehand(settings: Settings, image: Image, inner_clusters: Path, tmp_path: Path) -> None:
+    """No node runs afterwards; the next start, and another build, have nothing to prepare."""
+    script = tmp_path / "setup.sh"
+    script.write_text("echo built >> /home/pi/made\n")
+    command = [*PIDOC, "build", "--prepare", str(script)]
+
+    first, second = (subprocess.run(command, check=True, capture_output=True, text=True) for _ in range(2))
+
+    assert "preparing 1 x pi3-virt: setup.sh" in first.stderr
+    assert "preparing" not in second.stderr
+    assert first.stdout == second.stdout
+    assert (Path(first.stdout.strip()) / "pi-1" / "ram").exists()
+    assert not list(inner_clusters.glob("pidoc-*/c-*"))
+    heard = Steps()
+    with Cluster.up(1, engine="local", settings=settings, prepare=str(script), progress=heard) as cluster:
+        assert cluster[0].run("cat made").stdout == "built\n"
+    assert not [step for step in heard.texts if "preparing" in step]
+
+
 @pytest.mark.skipif(shutil.which("ansible-playbook") is None, reason="ansible-playbook is not installed")
 def test_playbook_prepares_all_nodes(settings: Settings, image: Image, tmp_path: Path) -> None:
     """By Ansible itself, with the cluster's inventory and what lies beside the playbook."""
