@@ -168,6 +168,11 @@ COUNT_INSTRUCTIONS = "shift=3"
 #: The driver of the BCM2835's power domains reads registers that QEMU's board has not: an external abort.
 NO_POWER_DOMAINS = "initcall_blacklist=bcm2835_power_driver_init"
 
+#: To give back a protected module's memory, 32-bit Linux flushes the TLB page by page, over all addresses of the RAM,
+#: and for each page QEMU stops all four processors: 3 s for one module. A boot of Raspberry Pi OS stood still for over
+#: 20 s; the SD card's driver gave up meanwhile and crashed. Memory that is not protected is flushed rarely: 0.1 s.
+UNPROTECTED_MODULES = "rodata=off"
+
 #: What all boards with a Broadcom chip have in common.
 _Board = partial(
     Machine,
@@ -274,6 +279,7 @@ MODELS: dict[str, Machine] = {
             serial_ports=("console", "agent"),
             agent="/dev/ttyS0",
             tree="dtb/bcm2836-rpi-2-b",
+            append=UNPROTECTED_MODULES,
             revision=0xA21041,
             sd_gpio=0x3F200000,
         ),
