@@ -118,13 +118,13 @@ class LocalEngine:
         if child is None:
             return None if processes.is_alive(endpoint.handle) else "its QEMU process is gone"
         status = child.poll()
-        if status is None and not processes.is_alive(endpoint.handle):
-            with contextlib.suppress(
-                subprocess.TimeoutExpired
-            ):  # the guard's process is about to exit with QEMU's status
+        if status is None:
+            if processes.is_alive(endpoint.handle):  # asked once: it can end at any moment
+                return None
+            with contextlib.suppress(subprocess.TimeoutExpired):  # the guard's process will exit with QEMU's status
                 status = child.wait(LAST_WORDS)
         if status is None:
-            return None if processes.is_alive(endpoint.handle) else "its QEMU process is gone"
+            return "its QEMU process is gone"
         return how_qemu_ended(status)
 
     def stop(self, endpoint: Endpoint) -> None:

@@ -416,6 +416,24 @@ def test_death_behind_a_socket_that_is_left(engine: LocalEngine, launch_without_
     assert time.monotonic() - start < 15
 
 
+def test_node_that_ends_while_it_is_looked_at(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It is alive until the look that finds its end, which then knows how it ended."""
+    with subprocess.Popen(["sleep", "600"]) as child:
+        try:
+            handle = processes.identify(child.pid) or ""
+            monkeypatch.setitem(LocalEngine._children, handle, child)
+            endpoint = Endpoint("local", "127.0.0.1", 1, tmp_path, handle)
+            with monkeypatch.context() as looks:
+                answers = iter([True, False])
+                looks.setattr(processes, "is_alive", lambda handle: next(answers))
+                assert engine.death(endpoint) is None
+        finally:
+            child.kill()
+        assert eventually(lambda: engine.death(endpoint) == "QEMU was killed by signal 9")
+
+
 USERNET = """\
 Hub -1 (net0):\r
   Protocol[State]    FD  Source Address  Port   Dest. Address  Port RecvQ SendQ\r
