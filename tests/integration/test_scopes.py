@@ -278,4 +278,5 @@ def test_who_holds_the_nodes_is_said_where_there_is_no_room(run) -> None:  # typ
     )
 
     result.assert_outcomes(passed=1, errors=1)
-    result.stdout.fnmatch_lines(["*NoRoom: 1 x pi3-virt can use *", "*    c-*: the fixture pidoc_cluster"])
+    # In a worker it says of which.
+    result.stdout.fnmatch_lines(["*NoRoom: 1 x pi3-virt can use *", "*    c-*: the fixture pidoc_cluster*"])
