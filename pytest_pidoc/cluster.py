@@ -6,7 +6,6 @@ import copyreg
 import inspect
 import warnings
 from collections.abc import Callable, Iterator, Sequence, Set
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, TypeVar, overload
 
@@ -30,6 +29,7 @@ from pytest_pidoc.settings.table import OPTIONS
 from pytest_pidoc.values.checks import shown
 from pytest_pidoc.values.deadline import Deadline
 from pytest_pidoc.values.faults import Fault, FaultLog
+from pytest_pidoc.values.parallel import side_by_side
 from pytest_pidoc.values.progress import Progress
 from pytest_pidoc.vm.bringup import Bringup, Timings
 from pytest_pidoc.vm.vm import Vm
@@ -231,11 +231,8 @@ class Cluster(Nodes):
             A node did not become ready.
         """
         members = self._started.members
-        with ThreadPoolExecutor(max_workers=len(members)) as pool:
-            for _ in pool.map(lambda member: member.vm.stop(), members):
-                pass
-            for _ in pool.map(lambda member: member.node.reset(timeout=timeout), members):
-                pass
+        side_by_side(lambda member: member.vm.stop(), members)
+        side_by_side(lambda member: member.node.reset(timeout=timeout), members)
 
     def partition(self, *groups: Sequence[Node | str]) -> Fault:
         """Split the LAN into groups: a node reaches only the nodes of its own group.

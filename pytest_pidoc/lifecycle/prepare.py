@@ -14,7 +14,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +35,7 @@ from pytest_pidoc.steps import steps
 from pytest_pidoc.steps.steps import Step
 from pytest_pidoc.values.deadline import Deadline
 from pytest_pidoc.values.files import BOOT_ELF
+from pytest_pidoc.values.parallel import side_by_side
 from pytest_pidoc.values.progress import Progress
 from pytest_pidoc.vm.vm import Unanswered, Vm
 
@@ -167,20 +167,15 @@ class Preparer:
         if errors := started.nodes[0].faults.undo_all():
             raise PrepareError(f"A fault that {done[-1].name} injected cannot be undone.", evidence=str(errors[0]))
         version = self.engine.qemu_version(self.launch.machine.binary)
-        with contextlib.ExitStack() as agents, ThreadPoolExecutor(max_workers=len(vms)) as pool:
-            for _ in pool.map(lambda vm: _settle(vm, done[-1].name), vms):
-                pass
-            for _ in pool.map(lambda vm: agents.enter_context(saving.waiting_agent(vm)), vms):
-                pass
-            for _ in pool.map(lambda vm: saving.await_quiet(vm, QUIET_TIMEOUT), vms):
-                pass
+        with contextlib.ExitStack() as agents:
+            side_by_side(lambda vm: _settle(vm, done[-1].name), vms)
+            side_by_side(lambda vm: agents.enter_context(saving.waiting_agent(vm)), vms)
+            side_by_side(lambda vm: saving.await_quiet(vm, QUIET_TIMEOUT), vms)
             for vm in vms:
                 vm.leave()
             time.sleep(saving.REST)
-            for _ in pool.map(lambda vm: migration.pause(vm.directory), vms):
-                pass
-            for _ in pool.map(lambda vm: migration.save(vm.directory, version), vms):
-                pass
+            side_by_side(lambda vm: migration.pause(vm.directory), vms)
+            side_by_side(lambda vm: migration.save(vm.directory, version), vms)
         files: dict[str, ImageFile] = {}
         for vm in vms:
             files.update(_collect(vm, directory / vm.name, log))

@@ -10,7 +10,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from pytest_pidoc.errors import PidocError, PrepareError, SettingsError
@@ -18,6 +17,7 @@ from pytest_pidoc.host.documents import tail
 from pytest_pidoc.steps import ansible
 from pytest_pidoc.steps.steps import Function, Playbook, Recorded, Script, Step
 from pytest_pidoc.values.deadline import Deadline
+from pytest_pidoc.values.parallel import side_by_side
 from pytest_pidoc.values.progress import Progress
 from pytest_pidoc.values.text import duration
 
@@ -184,9 +184,7 @@ def _run_script(step: Script, cluster: Prepared, timeout: float) -> None:
         node.write(wrapper, start, mode=0o600)
         node.write(script, content, mode=0o700)
 
-    with ThreadPoolExecutor(max_workers=min(32, len(cluster))) as pool:
-        for _ in pool.map(lay_out, cluster):
-            pass
+    side_by_side(lay_out, cluster)
     command = (
         f'sudo -n -H sh {wrapper} "$PWD/{script}" </dev/null 2>&1; status=$?; rm -f {wrapper} {script}; exit $status'
     )
