@@ -149,7 +149,8 @@ class Boots:
     def places(self) -> tuple[Path, ...]:
         """Return the folders in which relative paths are looked for: that of who asks for nodes, and the root."""
         asker = self._asker()
-        file = asker.place.path if asker.definition is None else Path(asker.definition.func.__code__.co_filename)
+        code = getattr(asker.definition and asker.definition.func, "__code__", None)  # a functools.partial has none
+        file = asker.place.path if code is None else Path(code.co_filename)
         return (file if file.is_dir() else file.parent), self._session.config.rootpath
 
     def start(self, spec: ClusterSpec, progress: Progress) -> Cluster:
